@@ -1,0 +1,310 @@
+"""The feature store: feats.h5, which holds a set's embeddings with all that belongs to them.
+
+`/features` (N, d), `/ids`, `/labels`, `/labels_coarse`, `/splits/*` and `/skipped`; `sdc.extract.layout` is how they
+lie on disk. Rows are read through memory maps at the datasets' offsets, many times faster than through HDF5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from sdc.artifacts import SdcError, replacing, required, unknown
+from sdc.extract import layout
+
+SPLITS = ("train", "query", "database")
+
+
+class FeatureStore:
+    """A whole feats.h5, read-only. No handle stays open: it forks, pickles, and may be replaced while in use.
+
+    Attributes:
+        path: where it is.
+        provenance: where the features came from (JSON).
+        fingerprint: covers provenance and content.
+        features: (N, d) float16 or float32, a read-only np.memmap.
+        labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None.
+        splits: int64 row numbers, ascending, for each of `SPLITS` (possibly none).
+        skipped: (id, reason) of what could not be embedded.
+
+    Args:
+        verify: compare every block of rows with its checksum, at memory speed. Attributes, shapes and sizes
+            are checked in any case.
+
+    Raises:
+        SdcError: no such file, not a feature store, of another schema, truncated, or damaged (naming the rows).
+    """
+
+    def __init__(self, path: Path | str, *, verify: bool = True) -> None:
+        self.path = required(Path(path), "feature store", "sdc extract")
+        with self.path.open("rb") as file:
+            attributes, datasets = layout.read(file, self.path)
+            arrays = {name: dataset.map(file) for name, dataset in datasets.items()}
+        if verify:
+            layout.verify(self.path, arrays, datasets)
+        self.provenance: dict[str, Any] = attributes["provenance"]
+        self.fingerprint: str = attributes["fingerprint"]
+        self.features = arrays["features"]
+        # Plain arrays over the same maps: an np.memmap's own indexing is slower.
+        plain = {name: np.asarray(array) for name, array in arrays.items()}
+        self.labels: np.ndarray | None = plain.get("labels")
+        self.labels_coarse: np.ndarray | None = plain.get("labels_coarse")
+        self.splits = {name: plain[f"splits/{name}"] for name in SPLITS}
+        self.skipped = [(name.decode(), reason.decode()) for name, reason in plain["skipped"].tolist()]
+        self._rows, self._ids = plain["features"], plain["ids"]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of values in a row."""
+        return int(self._rows.shape[1])
+
+    def ids(self, rows: np.ndarray | None = None) -> list[str]:
+        """The ids of `rows`, in their order (of all rows by default)."""
+        chosen = self._ids if rows is None else self._ids[rows]
+        return [name.decode() for name in chosen.tolist()]
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The features of `rows`, (n, d), in their order; a copy."""
+        return np.take(self._rows, rows, axis=0)
+
+    def blocks(self, rows: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]:
+        """The features of `rows` in slices of `size` rows (the last may be shorter), each (n, d).
+
+        Where the rows of a slice are consecutive it is a read-only view of the file, not a copy.
+        """
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            if (np.diff(part) == 1).all():
+                yield self._rows[part[0] : part[-1] + 1]
+            else:
+                yield self._rows[part]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.fingerprint)
+
+
+def _reopen(path: Path, expected: str) -> FeatureStore:
+    store = FeatureStore(path, verify=False)
+    if store.fingerprint != expected:
+        raise SdcError(
+            f"{path} was replaced while in use: found fingerprint {store.fingerprint}, expected {expected}; "
+            "start again with the new file"
+        )
+    return store
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a set consists of, before any feature is there.
+
+    Attributes:
+        ids: N different names, without NUL characters.
+        splits: row numbers for some of `SPLITS`, none twice in a split; kept as ascending int64 for each of them.
+        labels, labels_coarse: (N,) whole numbers, kept as int32, or (N, C) zeros and ones, kept as uint8.
+        width: bytes of the longest id.
+
+    Raises:
+        SdcError: an id is there twice or is no text, labels have another length or kind, a split's rows are
+            out of range or there twice.
+    """
+
+    ids: Sequence[str]
+    splits: Mapping[str, np.ndarray]
+    labels: np.ndarray | None = None
+    labels_coarse: np.ndarray | None = None
+    width: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        checked = {
+            "width": _checked_ids(self.ids),
+            "splits": _checked_splits(self.splits, n),
+            "labels": _checked_labels(self.labels, "labels", n),
+            "labels_coarse": _checked_labels(self.labels_coarse, "coarse labels", n),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def select(self, rows: np.ndarray) -> Listing:
+        """The listing of `rows` (ascending) alone, the splits renumbered."""
+        if len(rows) == len(self.ids):
+            return self
+        renumbered = np.full(len(self.ids), -1, np.int64)
+        renumbered[rows] = np.arange(len(rows))
+        splits = {name: renumbered[part] for name, part in self.splits.items()}
+        return Listing(
+            ids=[self.ids[row] for row in rows.tolist()],
+            splits={name: part[part >= 0] for name, part in splits.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            labels_coarse=None if self.labels_coarse is None else self.labels_coarse[rows],
+        )
+
+    def digest(self) -> str:
+        """A hash of everything in it."""
+        state = xxhash.xxh3_128()
+        for name in self.ids:
+            state.update(name.encode() + b"\0")
+        for key, array in {**self.splits, "labels": self.labels, "labels_coarse": self.labels_coarse}.items():
+            if array is not None:
+                state.update(f"{key} {array.dtype.str} {array.shape}".encode())
+                state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
+
+
+def _checked_ids(ids: Sequence[str]) -> int:
+    """The bytes of the longest id. Duplicates are sought by hash, so that millions of ids take 8 bytes each."""
+    hashes = np.empty(len(ids), np.uint64)
+    longest = 1
+    for row, name in enumerate(ids):
+        try:
+            encoded = name.encode()
+        except UnicodeEncodeError as error:
+            raise SdcError(f"id {name!r} (row {row}) is not valid Unicode: rename it") from error
+        if b"\0" in encoded:
+            raise SdcError(f"id {name!r} (row {row}) holds a NUL character: rename it")
+        hashes[row] = xxhash.xxh3_64_intdigest(encoded)
+        longest = max(longest, len(encoded))
+    hashes.sort()
+    shared = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    first: dict[str, int] = {}
+    for row, name in enumerate(ids if shared else ()):
+        if xxhash.xxh3_64_intdigest(name.encode()) in shared and first.setdefault(name, row) != row:
+            raise SdcError(f"id {name!r} is there twice (rows {first[name]} and {row}), expected each once")
+    return longest
+
+
+def _checked_splits(splits: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    for name in splits:
+        if name not in SPLITS:
+            raise unknown("split", name, SPLITS)
+    checked = {}
+    for name in SPLITS:
+        given = np.asarray(splits.get(name, np.empty(0, np.int64)))
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise SdcError(f"split {name}: found {given.dtype} of shape {given.shape}, expected a list of row numbers")
+        outside = given[(given < 0) | (given >= n)]
+        if outside.size:
+            raise SdcError(f"split {name}: row {outside[0]} is out of range, expected 0 to {n - 1}")
+        ascending = (given[1:] > given[:-1]).all()
+        rows = (given if ascending else np.sort(given)).astype(np.int64, copy=False)
+        twice = rows[1:][rows[1:] == rows[:-1]]
+        if twice.size:
+            raise SdcError(f"split {name}: row {twice[0]} is there twice, expected each once")
+        checked[name] = rows
+    return checked
+
+
+def _checked_labels(labels: np.ndarray | None, what: str, n: int) -> np.ndarray | None:
+    if labels is None:
+        return None
+    if labels.ndim not in (1, 2) or len(labels) != n:
+        raise SdcError(f"{what}: found shape {labels.shape}, expected ({n},) or ({n}, classes)")
+    if labels.dtype.kind not in "iub":
+        raise SdcError(f"{what}: found {labels.dtype}, expected whole numbers (zeros and ones if several a row)")
+    kind: Any = np.int32 if labels.ndim == 1 else np.uint8
+    low, high = (np.iinfo(np.int32).min, np.iinfo(np.int32).max) if labels.ndim == 1 else (0, 1)
+    if labels.size and (labels.min() < low or labels.max() > high):
+        raise SdcError(f"{what}: found values from {labels.min()} to {labels.max()}, expected {low} to {high}")
+    return labels.astype(kind, copy=False)
+
+
+def default_splits(n: int, seed: int) -> dict[str, np.ndarray]:
+    """Splits for a set that brings none, n >= 1 rows.
+
+    `query` is a random tenth (1 to 1000 rows), `database` all rows, `train` all rows but the queries.
+    Evaluation leaves a query's own row out of its ranking.
+    """
+    query = np.sort(np.random.default_rng(seed).choice(n, max(1, min(1000, n // 10)), replace=False))
+    train = np.ones(n, bool)
+    train[query] = False
+    return {"train": np.flatnonzero(train), "query": query, "database": np.arange(n)}
+
+
+def write_features(
+    out: Path,
+    listing: Listing,
+    provenance: Mapping[str, Any],
+    dimension: int,
+    dtype: np.dtype[Any] | type | str,
+    blocks: Iterable[np.ndarray],
+    skipped: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Writes a whole feature store in one go, atomically.
+
+    Args:
+        dtype: float16 or float32, what the features are stored as.
+        blocks: the features in the listing's order, (n, dimension) each, as many rows together as there are ids.
+        skipped: (id, reason) of what is not in the listing because it could not be embedded.
+
+    Raises:
+        SdcError: no rows, values that are NaN or infinite (also by overflow of `dtype`), or `out` cannot be written.
+    """
+    n, kind = len(listing.ids), np.dtype(dtype)
+    if kind not in (np.dtype(np.float16), np.dtype(np.float32)):
+        raise SdcError(f"cannot write {out}: features as {kind}, expected float16 or float32")
+    if n == 0 or dimension == 0:
+        because = f" (all {len(skipped)} were skipped; the first, {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
+        raise SdcError(f"cannot write {out}: there are {n} rows of {dimension} values{because}, expected at least one")
+    columns = [
+        layout.Column("features", (n, dimension), kind, finite(blocks, kind, out)),
+        layout.Column("ids", (n,), np.dtype(f"S{listing.width}"), _encoded(listing)),
+        *(layout.Column(f"splits/{name}", rows.shape, rows.dtype, [rows]) for name, rows in listing.splits.items()),
+        *(
+            layout.Column(name, labels.shape, labels.dtype, [labels])
+            for name, labels in (("labels", listing.labels), ("labels_coarse", listing.labels_coarse))
+            if labels is not None
+        ),
+        _skipped_column(skipped),
+    ]
+    with replacing(out) as temporary:
+        layout.write(temporary, columns, json.loads(json.dumps(provenance)))
+    return out
+
+
+def finite(blocks: Iterable[np.ndarray], dtype: np.dtype[Any], where: Path) -> Iterator[np.ndarray]:
+    """The blocks as `dtype`. Goes on to the end behind the first bad row, to count them, without yielding any more.
+
+    Raises:
+        SdcError: rows hold NaN or infinite values, naming the first few.
+    """
+    done = bad = 0
+    first: list[int] = []
+    for block in blocks:
+        with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused here
+            cast = np.ascontiguousarray(block, dtype)
+        whole = np.isfinite(cast)
+        if not whole.all():
+            rows = np.flatnonzero(~whole.all(axis=1)) + done
+            bad += len(rows)
+            first += rows[: 5 - len(first)].tolist()
+        done += len(block)
+        if not bad:
+            yield cast
+    if bad:
+        raise SdcError(
+            f"cannot write {where}: {bad} of {done} rows hold NaN, infinite values or values too large for {dtype} "
+            f"(row {', '.join(map(str, first))}{', ...' if bad > len(first) else ''}), expected finite ones: "
+            "repair or leave out these rows"
+        )
+
+
+def _encoded(listing: Listing, size: int = 65536) -> Iterator[np.ndarray]:
+    for start in range(0, len(listing.ids), size):
+        names = [name.encode() for name in listing.ids[start : start + size]]
+        yield np.array(names, f"S{listing.width}")
+
+
+def _skipped_column(skipped: Sequence[tuple[str, str]]) -> layout.Column:
+    encoded = [(name.encode(), reason.encode(errors="backslashreplace")) for name, reason in skipped]
+    widths = [max((len(row[column]) for row in encoded), default=1) or 1 for column in (0, 1)]
+    dtype = np.dtype([("id", f"S{widths[0]}"), ("reason", f"S{widths[1]}")])
+    return layout.Column("skipped", (len(encoded),), dtype, [np.array(encoded, dtype)])
