@@ -1,0 +1,125 @@
+"""model.safetensors: NumPy gives PyTorch's outputs, and a damaged file is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdc.artifacts import SdcError, UsageError
+from sdc.train.head import make_head
+from sdc.train.model import Model
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def metadata(**more):
+    return {"method": "sdc", "settings": {"bits": 16}, "features": {"path": None}, "training": {"rows": 9}, **more}
+
+
+def trained_head(hidden):
+    """A head whose batch norm has seen data, so that all its statistics count."""
+    head = make_head(12, 16, hidden, seed=3)
+    with torch.no_grad():
+        head.norm.weight.uniform_(0.5, 2)
+        head.norm.bias.uniform_(-1, 1)
+    for _ in range(5):
+        head(torch.randn(32, 12) * 3 + 1)
+    return head.eval()
+
+
+def model_of(head):
+    tensors = {name: value.numpy() for name, value in head.state_dict().items()}
+    del tensors["norm.num_batches_tracked"]
+    return Model(tensors, metadata())
+
+
+@pytest.mark.parametrize("hidden", [0, 20])
+def test_outputs_are_those_of_the_torch_head(hidden):
+    head = trained_head(hidden)
+    x = np.random.default_rng(0).standard_normal((50, 12)).astype(np.float32)
+    with torch.no_grad():
+        expected = head(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(model_of(head).outputs(x), expected, atol=2e-5)
+
+
+def test_float16_features_are_taken_as_their_values():
+    model = model_of(trained_head(20))
+    x = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float16)
+    np.testing.assert_array_equal(model.outputs(x), model.outputs(x.astype(np.float32)))
+
+
+def test_a_bias_alone_keeps_the_features():
+    model = Model({"output.bias": np.array([0, 1, 0], np.float32)}, metadata())
+    assert (model.bits, model.dimension) == (3, 3)
+    np.testing.assert_array_equal(model.outputs(np.array([[1.0, 2, 3]])), [[1, 3, 3]])
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    model = model_of(trained_head(20))
+    again = Model.load(model.save(tmp_path / "model.safetensors"))
+    assert again.fingerprint == model.fingerprint
+    assert again.metadata == model.metadata
+    x = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    np.testing.assert_array_equal(again.outputs(x), model.outputs(x))
+
+
+def test_the_path_of_the_features_is_no_part_of_the_fingerprint():
+    tensors = {"output.bias": np.zeros(8, np.float32)}
+    here, there = (Model(tensors, metadata(features={"path": path})) for path in ("a", "b"))
+    other = Model({"output.bias": np.ones(8, np.float32)}, metadata())
+    assert here.fingerprint == there.fingerprint != other.fingerprint
+
+
+def test_a_wrong_dimension_is_named():
+    with pytest.raises(UsageError, match="takes features of 12 dimensions, found an array of 4 × 11"):
+        model_of(trained_head(0)).outputs(np.zeros((4, 11), np.float32))
+
+
+def test_golden_file_still_reads():
+    model = Model.load(GOLDEN / "model.safetensors")
+    expected = json.loads((GOLDEN / "model.json").read_text())
+    assert model.fingerprint == expected["fingerprint"]
+    np.testing.assert_allclose(model.outputs(np.array(expected["features"])), expected["outputs"], atol=1e-5)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(SdcError, match=r"make one with `sdc train`"):
+        Model.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(SdcError, match="not a readable model"):
+        Model.load(path)
+    save_file({"w": np.zeros(3, np.float32)}, path)
+    with pytest.raises(SdcError, match="not a model made by `sdc train`"):
+        Model.load(path)
+    save_file({"w": np.zeros(3, np.float32)}, path, metadata={"sdc": json.dumps({"schema": 99})})
+    with pytest.raises(SdcError, match="schema 99"):
+        Model.load(path)
+    with pytest.raises(SdcError, match=r"output.weight should be"):
+        Model({"output.weight": np.zeros((7, 3), np.float32), "output.bias": np.zeros(8, np.float32)}, {})
+
+
+def test_every_flipped_bit_and_truncation_is_refused(tmp_path):
+    good = model_of(trained_head(20)).save(tmp_path / "good.safetensors").read_bytes()
+    path = tmp_path / "bad.safetensors"
+    rng = random.Random(0)
+    header = struct.unpack("<Q", good[:8])[0]
+    places = [rng.randrange(8 + header) for _ in range(150)] + [rng.randrange(len(good)) for _ in range(150)]
+    for place in places:
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(bad)
+        with pytest.raises(SdcError):
+            Model.load(path)
+    for length in rng.sample(range(len(good)), 50):
+        path.write_bytes(good[:length])
+        with pytest.raises(SdcError):
+            Model.load(path)

@@ -1,0 +1,100 @@
+"""The stage `train`: feats.h5 -> model.safetensors."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sdc import __version__
+from sdc.artifacts import log, required, settle
+from sdc.train.recipe import Recipe, make_recipe
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of `sdc train`. Fields that are None take the preset's value (see `sdc.train.recipe`)."""
+
+    features: Path = Path("feats.h5")
+    method: str = "sdc"
+    bits: int = 64
+    preset: str = "default"
+    calibration: str | None = None
+    pairs: str | None = None
+    loss: str | None = None
+    quantization: str | None = None
+    quantization_weight: float | None = None
+    head: str | None = None
+    hidden: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    decay_at: int | None = None
+    weight_decay: float | None = None
+    seed: int = 0
+    device: str | None = None
+    resume: bool = False
+    out: Path = Path("model.safetensors")
+    overwrite: bool = False
+
+    def recipe(self) -> Recipe:
+        """The preset with the given fields in place. Raises UsageError for a value that does not fit."""
+        names = {field.name for field in fields(Recipe)}
+        return make_recipe(self.preset, **{name: value for name, value in vars(self).items() if name in names})
+
+
+def run(settings: TrainSettings) -> Path:
+    """Trains a head on the train split and writes it.
+
+    Raises:
+        SdcError: the features are missing, damaged or too few, or training diverged.
+        UsageError: a setting does not fit, or the output exists with other settings.
+        Interrupted: stopped by a signal; the checkpoint is saved.
+    """
+    from sdc.extract.store import FeatureStore
+    from sdc.train.model import Model
+
+    recipe = settings.recipe()
+    store = FeatureStore(required(settings.features, "features file", "sdc extract"))
+    wanted = {**vars(recipe), "features": store.fingerprint}
+    if settings.out.exists() and not settings.overwrite:
+        settle(settings.out, Model.load(settings.out).metadata["settings"], wanted)
+        return settings.out
+
+    from sdc.train.checkpoint import Checkpoint
+    from sdc.train.fit import fit
+
+    rows = store.splits["train"]
+    log.info(
+        "training %s, %d bits, on %d × %d features of %s",
+        recipe.method, recipe.bits, len(rows), store.dimension, settings.features,
+    )  # fmt: skip
+    started = time.monotonic()
+    checkpoint = Checkpoint(settings.out, wanted)
+    tensors, summary = fit(
+        store.features, rows, recipe, device=settings.device, checkpoint=checkpoint, resume=settings.resume
+    )
+    model = Model(tensors, metadata(recipe, wanted, store.path, store.fingerprint, store.provenance, summary))
+    model.save(settings.out)
+    checkpoint.remove()
+    log.info("%s: trained in %.1f s", settings.out, time.monotonic() - started)
+    return settings.out
+
+
+def metadata(
+    recipe: Recipe, settings: dict[str, Any], path: Path | None, fingerprint: str, provenance: dict[str, Any],
+    summary: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What model.safetensors records beside its tensors."""
+    return {
+        "method": recipe.method,
+        "settings": settings,
+        "training": summary,
+        "features": {
+            "path": str(path.resolve()) if path else None,
+            "fingerprint": fingerprint,
+            "provenance": provenance,
+        },
+        "version": __version__,
+    }
