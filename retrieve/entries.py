@@ -1,0 +1,148 @@
+"""What an index knows of each code: its id, its labels and its row of feats.h5."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdc.artifacts import UsageError
+
+_COMPARED = 20_000  # ids looked at for the nearest one: those of the most similar length
+
+
+@dataclass(frozen=True)
+class Ids:
+    """N ids as one run of UTF-8 and the N + 1 places where they begin and end; decoded when asked for.
+
+    Bytes that are no UTF-8 (file names) survive as surrogates.
+    """
+
+    text: np.ndarray  # (bytes,) uint8
+    offsets: np.ndarray  # (N + 1,) int64
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> Ids:
+        encoded = [name.encode("utf-8", "surrogateescape") for name in ids]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(name) for name in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, positions: np.ndarray) -> list[str]:
+        """The ids at `positions`."""
+        starts, ends = self.offsets[positions], self.offsets[positions + 1]
+        return [
+            self.text[start:end].tobytes().decode("utf-8", "surrogateescape")
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def find(self, name: str) -> int:
+        """The first position that holds `name`, or -1."""
+        wanted = name.encode("utf-8", "surrogateescape")
+        same_length = np.flatnonzero(np.diff(self.offsets) == len(wanted))
+        for start in range(0, len(same_length), _COMPARED):
+            positions = same_length[start : start + _COMPARED]
+            places = self.offsets[positions, None] + np.arange(len(wanted))
+            equal = (self.text[places] == np.frombuffer(wanted, np.uint8)).all(axis=1)
+            if equal.any():
+                return int(positions[equal.argmax()])
+        return -1
+
+    def nearest(self, name: str) -> list[str]:
+        """At most one id that resembles `name`."""
+        difference = np.abs(np.diff(self.offsets) - len(name.encode("utf-8", "surrogateescape")))
+        similar = np.argsort(difference, kind="stable")[:_COMPARED]
+        return difflib.get_close_matches(name, self.take(similar), n=1)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """N codes and what is known of each; the database or the query split.
+
+    Attributes:
+        codes: (N, bits // 8) uint8.
+        rows: (N,) int64, the rows of feats.h5, ascending in a database.
+        ids: their ids; without, an id is its row in digits.
+        labels: (N,) int32, or (N, C) uint8 multi-hot, or none.
+
+    Raises:
+        UsageError: an array is not of N items or not of its kind.
+    """
+
+    codes: np.ndarray
+    rows: np.ndarray
+    ids: Ids | None = None
+    labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.codes)
+        if self.codes.dtype != np.uint8 or self.codes.ndim != 2 or self.codes.shape[1] == 0:
+            raise UsageError(
+                f"codes must be (N, bits // 8) uint8, found {self.codes.dtype} of shape {self.codes.shape}"
+            )
+        if self.rows.shape != (count,) or self.rows.dtype.kind not in "iu":
+            raise UsageError(f"{count} codes need {count} whole row numbers, found {_described(self.rows)}")
+        if self.ids is not None and len(self.ids) != count:
+            raise UsageError(f"{count} codes need {count} ids, found {len(self.ids)}")
+        labels = self.labels
+        if labels is not None and (len(labels) != count or labels.ndim not in (1, 2) or labels.dtype.kind not in "iub"):
+            raise UsageError(
+                f"{count} codes need whole-number labels, ({count},) or ({count}, C), found {_described(labels)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def names(self, positions: np.ndarray | None = None) -> list[str]:
+        """The ids at `positions`, or all."""
+        wanted = np.arange(len(self)) if positions is None else positions
+        return [str(row) for row in self.rows[wanted]] if self.ids is None else self.ids.take(wanted)
+
+    def find(self, name: str) -> int:
+        """The first position whose id is `name`, or -1."""
+        if self.ids is not None:
+            return self.ids.find(name)
+        if not name.isdecimal():
+            return -1
+        found = np.flatnonzero(self.rows == min(int(name), np.iinfo(np.int64).max))
+        return int(found[0]) if len(found) and str(self.rows[found[0]]) == name else -1
+
+    def nearest(self, name: str) -> list[str]:
+        """At most one id that resembles `name`."""
+        return [] if self.ids is None else self.ids.nearest(name)
+
+    def take(self, positions: np.ndarray) -> Entries:
+        """The entries at `positions`, in that order."""
+        return Entries(
+            self.codes[positions],
+            self.rows[positions],
+            None if self.ids is None else Ids.of(self.ids.take(positions)),
+            None if self.labels is None else self.labels[positions],
+        )
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """All but the codes, as arrays to be stored."""
+        found = {f"{prefix}.rows": self.rows.astype(np.int64)}
+        if self.ids is not None:
+            found |= {f"{prefix}.ids": self.ids.text, f"{prefix}.id_offsets": self.ids.offsets}
+        if self.labels is not None:
+            kind = np.int32 if self.labels.ndim == 1 else np.uint8
+            found[f"{prefix}.labels"] = self.labels.astype(kind)
+        return found
+
+    @classmethod
+    def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Entries:
+        """The inverse of `arrays`; raises KeyError where one is missing."""
+        ids = None
+        if f"{prefix}.ids" in arrays:
+            ids = Ids(arrays[f"{prefix}.ids"], arrays[f"{prefix}.id_offsets"])
+        return cls(codes, arrays[f"{prefix}.rows"], ids, arrays.get(f"{prefix}.labels"))
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype} of shape {array.shape}"

@@ -1,0 +1,149 @@
+"""Average precision of a ranking whose ties are in no particular order.
+
+A ranking is given by its tie groups, nearest first: how many items each has, and how many of those are relevant.
+Items within a group may stand in any order, each as likely as another. The measures depend on the groups alone, so
+they can't change when the database is permuted.
+
+With n items and h relevant ones before a group, the sum of precisions at the relevant items among the first t
+places of the group, m of them relevant and every arrangement as likely, is (i = 1 … t; E[rel_i] = m/t,
+E[rel_i·rel_j] = m(m−1)/(t(t−1)))
+
+    (m/t)·(h + 1)·Σ 1/(n+i)  +  m(m−1)/(t(t−1))·Σ (i−1)/(n+i)
+
+and, relevant items standing together in places s+1 … s+m of the ranking, Σ_j (h+j)/(s+j).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+
+from sdc.artifacts import SdcError, UsageError, unknown
+
+Order = Literal["expected", "best", "worst"]
+Ties = Literal["expected", "best", "worst", "row"]
+
+
+def average_precision(
+    distances: np.ndarray,
+    relevant: np.ndarray,
+    *,
+    at: int | None = None,
+    ties: Ties = "expected",
+) -> float:
+    """AP@R of one query: the mean precision at the relevant items of the top R; 0 where there is none.
+
+    Args:
+        distances: (N,) numbers, the nearest smallest.
+        relevant: (N,) bools.
+        at: R; None means all.
+        ties: `expected` over all orders of equally distant items, exactly; the `best` or `worst` such order; or
+            that of the array (`row`).
+
+    Raises:
+        UsageError: arrays of other shapes or types, `at` < 1, an unknown `ties`.
+        SdcError: a distance is NaN.
+    """
+    distances, relevant = np.asarray(distances), np.asarray(relevant)
+    if distances.ndim != 1 or distances.shape != relevant.shape or relevant.dtype != np.bool_:
+        raise UsageError(
+            "average_precision takes N distances and N bools, found shapes "
+            f"{distances.shape} and {relevant.shape} ({relevant.dtype})"
+        )
+    if ties not in get_args(Ties):
+        raise unknown("ties", ties, get_args(Ties))
+    if distances.dtype.kind == "f" and np.isnan(distances).any():
+        raise SdcError(f"distances hold NaN, first at {np.isnan(distances).argmax()}: they can't be ranked")
+    limit = min(check_at(len(distances) if at is None else at), len(distances)) if len(distances) else 0
+    if ties == "row":
+        found = relevant[np.argsort(distances, kind="stable")[:limit]]
+        places = np.flatnonzero(found) + 1
+        return float((np.arange(1, len(places) + 1) / places).mean()) if len(places) else 0.0
+    if limit < len(distances):
+        near = distances <= np.partition(distances, limit - 1)[limit - 1]
+        distances, relevant = distances[near], relevant[near]
+    _, group, sizes = np.unique(distances, return_inverse=True, return_counts=True)
+    hits = np.bincount(group[relevant], minlength=len(sizes))
+    return average_precision_of_groups(sizes, hits, limit, ties)
+
+
+def check_at(at: int) -> int:
+    """`at` if it can be the R of mAP@R; raises UsageError otherwise."""
+    if at < 1:
+        raise UsageError(f"R of mAP@R must be at least 1, found {at}")
+    return at
+
+
+def average_precision_of_groups(sizes: np.ndarray, hits: np.ndarray, at: int, order: Order = "expected") -> float:
+    """AP@at of a ranking with ties: expected over their orders, or the best or worst order's.
+
+    AP@R = Σ_{r≤R} P(r)·rel(r) / (number relevant in the top R), 0 where there is none. The group that straddles R
+    is conditioned on m, the relevant ones among its t places above R: m is hypergeometric, and both the numerator and
+    the denominator depend on it. The best and worst order are sought over m as well.
+
+    Args:
+        sizes: (groups,) items in each group, nearest first; 0 is allowed.
+        hits: (groups,) relevant items in each.
+        at: R, from 1 on; beyond the last item it means all.
+        order: what is asked for.
+    """
+    ends = np.cumsum(sizes)
+    at = min(at, int(ends[-1])) if len(ends) else 0
+    whole = int(np.searchsorted(ends, at, side="right"))  # groups that end at R or above
+    full = sizes[:whole] > 0
+    n = (ends - sizes)[:whole][full]  # items before each group
+    h = (np.cumsum(hits) - hits)[:whole][full]
+    above = float(_sums(n, h, sizes[:whole][full], hits[:whole][full], order).sum())
+    found = int(hits[:whole].sum())
+    before = int(ends[whole - 1]) if whole else 0
+    if at == before:
+        return above / found if found else 0.0
+    size, relevant, places = int(sizes[whole]), int(hits[whole]), at - before
+    m = np.arange(max(0, places - (size - relevant)), min(relevant, places) + 1)
+    one = np.ones_like(m)
+    numerator = above + _sums(before * one, found * one, places * one, m, order)
+    values = np.divide(numerator, found + m, out=np.zeros(len(m)), where=found + m > 0)
+    if order == "best":
+        return float(values.max())
+    if order == "worst":
+        return float(values.min())
+    return float(values @ _hypergeometric(size, relevant, places, m))
+
+
+def _sums(n: np.ndarray, h: np.ndarray, t: np.ndarray, m: np.ndarray, order: Order) -> np.ndarray:
+    """The sum of precisions at the m relevant ones of the t ≥ 1 places after n items, h of which are relevant."""
+    harmonic = _harmonic(int((n + t).max(initial=0)))
+    if order == "expected":
+        first = harmonic[n + t] - harmonic[n]  # Σ 1/(n+i)
+        second = t - (n + 1) * first  # Σ (i−1)/(n+i)
+        pairs = m * (m - 1) / np.maximum(t * (t - 1), 1)
+        return np.asarray(m / t * (h + 1) * first + pairs * second, dtype=np.float64)
+    start = n if order == "best" else n + t - m
+    return np.asarray(m + (h - start) * (harmonic[start + m] - harmonic[start]), dtype=np.float64)
+
+
+def _hypergeometric(size: int, relevant: int, places: int, m: np.ndarray) -> np.ndarray:
+    """P(m of `places` drawn from `size`, `relevant` of them good, are good) for every m there can be.
+
+    By the ratios of neighbours from the mode outwards, which is exact to rounding; factorials would not be.
+    """
+    low = m[:-1]
+    ratios = (relevant - low) * (places - low) / ((low + 1.0) * (size - relevant - places + low + 1))
+    mode = int((ratios >= 1).sum())
+    down = np.cumprod(1 / ratios[:mode][::-1])[::-1]
+    weights = np.concatenate([down, [1.0], np.cumprod(ratios[mode:])])
+    return np.asarray(weights / weights.sum())
+
+
+def _harmonic(upto: int) -> np.ndarray:
+    """H_0 … H_n for some n ≥ `upto`, in extended precision where the machine has it."""
+    return _harmonic_table(1 << max(10, upto.bit_length()))
+
+
+@lru_cache(maxsize=2)
+def _harmonic_table(length: int) -> np.ndarray:
+    table = np.zeros(length, np.longdouble)
+    np.cumsum(1 / np.arange(1, length, dtype=np.longdouble), out=table[1:])
+    return table
