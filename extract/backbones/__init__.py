@@ -1,0 +1,120 @@
+"""Backbones, one a file. A new one is a file with a `RECIPE` and a line in `BACKBONES`; any other timm model
+works by its name, with the features it pools before its classifier."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdc.artifacts import UsageError
+from sdc.extract.backbones.base import Backbone, Recipe
+from sdc.extract.backbones.weights import from_hub, load_file, sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BACKBONES = {
+    "deit_base": "sdc.extract.backbones.deit_base",
+    "efficientnet_lite0": "sdc.extract.backbones.efficientnet_lite0",
+    "resnet50": "sdc.extract.backbones.resnet50",
+    "vgg16": "sdc.extract.backbones.vgg16",
+}
+
+
+def load(name: str, weights: str | None = None, image_size: int | None = None) -> Backbone:
+    """Makes a backbone, with its weights, on the CPU.
+
+    Args:
+        name: one of `BACKBONES`, or any name of timm's, with or without a tag.
+        weights: a file, "random:SEED", or None for the pretrained ones.
+        image_size: the side of its input in pixels; by default what the weights were trained at.
+
+    Raises:
+        UsageError: an unknown name, a size the backbone does not take, a seed that is none.
+        SdcError: the weights cannot be had or do not fit.
+    """
+    import timm
+
+    recipe = recipe_of(name)
+    config = timm.models.get_pretrained_cfg(recipe.model)
+    module, tag = _with_weights(recipe, config, weights)
+    digest = sha256(module)
+    size = image_size or config.input_size[-1]
+    dimension = _resized(name, module.eval(), config, size)
+    mean, std = tuple(config.mean), tuple(config.std)
+    return Backbone(name, module, dimension, size, mean, std, tag, digest)
+
+
+def recipe_of(name: str) -> Recipe:
+    """How the backbone of this name is made.
+
+    Raises:
+        UsageError: nobody knows it.
+    """
+    import timm
+
+    if name in BACKBONES:
+        recipe: Recipe = importlib.import_module(BACKBONES[name]).RECIPE
+        return recipe
+    try:
+        known = timm.is_model(name) and timm.models.get_pretrained_cfg(name, allow_unregistered=False) is not None
+    except RuntimeError:  # the model is there, the tag is not
+        known = False
+    if known:
+        return Recipe(name)
+    architecture = name.split(".")[0]
+    names = [*BACKBONES, *(timm.list_pretrained(f"{architecture}.*") or timm.list_models())]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(f"unknown backbone {name!r}: {hint}known: {', '.join(BACKBONES)}, and every model of timm")
+
+
+def _with_weights(recipe: Recipe, config: Any, weights: str | None) -> tuple[nn.Module, str]:
+    """The model and the tag of its weights."""
+    import timm
+    import torch
+
+    if weights is None and recipe.packaged is None:
+        return from_hub(recipe), f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    kind, _, text = (weights or "").partition(":")
+    seed = 0
+    if kind == "random":
+        if not text.isdecimal() or int(text) >= 2**63:
+            raise UsageError(f"--weights {weights}: expected random:SEED with a whole number, such as random:0")
+        seed = int(text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = timm.create_model(recipe.model, num_classes=0, **recipe.options)
+    if kind == "random":
+        return module, f"random:{seed}"
+    path = Path(weights) if weights else recipe.packaged()  # type: ignore[misc]  # None was answered above
+    classifier = config.classifier or ()
+    load_file(module, path, recipe, [classifier] if isinstance(classifier, str) else classifier)
+    return module, f"file:{path.name}" if weights else path.stem
+
+
+def _resized(name: str, module: nn.Module, config: Any, size: int) -> int:
+    """Sets the module to images of this size; returns how many features it makes of one.
+
+    Raises:
+        UsageError: it does not take them.
+    """
+    import torch
+
+    native = config.input_size[-1]
+    try:
+        if size != native and config.fixed_input_size:
+            # After the weights are in: position embeddings are interpolated from theirs.
+            module.set_input_size(img_size=(size, size))  # type: ignore[operator]
+        with torch.inference_mode():
+            shape = module(torch.zeros(1, 3, size, size)).shape
+    except (AttributeError, AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(
+            f"{name} does not take images of {size} x {size} pixels ({' '.join(str(error).split())[:120]}): "
+            f"its own size is {native}, choose another --image-size"
+        ) from error
+    if len(shape) != 2:
+        raise UsageError(f"{name} gives features of shape {tuple(shape[1:])} an image, expected one row of them")
+    return int(shape[1])

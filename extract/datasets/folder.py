@@ -1,0 +1,140 @@
+"""Any folder of images, with the first level of subfolders as labels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdc.artifacts import SdcError, UsageError, fingerprint, log
+from sdc.extract.datasets import Dataset
+from sdc.extract.store import SPLITS, Listing, default_splits
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
+
+def load(root: Path | None, split: str | None, seed: int) -> Dataset:
+    """All images below `root`, in the order of their paths, which are their ids.
+
+    Args:
+        split: a ratio such as "0.1": that share, at random, becomes queries, the others database and train. Or
+            a text file with lines `path split`, paths relative to `root`; a path may stand on several lines, and
+            images without a line are left out. By default `default_splits`.
+
+    Raises:
+        UsageError: no `root`, a ratio out of (0, 1), a split file that is not there.
+        SdcError: no such folder, no image in it, a split file that names an unknown image or split.
+    """
+    if root is None:
+        raise UsageError("--data folder needs --root: the folder that holds the images")
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise SdcError(f"{root} {found}, expected a folder of images: correct --root")
+    sizes = _images(root)
+    if not sizes:
+        raise SdcError(f"no image in {root}: expected files that end in {', '.join(SUFFIXES)}, at any depth")
+    names = sorted(sizes)
+    if split is None:
+        splits = default_splits(len(names), seed)
+    elif (ratio := _number(split)) is not None:
+        splits = _ratio_splits(len(names), ratio, seed)
+    else:
+        names, splits = _file_splits(Path(split), names, root)
+
+    def picture(row: int) -> Image:
+        from PIL import Image
+
+        if not (root / names[row]).stat().st_size:
+            raise ValueError("the file is empty")
+        return Image.open(root / names[row])
+
+    return Dataset(
+        "folder",
+        Listing(names, splits, _labels(names)),
+        picture,
+        content=fingerprint({name: sizes[name] for name in names}),  # sizes stand for contents: to read all takes long
+    )
+
+
+def _images(root: Path) -> dict[str, int]:
+    """Size in bytes of each image, by its POSIX path relative to `root`. Hidden files and folders are none."""
+    sizes, visited = {}, set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        place = os.stat(folder)
+        if (place.st_dev, place.st_ino) in visited:  # a link that leads back
+            subfolders.clear()
+            continue
+        visited.add((place.st_dev, place.st_ino))
+        # The order decides which of two ways to the same folder is taken.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in files:
+            path = Path(folder, name)
+            if not name.startswith(".") and path.suffix.lower() in SUFFIXES and path.is_file():
+                sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+    return sizes
+
+
+def _labels(names: list[str]) -> np.ndarray | None:
+    """Labels by the first level of subfolders, numbered in the order of their names; None without subfolders."""
+    folders = [name.split("/")[0] if "/" in name else None for name in names]
+    if None in folders:
+        if any(folders):
+            log.warning(
+                "no labels: %d of %d images lie in no subfolder (the first is %s)",
+                folders.count(None), len(names), names[folders.index(None)],
+            )  # fmt: skip
+        return None
+    return np.unique(np.array(folders), return_inverse=True)[1].astype(np.int32)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _ratio_splits(n: int, ratio: float, seed: int) -> dict[str, np.ndarray]:
+    if not 0 < ratio < 1:
+        raise UsageError(f"--split {ratio:g}: expected a ratio between 0 and 1, such as 0.1, or a file")
+    if n < 2:
+        raise SdcError(f"--split {ratio:g}: found {n} image, expected at least 2 to split")
+    order = np.random.default_rng(seed).permutation(n)
+    queries = min(max(1, round(ratio * n)), n - 1)
+    return {"query": order[:queries], "database": order[queries:], "train": order[queries:]}
+
+
+def _file_splits(path: Path, names: list[str], root: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The images that the file names, and their splits."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UsageError(f"--split {path}: no such file, and no ratio such as 0.1 either") from error
+    except (OSError, ValueError) as error:
+        raise SdcError(f"--split {path}: cannot be read as text ({error})") from error
+    known = set(names)
+    members: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, split = ("", *line.strip().rsplit(None, 1))[-2:]
+        if split not in SPLITS:
+            raise SdcError(f"{path}, line {number}: unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+        if name not in known:
+            raise SdcError(f"{path}, line {number}: no image {name!r} in {root}, expected a path relative to it")
+        members[split].add(name)
+    listed = sorted(set().union(*members.values()))
+    if not listed:
+        raise SdcError(f"{path} is empty, expected lines `path split`")
+    if len(listed) < len(names):
+        log.info("%d of %d images are in no split of %s: left out", len(names) - len(listed), len(names), path)
+    rows = {name: row for row, name in enumerate(listed)}
+    return listed, {split: np.array(sorted(rows[name] for name in members[split]), np.int64) for split in SPLITS}

@@ -1,0 +1,150 @@
+"""A backbone at work on a device: pixels, or image files, to rows of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdc.artifacts import SdcError, UsageError
+from sdc.extract import backbones
+from sdc.extract.backbones.base import Backbone
+from sdc.extract.images import Preprocessing, batches
+
+if TYPE_CHECKING:
+    import torch
+
+STORED = np.float16  # what features are rounded to
+
+
+class Encoder:
+    """A backbone on a device. On CUDA it computes in mixed precision (float16), on the CPU in float32.
+
+    Tensors are laid out channels last: measured 1.4 x faster for convolutions on two AVX2 cores, level for
+    transformers, and what tensor cores want; it is also how pixels come from PIL.
+
+    Args:
+        device: such as "cpu" or "cuda:1"; by default CUDA where there is one.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+
+    def __init__(self, backbone: Backbone, device: str | None = None) -> None:
+        import torch
+
+        self.backbone = backbone
+        self.device = _device(device)
+        self.module = backbone.module.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        scale = 255 * torch.tensor([backbone.mean, backbone.std], device=self.device)
+        self._mean, self._std = scale.view(2, 1, 3, 1, 1).unbind()
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """The features of a batch.
+
+        Args:
+            pixels: (n, S, S, 3) uint8, prepared as the backbone wants them.
+
+        Returns:
+            (n, d) float16. A value too large for it is infinite, which the feature store refuses.
+
+        Raises:
+            SdcError: the device's memory is too small.
+        """
+        import torch
+
+        if not len(pixels):
+            return np.empty((0, self.backbone.dimension), STORED)
+        try:
+            with torch.inference_mode(), self.precision():
+                return self.module(self.normalised(pixels)).half().cpu().numpy()  # type: ignore[no-any-return]
+        except torch.OutOfMemoryError as error:
+            raise SdcError(
+                f"{self.device} has too little memory for {len(pixels)} images at once: choose a smaller --batch-size"
+            ) from error
+
+    def precision(self) -> torch.autocast:
+        """The context that the module runs in: float16 where it pays on CUDA, nothing on the CPU."""
+        import torch
+
+        return torch.autocast("cuda", torch.float16, enabled=self.device.type == "cuda")
+
+    def normalised(self, pixels: np.ndarray) -> torch.Tensor:
+        """(n, S, S, 3) uint8 -> (n, 3, S, S) float32 on the device, channels last."""
+        import torch
+
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
+        return images.sub_(self._mean).div_(self._std)
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UsageError(f"--device {name}: cannot be used here ({reason}); expected cpu, cuda or cuda:N") from error
+    return device
+
+
+def recorded_encoder(provenance: Mapping[str, Any], weights: str | None = None, device: str | None = None) -> Encoder:
+    """The encoder that a feature store's rows came from.
+
+    Args:
+        provenance: the feature store's.
+        weights: the file with the weights, where the features were made with `--weights FILE`.
+
+    Raises:
+        UsageError: the features were imported, or `weights` is needed.
+        SdcError: the weights are not the recorded ones.
+    """
+    name, tag = provenance.get("backbone"), str(provenance.get("weights"))
+    if provenance.get("source") != "extract" or not name:
+        raise UsageError("these features were imported, no backbone is known that makes more: search by vectors or ids")
+    if weights is None and tag.startswith("file:"):
+        raise UsageError(f"these features were made with the weights file {tag[5:]}: name that file as the weights")
+    if weights is None and tag.startswith("random:"):
+        weights = tag
+    backbone = backbones.load(name, weights, Preprocessing.of(provenance["preprocessing"]).size)
+    if backbone.weights_sha256 != provenance["weights_sha256"]:
+        raise SdcError(
+            f"the weights of {name} found here ({backbone.weights}, SHA-256 {backbone.weights_sha256[:16]}...) are not "
+            f"those of the features ({tag}, {provenance['weights_sha256'][:16]}...): name the file with these"
+        )
+    return Encoder(backbone, device)
+
+
+def features_of_images(
+    paths: Sequence[Path], provenance: Mapping[str, Any], weights: str | None = None, *, batch_size: int = 64
+) -> np.ndarray:
+    """Rows of features for image files, made as a feature store's were: same backbone, weights, preprocessing.
+
+    Args:
+        paths: n image files.
+        provenance, weights: see `recorded_encoder`.
+
+    Returns:
+        (n, d) float16.
+
+    Raises:
+        SdcError: an image cannot be read; and as `recorded_encoder`.
+    """
+    from PIL import Image
+
+    if not paths:
+        raise UsageError("no image is named: expected at least one")
+    preprocessing = Preprocessing.of(provenance["preprocessing"])
+    groups = [range(start, min(start + batch_size, len(paths))) for start in range(0, len(paths), batch_size)]
+    # All images are read before the backbone is loaded: a wrong name shows at once.
+    loaded = list(batches(lambda row: Image.open(paths[row]), groups, preprocessing))
+    for batch in loaded:
+        for row, reason in batch.skipped:
+            raise SdcError(f"cannot read the image {paths[row]}: {reason}")
+    encoder = recorded_encoder(provenance, weights)
+    return np.concatenate([encoder(batch.pixels) for batch in loaded])

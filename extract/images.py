@@ -1,0 +1,191 @@
+"""From image files to batches of pixels: colours, orientation, resizing, and a loader that works ahead."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdc.artifacts import SdcError, unknown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RESIZES = ("squash", "crop")
+EXIF_ORIENTATION = 0x0112
+LARGEST = 1 << 26  # pixels of a resized image, before the crop: else a line of one pixel's width fills the memory
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a backbone's input.
+
+    Attributes:
+        size: S, the side of the square in pixels.
+        resize: "squash": bicubic to S x S, whatever the aspect, as for CIFAR. "crop": the shorter side bicubic to
+            S * 256 / 224, then the S x S in the centre.
+        mean, std: of each colour, on a scale of 0 to 1; the backbone sees (pixel / 255 - mean) / std.
+    """
+
+    size: int
+    resize: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.resize not in RESIZES:
+            raise unknown("resize", self.resize, RESIZES)
+
+    def record(self) -> dict[str, Any]:
+        """What a feature store keeps of it."""
+        return {
+            "size": self.size, "resize": self.resize, "interpolation": "bicubic",
+            "mean": list(self.mean), "std": list(self.std),
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Preprocessing:
+        """The preprocessing that a feature store recorded.
+
+        Raises:
+            SdcError: the record is not one of ours.
+        """
+        try:
+            if record["interpolation"] != "bicubic":
+                raise ValueError(f"interpolation {record['interpolation']!r}")
+            return cls(int(record["size"]), record["resize"], tuple(record["mean"]), tuple(record["std"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SdcError(f"the recorded preprocessing cannot be repeated ({error!r} in {record!r})") from error
+
+    def pixels(self, image: Image) -> np.ndarray:
+        """An image as (S, S, 3) uint8."""
+        from PIL.Image import Resampling
+
+        size = self.size
+        image = eight_bits(upright(image))
+        if self.resize == "squash":
+            image = image.resize((size, size), Resampling.BICUBIC)
+        else:
+            width, height = image.size
+            shorter = round(size * 256 / 224)
+            if width <= height:
+                width, height = shorter, shorter * height // width
+            else:
+                width, height = shorter * width // height, shorter
+            if width * height > LARGEST:
+                raise ValueError(f"its sides of {image.width} and {image.height} pixels differ too much to be resized")
+            left, upper = round((width - size) / 2), round((height - size) / 2)
+            image = image.resize((width, height), Resampling.BICUBIC).crop((left, upper, left + size, upper + size))
+        return np.array(image.convert("RGB"))  # grey ones are cheaper to resize in grey, and come out the same
+
+
+def upright(image: Image) -> Image:
+    """The image turned as its EXIF orientation asks."""
+    from PIL import ImageOps
+
+    try:
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+    except Exception:  # damaged EXIF does not make the pixels worse, and PIL's parser raises many things
+        turned = False
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def eight_bits(image: Image) -> Image:
+    """The image in mode L or RGB, 8 bits a channel; transparent parts lie on white.
+
+    Raises:
+        ValueError: floating-point pixels, whose scale nothing tells.
+    """
+    from PIL import Image as Images
+
+    if image.mode.startswith("I"):  # 16 bits, also where PIL hands them over in 32
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Images.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose scale is not known: save it with 8 or 16 bits")
+    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+        white = Images.new("RGBA", image.size, "white")
+        return Images.alpha_composite(white, image).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images, ready for a backbone.
+
+    Attributes:
+        pixels: (n, S, S, 3) uint8.
+        rows: (n,) int64, the rows they belong to.
+        skipped: (row, reason) of those that could not be read.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    skipped: list[tuple[int, str]]
+
+
+def load_batch(open_image: Callable[[int], Image], rows: Sequence[int], preprocessing: Preprocessing) -> Batch:
+    """Reads and prepares the images of `rows`; those that cannot be read are left out, with the reason."""
+    pixels = np.empty((len(rows), preprocessing.size, preprocessing.size, 3), np.uint8)
+    kept: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    for row in rows:
+        try:
+            with open_image(row) as image:
+                pixels[len(kept)] = preprocessing.pixels(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # PIL's decoders raise whatever damaged bytes lead them to
+            skipped.append((row, _reason(error)))
+        else:
+            kept.append(row)
+    return Batch(pixels[: len(kept)], np.array(kept, np.int64), skipped)
+
+
+def _reason(error: Exception) -> str:
+    """One line that does not depend on where the file lies."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged at its beginning"
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
+def _cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def batches(
+    open_image: Callable[[int], Image],
+    groups: Iterable[Sequence[int]],
+    preprocessing: Preprocessing,
+    workers: int | None = None,
+) -> Generator[Batch, None, None]:
+    """Loads a batch for each group of rows, in their order, some batches ahead of who takes them.
+
+    Threads do: PIL decodes and resizes without holding the interpreter's lock.
+
+    Args:
+        workers: how many threads; one for each CPU by default.
+    """
+    workers = workers or _cpus()
+    pending: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
+        try:
+            for rows in groups:
+                pending.append(pool.submit(load_batch, open_image, rows, preprocessing))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

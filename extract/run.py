@@ -1,0 +1,172 @@
+"""The stage `extract`: a set of images through a backbone into feats.h5."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sdc
+from sdc.artifacts import Progress, SdcError, UsageError, fingerprint, log
+from sdc.extract import backbones, datasets
+from sdc.extract.backbones.base import Backbone
+from sdc.extract.datasets import Dataset
+from sdc.extract.encoder import Encoder
+from sdc.extract.images import Preprocessing, batches
+from sdc.extract.parts import Parts, settled
+from sdc.extract.sample import stratified
+from sdc.extract.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """What to extract, with which backbone, and how.
+
+    Attributes:
+        backbone: one of `sdc.extract.backbones.BACKBONES`, or a name of timm's.
+        data: one of `sdc.extract.datasets.DATASETS`.
+        root: the folder that the set lies in.
+        weights: a file, or "random:SEED"; by default the pretrained ones.
+        image_size: side of the backbone's input in pixels; by default its own.
+        limit: a sample of at most so many images.
+        split: for a folder: the share of queries, or a file.
+        batch_size: images at once through the backbone.
+        part_rows: images in a part, which is what a kill can cost.
+        workers: threads that load images; by default one for each CPU.
+        device: by default CUDA where there is one.
+        seed: for the sample and random splits.
+        out: the feature store to write.
+        overwrite: replace an `out` made with other settings.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    data: str = "fashion-mnist"
+    root: Path | None = None
+    weights: str | None = None
+    image_size: int | None = None
+    limit: int | None = None
+    split: str | None = None
+    batch_size: int = 64
+    part_rows: int = 1024
+    workers: int | None = None
+    device: str | None = None
+    seed: int = 0
+    out: Path = Path("feats.h5")
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "limit", "batch_size", "part_rows", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}, expected 0 or more")
+
+
+def run(settings: ExtractSettings) -> Path:
+    """Writes the features of a set of images; does nothing where they are there already.
+
+    Run again after an interruption, it makes only the parts that are missing. Images that cannot be read are left
+    out, listed in the store, and reported.
+
+    Returns:
+        `settings.out`.
+
+    Raises:
+        UsageError: settings that are unknown or do not fit, or an `out` of other settings.
+        SdcError: the set, the weights or the disk are not as they must be, or no image at all can be read.
+    """
+    whole = datasets.load(settings.data, settings.root, settings.split, settings.seed)
+    backbone = backbones.load(settings.backbone, settings.weights, settings.image_size)
+    preprocessing = Preprocessing(backbone.image_size, whole.resize, backbone.mean, backbone.std)
+    provenance = _provenance(settings, whole, backbone, preprocessing)
+    if settled(settings.out, provenance, overwrite=settings.overwrite):
+        return settings.out
+    dataset = whole
+    if settings.limit is not None:
+        dataset = whole.select(stratified(whole.listing, settings.limit, settings.seed))
+    encoder = Encoder(backbone, settings.device)
+    parts = Parts(settings.out, dataset.listing, provenance, settings.part_rows, overwrite=settings.overwrite)
+    try:
+        make_parts(parts, dataset, preprocessing, encoder, settings)
+        out = parts.assemble()
+    except KeyboardInterrupt:
+        log.warning(
+            "interrupted: %d of %d parts are kept in %s, the same command goes on from there",
+            len(parts) - len(parts.missing()), len(parts), parts.folder,
+        )  # fmt: skip
+        raise
+    _report(FeatureStore(out, verify=False), len(dataset))
+    return out
+
+
+def _provenance(
+    settings: ExtractSettings, dataset: Dataset, backbone: Backbone, preprocessing: Preprocessing
+) -> dict[str, Any]:
+    """Everything that says what the features are; `dataset` is the set before `limit`."""
+    return {
+        "source": "extract",
+        "backbone": backbone.name,
+        "weights": backbone.weights,
+        "weights_sha256": backbone.weights_sha256,
+        "preprocessing": preprocessing.record(),
+        "dataset": dataset.name,
+        "protocol": dict(dataset.protocol),
+        "settings": {
+            "limit": settings.limit,
+            "seed": settings.seed,
+            "split": settings.split and Path(settings.split).name,
+            # Catches images, labels or a split file that have changed under the same settings.
+            "images": fingerprint({"listing": dataset.listing.digest(), "content": dataset.content}),
+        },
+        "version": sdc.__version__,
+    }
+
+
+def make_parts(
+    parts: Parts, dataset: Dataset, preprocessing: Preprocessing, encoder: Encoder, settings: ExtractSettings
+) -> None:
+    """Makes the missing parts. Images are loaded ahead over the borders of parts, but no batch crosses one.
+
+    Raises:
+        SdcError: no image at all can be read; the parts are gone then.
+    """
+    ids = dataset.listing.ids
+    plan = {number: _groups(parts.rows(number), settings.batch_size) for number in parts.missing()}
+    loading = batches(dataset.open, itertools.chain(*plan.values()), preprocessing, settings.workers)
+    total = sum(len(parts.rows(number)) for number in plan)
+    embedded, failed = 0, ""
+    with Progress("extract", total, "images") as progress, contextlib.closing(loading) as loaded:
+        for number, groups in plan.items():
+            features, kept, skipped = [], [], []
+            for batch in itertools.islice(loaded, len(groups)):
+                features.append(encoder(batch.pixels))
+                kept.append(batch.rows)
+                skipped += [(ids[row], reason) for row, reason in batch.skipped]
+                progress.advance(len(batch.rows) + len(batch.skipped))
+            parts.write(number, np.concatenate(features), np.concatenate(kept), skipped)
+            embedded += len(parts.rows(number)) - len(skipped)
+            failed = failed or ": ".join(skipped[0] if skipped else ())
+    if not embedded and len(plan) == len(parts):
+        shutil.rmtree(parts.folder, ignore_errors=True)  # nothing to go on from
+        raise SdcError(f"none of the {len(ids)} images can be read; the first: {failed}")
+
+
+def _groups(rows: range, size: int) -> list[range]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _report(store: FeatureStore, total: int) -> None:
+    """Says which images could not be read."""
+    if store.skipped:
+        first = "; ".join(f"{name}: {reason}" for name, reason in store.skipped[:3])
+        more = "; ..." if len(store.skipped) > 3 else ""
+        log.warning(
+            "%d of %d images could not be read and were left out (%s%s); /skipped in %s lists them",
+            len(store.skipped), total, first, more, store.path,
+        )  # fmt: skip
