@@ -1,0 +1,179 @@
+"""The Python API on arrays in memory, over the same code as the stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdc.artifacts import SdcError, UsageError, checksum, required
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdc.train.model import Model
+
+
+class Hasher:
+    """Turns embeddings into binary codes.
+
+    Args:
+        bits: K, the length of a code; a multiple of 8.
+        method: `sdc`, `itq`, `lsh` or `sign`.
+        preset: see `sdc.train.recipe.PRESETS`.
+        device: of PyTorch, for training; None takes CUDA where there is one.
+        settings: any other field of `sdc.train.recipe.Recipe`, e.g. `epochs=20`.
+
+    Raises:
+        UsageError: a setting is unknown or out of its range.
+
+    Example:
+        >>> codes = sdc.Hasher(bits=64).fit(embeddings).encode(embeddings)    # (N, 8) uint8
+    """
+
+    def __init__(
+        self,
+        bits: int = 64,
+        method: str = "sdc",
+        *,
+        preset: str = "default",
+        device: str | None = None,
+        **settings: Any,
+    ) -> None:
+        from sdc.train.recipe import make_recipe
+
+        self.recipe = make_recipe(preset, bits=bits, method=method, **settings)
+        self.device = device
+        self._model: Model | None = None
+
+    def fit(self, embeddings: np.ndarray | torch.Tensor) -> Hasher:
+        """Trains on embeddings (N, d), NumPy or torch, of any float type.
+
+        Raises:
+            SdcError: NaN or Inf among the values, too few rows, or training diverged.
+            UsageError: the embeddings are not (N, d) floats.
+        """
+        from sdc.train.fit import fit
+        from sdc.train.model import Model
+        from sdc.train.run import metadata
+
+        x = _matrix(embeddings)
+        tensors, summary = fit(x, np.arange(len(x)), self.recipe, device=self.device)
+        content = checksum(np.ascontiguousarray(x))
+        settings = {**vars(self.recipe), "features": content}
+        self._model = Model(tensors, metadata(self.recipe, settings, None, content, {"source": "memory"}, summary))
+        return self
+
+    @property
+    def model(self) -> Model:
+        """The trained head. Raises UsageError before `fit`."""
+        if self._model is None:
+            raise UsageError("this Hasher is not trained: call fit(embeddings), or Hasher.load(path)")
+        return self._model
+
+    def outputs(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Continuous outputs (N, K) float32, whose signs are the code."""
+        return self.model.outputs(_matrix(embeddings))
+
+    def encode(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Packed codes (N, bits // 8) uint8; bit j is [output_j > 0], in byte j // 8, least significant first."""
+        from sdc.retrieve.bits import pack
+
+        return pack(self.outputs(embeddings))
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the head as model.safetensors, for `load` and for the commands."""
+        return self.model.save(Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Hasher:
+        """A trained Hasher from model.safetensors. Raises SdcError where it is missing or damaged."""
+        from sdc.train.model import Model
+
+        model = Model.load(path)
+        settings = {name: value for name, value in model.metadata["settings"].items() if name != "features"}
+        hasher = cls(**settings)
+        hasher._model = model
+        return hasher
+
+
+def _matrix(embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
+    """The embeddings as an (N, d) NumPy array of finite floats."""
+    if not isinstance(embeddings, np.ndarray) and hasattr(embeddings, "detach"):
+        tensor = embeddings.detach().cpu()
+        x: np.ndarray = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    else:
+        x = np.asarray(embeddings)
+    if x.ndim != 2 or x.dtype.kind != "f":
+        raise UsageError(f"embeddings must be a float matrix (N, d), found {x.dtype} of shape {x.shape}")
+    if not len(x):
+        raise SdcError("there are no embeddings: found 0 rows")
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(bad):
+        some = ", ".join(map(str, bad[:5]))
+        raise SdcError(f"NaN or Inf in {len(bad)} of {len(x)} embeddings (rows {some}{', …' if len(bad) > 5 else ''})")
+    return x
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What a file of ours holds, where it came from and whether it is whole.
+
+    Returns:
+        `kind` (features, model or index), `rows`, `whole`, `fingerprint` and what the kind has beside these;
+        a damaged file gives `whole: False` and the `error`.
+
+    Raises:
+        SdcError: there is no such file.
+    """
+    path = required(Path(path), "file", "sdc extract")
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head.startswith(b"\x89HDF"):
+        kind, describe = "features", _inspect_features
+    elif head[8:9] == b"{":
+        kind, describe = "model", _inspect_model
+    else:
+        kind, describe = "index", _inspect_index
+    try:
+        return {"kind": kind, **describe(path), "whole": True}
+    except SdcError as error:
+        return {"kind": kind, "rows": None, "fingerprint": None, "whole": False, "error": str(error)}
+
+
+def _inspect_features(path: Path) -> dict[str, Any]:
+    from sdc.extract.store import FeatureStore
+
+    store = FeatureStore(path)
+    return {
+        "rows": len(store),
+        "dimension": store.dimension,
+        "dtype": str(store.features.dtype),
+        "splits": {name: len(rows) for name, rows in store.splits.items()},
+        "labels": None if store.labels is None else list(store.labels.shape),
+        "skipped": len(store.skipped),
+        "fingerprint": store.fingerprint,
+        "provenance": store.provenance,
+    }
+
+
+def _inspect_model(path: Path) -> dict[str, Any]:
+    from sdc.train.model import Model
+
+    model = Model.load(path)
+    return {
+        "rows": model.metadata["training"]["rows"],
+        "bits": model.bits,
+        "dimension": model.dimension,
+        "fingerprint": model.fingerprint,
+        **{key: value for key, value in model.metadata.items() if key != "training"},
+        "epochs": model.metadata["training"]["epochs"],
+        "loss": model.metadata["training"]["loss"],
+    }
+
+
+def _inspect_index(path: Path) -> dict[str, Any]:
+    from sdc.retrieve.index import Index
+
+    index = Index.open(path)
+    return {"rows": len(index), "bits": index.bits, "fingerprint": index.fingerprint, **index.metadata}

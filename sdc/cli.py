@@ -1,0 +1,310 @@
+"""The command `sdc`: parses, calls a stage, prints. Defaults come from the stages' settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sdc import __version__
+from sdc.artifacts import SdcError, log
+from sdc.extract.embeddings import ImportSettings
+from sdc.extract.run import ExtractSettings
+from sdc.retrieve.encode import EncodeSettings
+from sdc.retrieve.evaluate import EvaluateSettings
+from sdc.retrieve.search import SearchSettings
+from sdc.train.run import TrainSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that was made with other settings.")
+
+
+def out(default: Path) -> Callable[[F], F]:
+    return click.option("--out", type=PATH, default=default, show_default=True, help="File to write.")
+
+
+def features(default: Path = TrainSettings.features) -> Callable[[F], F]:
+    return click.option("--features", type=PATH, default=default, show_default=True, help="Feature file to read.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sdc")
+def cli() -> None:
+    """Turn embeddings into compact binary codes and search them.
+
+    \b
+    images ─ extract ─▶ feats.h5 ─ train ─▶ model.safetensors
+    vectors ─ import ─┘    └─────── encode ◀──────┘
+                                      └─▶ db.bin ─ search, evaluate
+
+    Each command reads what the one before it wrote, by these names unless told otherwise.
+    """
+
+
+@cli.command()
+@click.option(
+    "--backbone",
+    default=ExtractSettings.backbone,
+    show_default=True,
+    help="vgg16, resnet50, deit_base, efficientnet_lite0, or any timm model.",
+)
+@click.option(
+    "--data",
+    default=ExtractSettings.data,
+    show_default=True,
+    help="fashion-mnist, or folder: any folder of images, a subfolder a label.",
+)
+@click.option("--root", type=PATH, help="Where the data lies.")
+@click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights instead of its pretrained ones.")
+@click.option("--image-size", type=int, help="Side of the square input, in pixels.  [default: the backbone's]")
+@click.option("--limit", type=int, help="Take a stratified sample of so many images.")
+@click.option(
+    "--split",
+    metavar="RATIO|FILE",
+    help="folder: the share of images held out as queries, or a file of `path split` lines.",
+)
+@click.option("--batch-size", type=int, default=ExtractSettings.batch_size, show_default=True)
+@click.option(
+    "--part-rows",
+    type=int,
+    default=ExtractSettings.part_rows,
+    show_default=True,
+    help="Images a part: what a killed run repeats at most.",
+)
+@click.option("--workers", type=int, help="Decoding threads.  [default: one a processor]")
+@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+@click.option("--seed", type=int, default=ExtractSettings.seed, show_default=True)
+@out(ExtractSettings.out)
+@overwrite
+@as_json
+def extract(as_json: bool, **options: Any) -> None:
+    """Dump a backbone's features of a set of images.
+
+    Killed or interrupted, the same command resumes where it stopped.
+    """
+    from sdc.extract.run import run
+
+    _report(run(ExtractSettings(**options)), as_json)
+
+
+@cli.command("import")
+@click.argument("vectors", type=PATH)
+@click.option("--labels", type=PATH, help="npy, or text with a label a line.")
+@click.option("--ids", type=PATH, help="npy, or text with an id a line.  [default: row numbers]")
+@click.option("--splits", type=PATH, help="npz with the row numbers of train, query and database.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")
+@click.option("--seed", type=int, default=ImportSettings.seed, show_default=True)
+@out(ImportSettings.out)
+@overwrite
+@as_json
+def import_(as_json: bool, **options: Any) -> None:
+    """Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs or bvecs."""
+    from sdc.extract.embeddings import run
+
+    _report(run(ImportSettings(**options)), as_json)
+
+
+@cli.command()
+@features()
+@click.option("--method", default=TrainSettings.method, show_default=True, help="sdc, itq, lsh or sign.")
+@click.option("--bits", type=int, default=TrainSettings.bits, show_default=True, help="Length of a code.")
+@click.option(
+    "--preset",
+    default=TrainSettings.preset,
+    show_default=True,
+    help="default, paper-category, paper-instance or paper-code; the options below change parts of it.",
+)
+@click.option("--calibration", help="Distribution of the code similarities, such as beta:5,5.")
+@click.option("--pairs", help="rows, halves or all.")
+@click.option("--loss", help="l1, l2 or one-sided.")
+@click.option("--quantization", help="cosine, l1, l2 or cubic.")
+@click.option("--quantization-weight", type=float, help="λ_q.")
+@click.option("--head", help="mlp or linear.")
+@click.option("--hidden", type=int, help="Width of the mlp's hidden layer; 0 takes the features'.")
+@click.option("--epochs", type=int)
+@click.option("--batch-size", type=int)
+@click.option("--lr", type=float, help="Adam's learning rate.")
+@click.option("--decay-at", type=int, help="Divide the learning rate by 10 from this epoch on; 0 for never.")
+@click.option("--weight-decay", type=float)
+@click.option("--seed", type=int, default=TrainSettings.seed, show_default=True)
+@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run from its checkpoint.")
+@out(TrainSettings.out)
+@overwrite
+@as_json
+def train(as_json: bool, **options: Any) -> None:
+    """Train a hash head on the train split.  Ctrl-C saves a checkpoint."""
+    from sdc.train.model import Model
+    from sdc.train.run import run
+
+    started = time.monotonic()
+    path = run(TrainSettings(**options))
+    seconds = time.monotonic() - started
+    model = Model.load(path)
+    training = model.metadata["training"]
+    if as_json:
+        _print_json(
+            {
+                "model": str(path),
+                "method": model.metadata["method"],
+                "bits": model.bits,
+                "seconds": round(seconds, 3),
+                "loss": training["loss"],
+                "epochs": training["epochs"],
+                "fingerprint": model.fingerprint,
+            }
+        )
+    else:
+        loss = "" if training["loss"] is None else f", loss {training['loss']:.4f} after {training['epochs']} epochs"
+        click.echo(f"{path}: {model.metadata['method']}, {model.bits} bits{loss}")
+
+
+@cli.command()
+@features(EncodeSettings.features)
+@click.option("--model", type=PATH, default=EncodeSettings.model, show_default=True)
+@click.option("--index-type", default=EncodeSettings.index_type, show_default=True, help="flat: exact search.")
+@out(EncodeSettings.out)
+@overwrite
+@as_json
+def encode(as_json: bool, **options: Any) -> None:
+    """Encode the database split into a searchable index of binary codes."""
+    from sdc.retrieve.encode import run
+
+    _report(run(EncodeSettings(**options)), as_json)
+
+
+@cli.command()
+@click.option("--index", type=PATH, default=SearchSettings.index, show_default=True)
+@click.option("--queries", type=PATH, metavar="FILE", help="Query vectors, in any format `sdc import` reads.")
+@click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="An image; may be repeated.")
+@click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
+@click.option("--limit", type=int, help="At most so many queries.  [default: 10; all with --json]")
+@click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
+@click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
+@click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for --image.")
+@click.option(
+    "--verify/--no-verify",
+    default=SearchSettings.verify,
+    show_default=True,
+    help="Check every byte of the index first.",
+)
+@as_json
+def search(as_json: bool, **options: Any) -> None:
+    """Find the nearest codes of queries.
+
+    Without --queries, --image or --id the query split is searched.
+    """
+    from sdc.retrieve.search import search as find
+
+    if options["limit"] is None and not as_json:
+        options["limit"] = 10
+    found = find(SearchSettings(**options))
+    if as_json:
+        _print_json(found)
+        return
+    for result in found["results"]:
+        neighbors = "  ".join(f"{n['id']} ({n['distance']})" for n in result["neighbors"])
+        click.echo(f"{result['query']}: {neighbors}")
+
+
+@cli.command()
+@click.option("--index", type=PATH, default=EvaluateSettings.index, show_default=True)
+@click.option("--at", type=int, help="R of mAP@R.  [default: the data set's, else 1000]")
+@click.option("--protocol", help="What counts as relevant.  [default: the data set's]")
+@click.option(
+    "--no-hit",
+    type=click.Choice(["zero", "skip"]),
+    default=EvaluateSettings.no_hit,
+    show_default=True,
+    help="A query without a relevant item in the top R counts as 0, or is left out.",
+)
+@click.option("--neighbors", type=click.Choice(["float"]), help="Compare with the features' own cosine ranking too.")
+@click.option("--features", type=PATH, help="The features that were encoded.  [default: where they were then]")
+@click.option("--curves", type=PATH, metavar="FILE", help="Write curves and per-query values to a .csv or .json.")
+@click.option(
+    "--verify/--no-verify",
+    default=EvaluateSettings.verify,
+    show_default=True,
+    help="Check every byte of the files first.",
+)
+@as_json
+def evaluate(as_json: bool, **options: Any) -> None:
+    """Score the index on its query split: mAP over ties, precision, recall, neighbour recall."""
+    from sdc.retrieve.evaluate import evaluate as score
+
+    found = score(EvaluateSettings(**options))
+    if as_json:
+        _print_json(found)
+        return
+    for key, value in found.items():
+        for name, number in value.items() if isinstance(value, dict) else [("", value)]:
+            label = f"{key}@{name}" if name else key
+            click.echo(f"{label:22} {number:.4f}" if isinstance(number, float) else f"{label:22} {number}")
+
+
+@cli.command()
+@click.argument("file", type=PATH)
+@as_json
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what a file holds, where it came from, and whether it is whole."""
+    from sdc.api import inspect as describe
+
+    found = describe(file)
+    if as_json:
+        _print_json(found)
+    else:
+        for key, value in found.items():
+            click.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    if not found["whole"]:
+        sys.exit(1)
+
+
+def _report(path: Path, as_json: bool) -> None:
+    """Says what a stage wrote."""
+    from sdc.api import inspect as describe
+
+    found = describe(path)
+    if as_json:
+        _print_json({"out": str(path), **found})
+    else:
+        width = f"{found['bits']} bits" if "bits" in found else f"{found['dimension']} dimensions"
+        click.echo(f"{path}: {found['rows']} rows of {width}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def main() -> None:
+    """The entry point: turns errors into one line and an exit code (1 data, 2 usage, 130 interrupted)."""
+    log.addHandler(logging.StreamHandler(sys.stderr))
+    log.setLevel(logging.INFO)
+    try:
+        cli.main(prog_name="sdc", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SdcError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
+        sys.exit(1)
+    except MemoryError:
+        _fail("out of memory", 1)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print("sdc: error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,81 @@
+"""What tests of several stages share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+class Command:
+    """`sdc` as a user runs it, in a folder of its own, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: Any, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "sdc", *map(str, arguments)],
+            cwd=self.folder, capture_output=True, text=True, timeout=300, **options,
+        )  # fmt: skip
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: Any) -> dict[str, Any]:
+        """The one JSON object that --json prints."""
+        found: dict[str, Any] = json.loads(self(*arguments, "--json").stdout)
+        return found
+
+    def error(self, *arguments: Any, code: int = 1, **options: Any) -> str:
+        """The one line of a refusal; nothing goes to standard output and no file is left half-written."""
+        before = sorted(os.listdir(self.folder))
+        done = self(*arguments, code=code, **options)
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+        assert sorted(os.listdir(self.folder)) == before
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith(("sdc: error:", "Error:"))]
+        return line
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def command_in() -> type[Command]:
+    """Makes a `sdc` that runs in a given folder."""
+    return Command
+
+
+def save_vectors(folder: Path, rows: int = 300, dimension: int = 24, classes: int = 5) -> Path:
+    """vectors.npy (rows, dimension) float32 around one centre a class, and labels.npy."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(classes, size=rows)
+    features = rng.standard_normal((classes, dimension))[labels] * 2 + rng.standard_normal((rows, dimension))
+    np.save(folder / "vectors.npy", features.astype(np.float32))
+    np.save(folder / "labels.npy", labels)
+    return folder / "vectors.npy"
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    return save_vectors(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with vectors.npy, labels.npy, and feats.h5, model.safetensors and db.bin made of them."""
+    folder = tmp_path_factory.mktemp("made")
+    save_vectors(folder)
+    command = Command(folder)
+    command("import", "vectors.npy", "--labels", "labels.npy")
+    command("train", "--epochs", "3", "--batch-size", "64", "--bits", "32")
+    command("encode")
+    return folder
