@@ -46,9 +46,9 @@ setup(
         "safetensors>=0.4.3",
         "scipy>=1.11",
         "timm>=1.0",
-        "torch>=2.6",
-        "torchvision>=0.21",
-        "triton>=3.2; sys_platform == 'linux'",
+        "torch>=2.9",
+        "torchvision>=0.24",
+        "triton>=3.5; sys_platform == 'linux'",
         "xxhash>=3.4",
     ],
     extras_require={

@@ -1,4 +1,18 @@
-"""`sdc.kernels`: the calibration loss, for any training loop (see `calibration_loss`)."""
+"""`sdc.kernels`: the calibration loss, for any training loop.
+
+    import torch.nn.functional as F
+    from scipy.stats import beta
+    from sdc.kernels import calibration_loss, quantile_table, sample_length
+
+    quantiles = torch.from_numpy(quantile_table(beta(5, 5).ppf, sample_length(256, "rows")))   # (255,), once
+    for features in batches:                                  # (256, d) of a frozen backbone
+        outputs = head(features)                              # (256, K)
+        loss = calibration_loss(F.normalize(features), outputs, quantiles)
+        loss.total.backward()
+
+The maths, the shapes and types, and which implementation runs when: `kernels/README.md` and
+`calibration_loss`.
+"""
 
 from sdc.kernels.functional import Loss, calibration_loss, sample_length
 from sdc.kernels.quantiles import quantile_table

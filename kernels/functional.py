@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from sdc.kernels import eager
+from sdc.kernels import cpu, eager
 
 PAIRS = ("rows", "halves", "all")
 LOSSES = ("l1", "l2", "one-sided")
 QUANTIZATIONS = ("cosine", "l1", "l2", "cubic")
-IMPLEMENTATIONS = ("eager",)
+IMPLEMENTATIONS = ("eager", "cpu", "triton")
 
 
 class Loss(NamedTuple):
@@ -65,7 +66,7 @@ def calibration_loss(
         loss: `l1`, `l2` (squared) or `one-sided` (only similarities above their target count).
         quantization: `cosine`, 1 − cos(z, sign z), or |z − sign z| to the power 1, 2 or 3.
         quantization_weight: λ_q.
-        implementation: None chooses by device and size.
+        implementation: `eager`, `cpu` or `triton`; None chooses, see `choose`.
 
     Returns:
         `Loss` of scalars; the two terms are unweighted.
@@ -73,21 +74,66 @@ def calibration_loss(
     Raises:
         ValueError: shapes, devices or names that do not fit.
     """
-    _check(features, outputs, quantiles, pairs, loss, quantization, implementation)
-    calibration = eager.calibration_term(features.detach(), outputs, quantiles, pairs, loss)
-    term = eager.quantization_term(outputs, quantization)
+    _check(features, outputs, quantiles, pairs, loss, quantization)
+    features = features.detach()
+    chosen = choose(features, outputs, pairs) if implementation is None else implementation
+    _check_implementation(chosen, outputs, pairs)
+    if chosen == "triton":
+        calibration, term = _triton(features, outputs, quantiles, pairs, loss)
+        if quantization != "cosine":
+            term = eager.quantization_term(outputs, quantization)
+    else:
+        if chosen == "cpu":
+            calibration = cpu.calibration_rows(features, outputs, quantiles, loss)
+        else:
+            calibration = eager.calibration_term(features, outputs, quantiles, pairs, loss)
+        term = eager.quantization_term(outputs, quantization)
     return Loss(calibration + quantization_weight * term, calibration, term)
 
 
+def choose(features: Tensor, outputs: Tensor, pairs: str) -> str:
+    """The implementation that `implementation=None` takes: a rule of device, pairs, size and precision.
+
+    `triton` for float32-or-smaller outputs on a CUDA device of capability 8.0 or newer, K ≤ 512, and `rows` or
+    `halves`; `cpu` for `rows` on the CPU where it is measured to win (see `sdc.kernels.cpu.wins`) and can be
+    built; `eager` otherwise.
+    """
+    if outputs.device.type == "cuda":
+        fits = pairs != "all" and outputs.shape[1] <= 512 and torch.float64 not in (features.dtype, outputs.dtype)
+        return "triton" if fits and _triton_runs(outputs.device) else "eager"
+    if outputs.device.type == "cpu" and pairs == "rows" and cpu.wins(len(outputs)) and cpu.available():
+        return "cpu"
+    return "eager"
+
+
+def _triton_runs(device: torch.device) -> bool:
+    try:
+        from sdc.kernels.gpu import ops
+    except ImportError:  # Triton is there for Linux only
+        return False
+    return ops.available(device)
+
+
+def _triton(features: Tensor, outputs: Tensor, quantiles: Tensor, pairs: str, loss: str) -> tuple[Tensor, Tensor]:
+    from sdc.kernels.gpu import ops
+
+    rows = ops.calibration_rows if pairs == "rows" else ops.calibration_halves
+    return rows(features, outputs, quantiles, loss)
+
+
+def _check_implementation(implementation: str, outputs: Tensor, pairs: str) -> None:
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={implementation!r} is unknown; known: {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "cpu" and (pairs != "rows" or outputs.device.type != "cpu"):
+        raise ValueError(f"implementation='cpu' is for pairs='rows' on the CPU, got {pairs!r} on {outputs.device}")
+    if implementation == "triton" and pairs == "all":
+        raise ValueError("implementation='triton' is for pairs='rows' and 'halves', got 'all'")
+
+
 def _check(
-    features: Tensor, outputs: Tensor, quantiles: Tensor, pairs: str, loss: str, quantization: str,
-    implementation: str | None,
+    features: Tensor, outputs: Tensor, quantiles: Tensor, pairs: str, loss: str, quantization: str
 ) -> None:  # fmt: skip
-    for name, value, known in (
-        ("loss", loss, LOSSES),
-        ("quantization", quantization, QUANTIZATIONS),
-        ("implementation", implementation or IMPLEMENTATIONS[0], IMPLEMENTATIONS),
-    ):
+    for name, value, known in (("loss", loss, LOSSES), ("quantization", quantization, QUANTIZATIONS)):
         if value not in known:
             raise ValueError(f"{name}={value!r} is unknown; known: {', '.join(known)}")
     if features.ndim != 2 or outputs.ndim != 2 or len(features) != len(outputs):
