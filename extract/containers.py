@@ -50,7 +50,7 @@ class Table:
 
     def read(self) -> np.ndarray:
         """All of it, in memory."""
-        return np.concatenate([*self.blocks()]) if self.shape[0] else np.empty(self.shape)
+        return np.concatenate([*self.blocks()]) if 0 not in self.shape else np.empty(self.shape)
 
 
 def tables(path: Path) -> list[Table]:

@@ -62,6 +62,8 @@ def run(settings: ImportSettings) -> Path:
     out, source = Path(settings.out), required(Path(settings.vectors), "file of vectors", "numpy.save")
     if settings.dtype not in (None, *DTYPES):
         raise unknown("dtype", str(settings.dtype), DTYPES)
+    if settings.seed < 0:
+        raise UsageError(f"--seed is {settings.seed}, expected 0 or more")
     if out.exists() and out.samefile(source):
         raise UsageError(f"{out} is the file of vectors itself: choose another --out")
     found = tables(source)

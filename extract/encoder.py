@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.artifacts import SdcError, UsageError, torch_device
 from sdc.extract import backbones
 from sdc.extract.backbones.base import Backbone
 from sdc.extract.images import Preprocessing, batches
@@ -36,7 +36,7 @@ class Encoder:
         import torch
 
         self.backbone = backbone
-        self.device = _device(device)
+        self.device = torch_device(device)
         self.module = backbone.module.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale = 255 * torch.tensor([backbone.mean, backbone.std], device=self.device)
         self._mean, self._std = scale.view(2, 1, 3, 1, 1).unbind()
@@ -77,20 +77,6 @@ class Encoder:
 
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
         return images.sub_(self._mean).div_(self._std)
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UsageError(f"--device {name}: cannot be used here ({reason}); expected cpu, cuda or cuda:N") from error
-    return device
 
 
 def recorded_encoder(provenance: Mapping[str, Any], weights: str | None = None, device: str | None = None) -> Encoder:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from sdc.artifacts import SdcError, UsageError, describing, differing, fingerprint, log, replacing, settle
+from sdc.artifacts import SdcError, UsageError, describing, differing, fingerprint, log, replacing, settle, writable
 from sdc.extract.store import FeatureStore, Listing, write_features
 
 ABANDONED = 3600.0  # seconds without a write after which a temporary file is nobody's, whatever its process id says
@@ -35,9 +35,10 @@ def settled(out: Path, provenance: Mapping[str, Any], *, overwrite: bool = False
         UsageError: it was made with other settings, and not `overwrite`.
         SdcError: it is no feature store or damaged, and not `overwrite`.
     """
-    _clean(out.parent, out.name)
-    if not out.is_file():
-        return False
+    with describing(out):
+        _clean(out.parent, out.name)
+        if not out.is_file():
+            return False
     wanted = _comparable(provenance)
     try:
         found = _comparable(FeatureStore(out).provenance)
@@ -92,15 +93,12 @@ class Parts:
         if not listing.ids:
             raise SdcError(f"cannot write {out}: there is nothing to embed")
         self.out, self.listing, self.provenance, self.part_rows = Path(out), listing, provenance, part_rows
+        writable(self.out)
         self.folder = parts_folder(self.out)
         self._seen: dict[int, _Part] = {}  # parts known to be whole
         wanted = {"provenance": _comparable(provenance), "part_rows": part_rows, "listing": listing.digest()}
         self._settings = fingerprint(wanted)
         with describing(self.out):
-            if not self.out.parent.is_dir():
-                raise SdcError(f"cannot write {out}: the folder {self.out.parent} does not exist; make it first")
-            if self.out.is_dir():
-                raise UsageError(f"{out} is a folder: --out must name a file")
             self._begin(wanted, overwrite)
 
     def _begin(self, wanted: Mapping[str, Any], overwrite: bool) -> None:
@@ -291,8 +289,8 @@ def _clean(folder: Path, name: str = "") -> None:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
-        except FileNotFoundError:
-            continue  # its process has just finished
+        except (FileNotFoundError, PermissionError):
+            continue  # its process has just finished, or it is another user's
 
 
 def _alive(process: int) -> bool:

@@ -206,7 +206,7 @@ def _checked_splits(splits: Mapping[str, np.ndarray], n: int) -> dict[str, np.nd
 def _checked_labels(labels: np.ndarray | None, what: str, n: int) -> np.ndarray | None:
     if labels is None:
         return None
-    if labels.ndim not in (1, 2) or len(labels) != n:
+    if labels.ndim not in (1, 2) or len(labels) != n or 0 in labels.shape[1:]:
         raise SdcError(f"{what}: found shape {labels.shape}, expected ({n},) or ({n}, classes)")
     if labels.dtype.kind not in "iub":
         raise SdcError(f"{what}: found {labels.dtype}, expected whole numbers (zeros and ones if several a row)")

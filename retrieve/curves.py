@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import UsageError, log, replacing
+from sdc.artifacts import UsageError, log, replacing, writable
 from sdc.retrieve.entries import Entries
 
 _KEYS = {"cutoff": "at", "radius": "radius", "query": "id"}
@@ -38,9 +38,15 @@ def at_cutoffs(sizes: np.ndarray, hits: np.ndarray, cutoffs: Sequence[int]) -> t
 
 
 def check(path: Path) -> None:
-    """Raises UsageError unless `path` names a file in a format that can be written."""
+    """Refuses, before anything is computed, a file that could not be written.
+
+    Raises:
+        UsageError: its ending is none of those known; and as `sdc.artifacts.writable`.
+        SdcError: as `sdc.artifacts.writable`.
+    """
     if path.suffix not in (".csv", ".json"):
         raise UsageError(f"curves go to a .csv or a .json file, found {path}")
+    writable(path)
 
 
 def write(

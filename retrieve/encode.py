@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, UsageError, log, settle, unknown
+from sdc.artifacts import Progress, SdcError, UsageError, log, settle, unknown, writable
 from sdc.extract.store import FeatureStore
 from sdc.retrieve.bits import pack
 from sdc.retrieve.entries import Entries, Ids
@@ -55,6 +55,7 @@ def run(settings: EncodeSettings) -> Path:
     if out.is_file() and not settings.overwrite:
         settle(out, _origin(_existing(out).metadata), _origin(metadata))
         return out
+    writable(out, settings.features, settings.model)
     _check(settings, model, store)
     database, queries = store.splits["database"], store.splits["query"]
     with Progress("encode", len(database) + len(queries), "rows") as progress:

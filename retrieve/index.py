@@ -152,6 +152,8 @@ class Index:
             database, queries = _entries(held)
         except (KeyError, UsageError) as error:
             raise SdcError(f"{path} is damaged: its arrays do not fit together ({error})") from None
+        if not len(database):
+            raise SdcError(f"{path} holds no codes, expected at least one: there is nothing to search in it")
         if held.checksum is None:
             log.warning("%s was written by plain FAISS: nothing vouches for its content, ids are positions", path)
         mapped = _map(path)

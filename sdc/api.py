@@ -131,7 +131,7 @@ def inspect(path: Path) -> dict[str, Any]:
         head = file.read(16)
     if head.startswith(b"\x89HDF"):
         kind, describe = "features", _inspect_features
-    elif head[8:9] == b"{":
+    elif head[8:9] == b"{" and not head.startswith(b"IB"):  # an index of 984 bits has this byte there too
         kind, describe = "model", _inspect_model
     else:
         kind, describe = "index", _inspect_index

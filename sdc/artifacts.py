@@ -1,4 +1,4 @@
-"""What every stage stands on: errors, atomic files, checksums, fingerprints and progress.
+"""What every stage stands on: errors, atomic files, checksums, fingerprints, devices and progress.
 
 Nothing here knows a stage. A file of ours is whole or absent: it is written under a temporary name in
 its own folder, flushed to disk and renamed.
@@ -17,9 +17,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("sdc")
 
@@ -94,22 +97,44 @@ def replacing(path: Path) -> Iterator[Path]:
     On any failure the temporary file goes and `path` stays as it was.
 
     Raises:
-        SdcError: the folder is missing or not writable, or the disk is full.
+        UsageError, SdcError: as `writable`; or the disk is full.
     """
     path = Path(path)
+    writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with describing(path):
-            if path.is_dir():
-                raise UsageError(f"{path} is a folder: --out must name a file")
-            if not path.parent.is_dir():
-                raise SdcError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writable(path: Path, *sources: Path) -> None:
+    """Refuses an output that could not be written; to be asked before any work is done for it.
+
+    Args:
+        sources: the files it is made from, which it must not replace.
+
+    Raises:
+        UsageError: `path` is a folder, a device or the like, or one of `sources`.
+        SdcError: its folder is missing, or may not be written to.
+    """
+    path = Path(path)
+    with describing(path):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: --out must name a file")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is no regular file, and is not replaced by one: choose another --out")
+        if not path.parent.is_dir():
+            raise SdcError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise SdcError(f"cannot write {path}: no permission in the folder {path.parent}; choose another --out")
+        for source in sources:
+            if path.exists() and path.samefile(source):
+                raise UsageError(f"{path} is read here and would be replaced: choose another --out")
 
 
 @contextlib.contextmanager
@@ -148,13 +173,38 @@ def required(path: Path, what: str, make: str) -> Path:
         SdcError: there is no such file, or it may not be read.
     """
     path = Path(path)
-    if path.is_dir():
-        raise SdcError(f"{path} is a folder, expected {what}")
-    if not path.exists():
-        raise SdcError(f"no {what} at {path}: make one with `{make}`, or name another file")
-    if not os.access(path, os.R_OK):
-        raise SdcError(f"cannot read {path}: no permission")
+    try:
+        if path.is_dir():
+            raise SdcError(f"{path} is a folder, expected {what}")
+        if not path.exists():
+            raise SdcError(f"no {what} at {path}: make one with `{make}`, or name another file")
+        if not path.is_file():
+            raise SdcError(f"{path} is no regular file, expected {what}")
+        readable = os.access(path, os.R_OK)
+    except PermissionError:  # its folder may not be searched
+        readable = False
+    if not readable:
+        raise SdcError(f"cannot read {path}: no permission; get it, or name another file")
     return path
+
+
+def torch_device(name: str | None) -> torch.device:
+    """The device of this name, tried; by default CUDA where there is one.
+
+    Raises:
+        UsageError: it cannot be used here.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UsageError(f"--device {name}: cannot be used here ({reason}); expected cpu, cuda or cuda:N") from error
+    return device
 
 
 class Progress:
@@ -166,12 +216,14 @@ class Progress:
         what: what is being done, e.g. "extract".
         total: how many units there are.
         unit: the name of a unit, e.g. "images".
+        already: units that were done before, which say nothing about the rate.
     """
 
     log_every = 10.0  # seconds between log lines where there is no terminal
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit, self.done = what, total, unit, 0
+    def __init__(self, what: str, total: int, unit: str, already: int = 0) -> None:
+        self.what, self.total, self.unit, self.done, self.already = what, total, unit, already, already
+        self._note = ""
         self._start = self._said = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -186,27 +238,27 @@ class Progress:
             self._bar.stop()
         seconds = time.monotonic() - self._start
         if kind is None and seconds > 2:
-            log.info(
-                "%s: %d %s in %.1f s (%.4g a second)", self.what, self.done, self.unit, seconds, self.done / seconds
-            )
+            done = self.done - self.already
+            log.info("%s: %d %s in %.1f s (%.4g a second)", self.what, done, self.unit, seconds, done / seconds)
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Counts `units` more as done; `note` is shown beside them (e.g. the current loss)."""
+        """Counts `units` more as done; `note` is shown beside them until there is another (e.g. the loss)."""
         self.done += units
+        self._note = note or self._note
         now = time.monotonic()
         if now - self._start < 1:
             return
-        rate = self.done / (now - self._start)
+        rate = (self.done - self.already) / (now - self._start)
         if sys.stderr.isatty():
             if self._bar is None:
                 self._begin_bar()
-            self._bar.update(self._task, completed=self.done, note=f"{rate:.4g} a second {note}")
+            self._bar.update(self._task, completed=self.done, note=f"{rate:.4g} a second {self._note}")
         elif now - self._said >= self.log_every:
             self._said = now
-            left = (self.total - self.done) / rate
+            left = (self.total - self.done) / rate if rate else float("inf")
             log.info(
                 "%s: %d of %d %s, %.4g a second, %.0f s left%s",
-                self.what, self.done, self.total, self.unit, rate, left, f", {note}" if note else "",
+                self.what, self.done, self.total, self.unit, rate, left, f", {self._note}" if self._note else "",
             )  # fmt: skip
 
     def _begin_bar(self) -> None:

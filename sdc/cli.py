@@ -22,7 +22,7 @@ from sdc.retrieve.search import SearchSettings
 from sdc.train.run import TrainSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is the stages' to say
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that was made with other settings.")
 
@@ -186,7 +186,7 @@ def encode(as_json: bool, **options: Any) -> None:
 @click.option("--queries", type=PATH, metavar="FILE", help="Query vectors, in any format `sdc import` reads.")
 @click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="An image; may be repeated.")
 @click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
-@click.option("--limit", type=int, help="At most so many queries.  [default: 10; all with --json]")
+@click.option("--limit", type=int, help="At most so many queries.  [default: 10 of the query split; all with --json]")
 @click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
 @click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for --image.")
@@ -204,7 +204,8 @@ def search(as_json: bool, **options: Any) -> None:
     """
     from sdc.retrieve.search import search as find
 
-    if options["limit"] is None and not as_json:
+    named = options["queries"] or options["images"] or options["ids"]
+    if options["limit"] is None and not named and not as_json:
         options["limit"] = 10
     found = find(SearchSettings(**options))
     if as_json:
@@ -301,10 +302,12 @@ def main() -> None:
         sys.exit(1)
     except MemoryError:
         _fail("out of memory", 1)
+    except PermissionError as error:
+        _fail(f"no permission for {error.filename}: get it, or name another file", 1)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
 
 
 def _fail(message: str, code: int) -> None:
-    print("sdc: error:", " ".join(message.split()), file=sys.stderr)
+    print("sdc: error:", " ".join(message.splitlines()), file=sys.stderr)
     sys.exit(code)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdc.artifacts import UsageError, checksum, differing, fingerprint, replacing
+from sdc.artifacts import SdcError, UsageError, checksum, differing, fingerprint, replacing
 from sdc.train.model import SCHEMA, read_tensors
 
 
@@ -49,11 +49,11 @@ class Checkpoint:
         for number, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        described = {"settings": self.settings, "state": vars(state)}
         header = {
             "schema": SCHEMA,
-            "fingerprint": _content({name: value.numpy() for name, value in tensors.items()}),
-            "settings": self.settings,
-            "state": vars(state),
+            "fingerprint": _content({name: value.numpy() for name, value in tensors.items()}, described),
+            **described,
         }
         with replacing(self.path) as temporary:
             temporary.write_bytes(save(tensors, metadata={"sdc": json.dumps(header)}))
@@ -66,8 +66,8 @@ class Checkpoint:
             UsageError: it is of other settings; the message names them.
         """
         arrays, header, recorded = read_tensors(self.path, "checkpoint")
-        if _content(arrays) != recorded:
-            raise UsageError(f"{self.path} is damaged: train without --resume to start again")
+        if _content(arrays, header) != recorded:
+            raise SdcError(f"{self.path} is damaged: train without --resume to start again")
         different = differing(header["settings"], self.settings)
         if different:
             raise UsageError(
@@ -88,5 +88,6 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def _content(arrays: dict[str, np.ndarray]) -> str:
-    return fingerprint({name: checksum(np.ascontiguousarray(array)) for name, array in arrays.items()})
+def _content(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> str:
+    sums = {name: checksum(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return fingerprint({**described, "tensors": sums})

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdc.artifacts import Progress, SdcError, log
+from sdc.artifacts import Progress, SdcError, log, torch_device
 from sdc.train.checkpoint import Checkpoint, State
 from sdc.train.head import make_head
 from sdc.train.methods import ClosedForm, Trained, load_method
@@ -73,15 +73,14 @@ class _Run:
     ) -> None:
         if len(rows) < 2:
             raise SdcError(f"training needs at least 2 rows, the train split has {len(rows)}")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch_device(device)
         self.features, self.rows, self.recipe = features, rows, recipe
         self.batch_size = min(recipe.batch_size, len(rows))
         if recipe.pairs == "halves":
             self.batch_size -= self.batch_size % 2
         if self.batch_size < recipe.batch_size:
-            log.info(
-                "the train split has %d rows: the batch is %d, not %d", len(rows), self.batch_size, recipe.batch_size
-            )
+            why = f"the train split has {len(rows)} rows" if len(rows) < recipe.batch_size else "halves are even"
+            log.info("%s: the batch is %d, not %d", why, self.batch_size, recipe.batch_size)
         self.steps = len(rows) // self.batch_size
         dimension = features.shape[1]
         hidden = (recipe.hidden or dimension) if recipe.head == "mlp" else 0
@@ -114,10 +113,9 @@ class _Run:
 
     def _loop(self, state: State, checkpoint: Checkpoint | None) -> None:
         recipe, saved = self.recipe, time.monotonic()
-        total = recipe.epochs * self.steps
+        total, already = recipe.epochs * self.steps, state.epoch * self.steps + state.step
         self.head.train()
-        with _Stop() as stop, Progress("train", total, "steps") as progress:
-            progress.advance(state.epoch * self.steps + state.step)
+        with _Stop() as stop, Progress("train", total, "steps", already) as progress:
             while state.epoch < recipe.epochs:
                 self._set_rate(state.epoch)
                 sums = torch.tensor(state.sums, dtype=torch.float64, device=self.device)

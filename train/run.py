@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sdc import __version__
-from sdc.artifacts import log, required, settle
+from sdc.artifacts import SdcError, log, required, settle, writable
 from sdc.train.recipe import Recipe, make_recipe
 
 
@@ -59,8 +60,13 @@ def run(settings: TrainSettings) -> Path:
     store = FeatureStore(required(settings.features, "features file", "sdc extract"))
     wanted = {**vars(recipe), "features": store.fingerprint}
     if settings.out.exists() and not settings.overwrite:
-        settle(settings.out, Model.load(settings.out).metadata["settings"], wanted)
+        try:
+            found = Model.load(settings.out).metadata["settings"]
+        except SdcError as error:
+            raise SdcError(f"{error}; --overwrite replaces it") from None
+        settle(settings.out, found, wanted)
         return settings.out
+    writable(settings.out, settings.features)
 
     from sdc.train.checkpoint import Checkpoint
     from sdc.train.fit import fit
@@ -75,7 +81,9 @@ def run(settings: TrainSettings) -> Path:
     tensors, summary = fit(
         store.features, rows, recipe, device=settings.device, checkpoint=checkpoint, resume=settings.resume
     )
-    model = Model(tensors, metadata(recipe, wanted, store.path, store.fingerprint, store.provenance, summary))
+    # Relative to the model's folder, so that the same run gives the same file wherever it takes place.
+    path = os.path.relpath(store.path, Path(settings.out).absolute().parent)
+    model = Model(tensors, metadata(recipe, wanted, path, store.fingerprint, store.provenance, summary))
     model.save(settings.out)
     checkpoint.remove()
     log.info("%s: trained in %.1f s", settings.out, time.monotonic() - started)
@@ -83,7 +91,7 @@ def run(settings: TrainSettings) -> Path:
 
 
 def metadata(
-    recipe: Recipe, settings: dict[str, Any], path: Path | None, fingerprint: str, provenance: dict[str, Any],
+    recipe: Recipe, settings: dict[str, Any], path: str | None, fingerprint: str, provenance: dict[str, Any],
     summary: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What model.safetensors records beside its tensors."""
@@ -92,7 +100,7 @@ def metadata(
         "settings": settings,
         "training": summary,
         "features": {
-            "path": str(path.resolve()) if path else None,
+            "path": path,
             "fingerprint": fingerprint,
             "provenance": provenance,
         },

@@ -76,10 +76,10 @@ def _folder(root: Path | None) -> Path:
             f"no Fashion-MNIST in {root}: expected train- and t10k-images-idx3-ubyte and -labels-idx1-ubyte there, "
             "plain or .gz; name the folder they lie in, or leave out --root to have them found or downloaded"
         )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdc"
-    raw = cache / "FashionMNIST" / "raw"
     if _complete(DEBIAN):
         return DEBIAN
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sdc"
+    raw = cache / "FashionMNIST" / "raw"
     if not _complete(raw):
         _download(cache)
     return raw

@@ -65,9 +65,15 @@ def load(root: Path | None, split: str | None, seed: int) -> Dataset:
 
 
 def _images(root: Path) -> dict[str, int]:
-    """Size in bytes of each image, by its POSIX path relative to `root`. Hidden files and folders are none."""
+    """Size in bytes of each image, by its POSIX path relative to `root`. Hidden files and folders are none.
+
+    A link to nowhere has none (0): it is listed, to be reported as an image that cannot be read.
+
+    Raises:
+        SdcError: a folder that may not be read, whose images would be missing.
+    """
     sizes, visited = {}, set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse):
         place = os.stat(folder)
         if (place.st_dev, place.st_ino) in visited:  # a link that leads back
             subfolders.clear()
@@ -77,9 +83,15 @@ def _images(root: Path) -> dict[str, int]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in files:
             path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES and path.is_file():
-                sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            if path.is_file() or not path.exists():
+                sizes[path.relative_to(root).as_posix()] = path.stat().st_size if path.exists() else 0
     return sizes
+
+
+def _refuse(error: OSError) -> None:
+    raise SdcError(f"cannot read the folder {error.filename} ({error.strerror}): get permission, or move it elsewhere")
 
 
 def _labels(names: list[str]) -> np.ndarray | None:

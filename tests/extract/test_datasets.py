@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +184,30 @@ def test_folder_follows_links_once(tmp_path: Path) -> None:
     os.symlink(tmp_path / "else", tmp_path / "root" / "two")
     os.symlink(tmp_path / "root", tmp_path / "root" / "one" / "loop")
     assert list(datasets.load("folder", tmp_path / "root").listing.ids) == ["one/b.png", "two/a.png"]
+
+
+def test_links_to_nowhere_are_listed_and_cannot_be_opened(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png")
+    os.symlink("absent.png", tmp_path / "a" / "2.png")
+    os.mkfifo(tmp_path / "a" / "3.png")
+    dataset = datasets.load("folder", tmp_path)
+    assert list(dataset.listing.ids) == ["a/1.png", "a/2.png"]
+    with pytest.raises(FileNotFoundError):
+        dataset.open(1)
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "closed/1.png", "open/2.png")
+    scan = os.scandir
+
+    def guarded(path: str) -> Any:  # permissions do not hold root
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(SdcError, match=r"cannot read the folder .*closed .Permission denied."):
+        datasets.load("folder", tmp_path)
 
 
 def test_flat_folders_have_no_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

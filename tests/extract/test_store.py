@@ -389,7 +389,7 @@ def test_no_permission(tmp_path: Path, unprivileged: Any) -> None:
     assert "no permission" in unprivileged(lambda: written(tmp_path / "new.h5"))
     path.chmod(0)
     message = unprivileged(lambda: FeatureStore(path))
-    assert message == f"SdcError: cannot read {path}: no permission"
+    assert message == f"SdcError: cannot read {path}: no permission; get it, or name another file"
 
 
 @pytest.mark.parametrize(
@@ -399,6 +399,7 @@ def test_no_permission(tmp_path: Path, unprivileged: Any) -> None:
         ({"ids": ["a", "b\0", "c", "d"]}, "row 1.* NUL"),
         ({"ids": ["a", "b", "c\udc80", "d"]}, "row 2.* not valid Unicode"),
         ({"labels": np.arange(3)}, r"labels: found shape \(3,\), expected \(4,\)"),
+        ({"labels": np.empty((4, 0), int)}, r"labels: found shape \(4, 0\)"),
         ({"labels": np.ones(4)}, "labels: found float64, expected whole numbers"),
         ({"labels": np.array([0, 1, 2, 2**31])}, "labels: found values from 0 to 2147483648"),
         ({"labels_coarse": np.full((4, 2), 2)}, "coarse labels: found values from 2 to 2, expected 0 to 1"),

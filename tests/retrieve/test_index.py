@@ -114,6 +114,12 @@ def test_the_faiss_part_is_what_faiss_itself_writes(tmp_path):
     assert written.startswith((tmp_path / "plain.faiss").read_bytes())
 
 
+def test_an_index_without_codes_is_refused(tmp_path):
+    faiss.write_index_binary(faiss.IndexBinaryFlat(64), str(tmp_path / "empty.faiss"))
+    with pytest.raises(SdcError, match="holds no codes, expected at least one"):
+        Index.open(tmp_path / "empty.faiss")
+
+
 def test_the_golden_file_reads_and_is_written_the_same(tmp_path):
     index = Index.open(GOLDEN)
     assert index.vouched

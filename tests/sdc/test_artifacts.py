@@ -13,7 +13,19 @@ import time
 import pytest
 
 from sdc import artifacts
-from sdc.artifacts import Progress, SdcError, UsageError, checksum, differing, fingerprint, replacing, required, settle
+from sdc.artifacts import (
+    Progress,
+    SdcError,
+    UsageError,
+    checksum,
+    differing,
+    fingerprint,
+    replacing,
+    required,
+    settle,
+    torch_device,
+    writable,
+)
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -71,11 +83,35 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_an_output_must_not_replace_a_pipe_or_what_it_is_made_from(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="no regular file"), replacing(tmp_path / "pipe"):
+        pass
+    with pytest.raises(UsageError, match="is a folder"):
+        writable(type(tmp_path)())  # ".", which has no name
+    (tmp_path / "feats.h5").write_text("features")
+    os.symlink("feats.h5", tmp_path / "link")
+    with pytest.raises(UsageError, match="is read here and would be replaced"):
+        writable(tmp_path / "link", tmp_path / "pipe", tmp_path / "feats.h5")
+    with pytest.raises(SdcError, match="does not exist"):
+        writable(tmp_path / "feats.h5" / "below")
+    writable(tmp_path / "feats.h5", tmp_path / "pipe")
+
+
 def test_required_says_how_to_make_what_is_missing(tmp_path):
     with pytest.raises(SdcError, match="make one with `sdc extract`"):
         required(tmp_path / "feats.h5", "features file", "sdc extract")
     with pytest.raises(SdcError, match="is a folder"):
         required(tmp_path, "features file", "sdc extract")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SdcError, match="no regular file, expected features file"):  # to open it would wait for ever
+        required(tmp_path / "pipe", "features file", "sdc extract")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "meta", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_refused(name):
+    with pytest.raises(UsageError, match=f"--device {name}: cannot be used here"):
+        torch_device(name)
 
 
 def test_fingerprints_depend_on_content_not_on_order():
@@ -106,11 +142,25 @@ def test_progress_is_silent_at_first_then_logs(monkeypatch, caplog):
         assert not caplog.messages
         now[0] = 11.0
         progress.advance(12, "loss 1.5")
-        now[0] = 12.0
+        now[0] = 22.0
         progress.advance(28)
     assert caplog.messages == [
         "extract: 22 of 100 images, 2 a second, 39 s left, loss 1.5",
-        "extract: 50 images in 12.0 s (4.167 a second)",
+        "extract: 50 of 100 images, 2.273 a second, 22 s left, loss 1.5",  # the last note stays
+        "extract: 50 images in 22.0 s (2.273 a second)",
+    ]
+
+
+def test_what_was_done_before_does_not_count_as_fast(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO, "sdc"), Progress("train", 100, "steps", already=60) as progress:
+        now[0] = 10.0
+        progress.advance(20)
+    assert caplog.messages == [
+        "train: 80 of 100 steps, 2 a second, 10 s left",
+        "train: 20 steps in 10.0 s (2 a second)",
     ]
 
 

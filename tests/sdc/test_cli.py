@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import sdc
+from sdc.api import inspect
 
 TRAIN = ("train", "--epochs", "3", "--batch-size", "64", "--bits", "32")
 
@@ -128,6 +129,34 @@ def test_bad_values_are_named(command, vectors):
     assert "multiple of 8" in command.error("train", "--bits", "12", code=2)
     assert "did you mean 'paper-code'" in command.error("train", "--preset", "paper-cod", code=2)
     assert "--method" in command.error("train", "--methd", "itq", code=2)
+    assert "--device nonsense" in command.error("train", "--device", "nonsense", code=2)
+    assert "--seed is -1" in command.error("import", "vectors.npy", "--seed", "-1", "--out", "other.h5", code=2)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(chain):
+    for arguments in (TRAIN, ("encode",)):
+        done = chain(*arguments, "--out", "none/out", code=1)
+        assert "none does not exist" in done.stderr
+        assert "training" not in done.stderr
+        assert "is a folder" in chain.error(*arguments, "--out", ".", "--overwrite", code=2)
+        assert "is read here" in chain.error(*arguments, "--out", "feats.h5", "--overwrite", code=2)
+    done = chain("evaluate", "--curves", "none/curves.csv", code=1)
+    assert "none does not exist" in done.stderr
+    assert "clamped" not in done.stderr
+
+
+def test_named_queries_are_all_answered(chain):
+    ids = [argument for number in range(12) for argument in ("--id", number)]
+    assert len(chain("search", *ids).stdout.splitlines()) == 12
+    assert len(chain("search", "--queries", "vectors.npy").stdout.splitlines()) == 300
+    assert len(chain("search", *ids, "--limit", "2").stdout.splitlines()) == 2
+
+
+def test_an_index_of_984_bits_is_not_taken_for_a_model(tmp_path):
+    """The length of its codes, 123 bytes, is the brace with which a model's header begins."""
+    path = sdc.Index.build(np.zeros((3, 123), np.uint8)).save(tmp_path / "db.bin")
+    found = inspect(path)
+    assert (found["kind"], found["bits"], found["whole"]) == ("index", 984, True)
 
 
 def test_missing_files_say_how_to_make_them(command):

@@ -124,11 +124,13 @@ def test_a_checkpoint_of_other_settings_is_refused(monkeypatch, tmp_path):
             fit(X, ROWS, RECIPE, checkpoint=Checkpoint(out, {"lr": 1.0}))
     with pytest.raises(UsageError, match=r"lr: found 1\.0, wanted 2\.0"):
         fit(X, ROWS, RECIPE, checkpoint=Checkpoint(out, {"lr": 2.0}), resume=True)
-    damaged = bytearray((tmp_path / "model.safetensors.checkpoint").read_bytes())
-    damaged[-5] ^= 1
-    (tmp_path / "model.safetensors.checkpoint").write_bytes(damaged)
-    with pytest.raises(SdcError, match="damaged"):
-        fit(X, ROWS, RECIPE, checkpoint=Checkpoint(out, {"lr": 1.0}), resume=True)
+    whole = (tmp_path / "model.safetensors.checkpoint").read_bytes()
+    assert whole.count(b'step\\": 3') == 1
+    for damaged in (whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], whole.replace(b'step\\": 3', b'step\\": 2')):
+        (tmp_path / "model.safetensors.checkpoint").write_bytes(damaged)
+        with pytest.raises(SdcError, match="damaged") as refusal:
+            fit(X, ROWS, RECIPE, checkpoint=Checkpoint(out, {"lr": 1.0}), resume=True)
+        assert refusal.value.exit_code == 1
 
 
 def test_it_trains_in_another_thread_too():
