@@ -25,7 +25,7 @@ DISTRIBUTIONS: dict[str, tuple[Callable[..., InverseCdf], int]] = {"beta": (_bet
 
 
 def inverse_cdf(spec: str) -> InverseCdf:
-    """F⁻¹ on [0, 1] of a calibration such as `beta:5,5` (the paper's default, section 3).
+    """F⁻¹ on [0, 1] of a calibration such as `beta:5,5` (the paper's, section 3).
 
     Raises:
         UsageError: an unknown distribution, or parameters that are not its own.

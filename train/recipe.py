@@ -27,7 +27,7 @@ class Recipe:
 
     method: str = "sdc"
     bits: int = 64
-    calibration: str = "beta:5,5"
+    calibration: str = "beta:16,16"
     pairs: str = "rows"
     loss: str = "l1"
     quantization: str = "cosine"
@@ -36,26 +36,27 @@ class Recipe:
     hidden: int = 0
     epochs: int = 10
     batch_size: int = 256
-    lr: float = 1e-3
+    lr: float = 2e-3
     decay_at: int = 0
     weight_decay: float = 1e-5
     seed: int = 0
 
 
+# `default` was chosen on held-out training rows of Fashion-MNIST (see the README's table), at 16 to 128 bits alike.
 # `paper-category` and `paper-instance` are the columns of the paper's supplement, `paper-code` the authors'
 # published code on the category sets.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper-category": {
-        "pairs": "halves", "batch_size": 64, "lr": 1e-4, "epochs": 100, "decay_at": 80,
+        "calibration": "beta:5,5", "pairs": "halves", "batch_size": 64, "lr": 1e-4, "epochs": 100, "decay_at": 80,
         "weight_decay": 5e-4, "hidden": 4096, "quantization_weight": 1.0,
     },
     "paper-instance": {
-        "pairs": "halves", "batch_size": 256, "lr": 1e-4, "epochs": 20, "decay_at": 10,
+        "calibration": "beta:5,5", "pairs": "halves", "batch_size": 256, "lr": 1e-4, "epochs": 20, "decay_at": 10,
         "weight_decay": 5e-4, "head": "linear", "quantization_weight": 0.01,
     },
     "paper-code": {
-        "pairs": "halves", "batch_size": 64, "lr": 1e-4, "epochs": 100, "decay_at": 80,
+        "calibration": "beta:5,5", "pairs": "halves", "batch_size": 64, "lr": 1e-4, "epochs": 100, "decay_at": 80,
         "weight_decay": 1e-5, "hidden": 0, "quantization_weight": 1.0,
     },
 }  # fmt: skip
