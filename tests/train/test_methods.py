@@ -9,6 +9,7 @@ import sdc
 from sdc.artifacts import UsageError
 from sdc.train.methods import METHODS, load_method
 from sdc.train.methods.itq import ITQ, principal_axes
+from sdc.train.methods.random_rotation import rotation
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((600, 20)) @ RNG.standard_normal((20, 32)) + 3).astype(np.float32)
@@ -73,5 +74,33 @@ def test_itq_needs_enough_dimensions_and_rows():
 def test_sign_is_one_bit_a_dimension():
     hasher = sdc.Hasher(bits=32, method="sign").fit(X)
     np.testing.assert_array_equal(hasher.outputs(X), X)
-    with pytest.raises(UsageError, match="--bits 32, not 64"):
+    with pytest.raises(UsageError, match="at most --bits 32, not 64"):
         sdc.Hasher(bits=64, method="sign").fit(X)
+
+
+def test_sign_of_fewer_bits_keeps_the_first_dimensions():
+    np.testing.assert_array_equal(sdc.Hasher(bits=16, method="sign").fit(X).outputs(X), X[:, :16])
+
+
+@pytest.mark.parametrize("bits", [8, 32, 72])
+def test_random_rotation_stacks_rotations_of_the_centred_features(bits):
+    method = load_method("random-rotation")
+    tensors = method.fit(X, bits, seed=0)
+    weight = tensors["output.weight"]
+    assert weight.shape == (bits, 32)
+    for start in range(0, bits, 32):
+        block = weight[start : start + 32]
+        np.testing.assert_allclose(block @ block.T, np.eye(len(block)), atol=1e-5)
+    assert len(np.unique(np.round(weight, 4), axis=0)) == bits
+    np.testing.assert_allclose((X @ weight.T + tensors["output.bias"]).mean(0), 0, atol=1e-4)
+    assert np.abs(method.fit(X, bits, seed=1)["output.weight"] - weight).max() > 0.1
+
+
+def test_random_rotations_are_uniformly_distributed():
+    """Of a Haar-distributed matrix every entry is symmetric about 0; QR's own signs would leave the diagonal uneven."""
+    turns = np.array([rotation(np.random.default_rng(seed), 4, 4) for seed in range(2000)])
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.broadcast_to(np.eye(4), turns.shape), atol=1e-12)
+    np.testing.assert_allclose(turns.mean(0), 0, atol=0.06)
+    np.testing.assert_allclose((turns**2).mean(0), 0.25, atol=0.03)
+    short = rotation(np.random.default_rng(0), 3, 7)
+    np.testing.assert_allclose(short @ short.T, np.eye(3), atol=1e-12)

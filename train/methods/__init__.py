@@ -22,6 +22,7 @@ METHODS = {
     "sdc": "sdc.train.methods.sdc",
     "itq": "sdc.train.methods.itq",
     "lsh": "sdc.train.methods.lsh",
+    "random-rotation": "sdc.train.methods.random_rotation",
     "sign": "sdc.train.methods.sign",
 }
 

@@ -1,4 +1,8 @@
-"""The sign of the embedding itself ("binary quantization"): one bit a dimension."""
+"""The sign of the embedding itself ("binary quantization"): one bit a dimension.
+
+Fewer bits than dimensions keep the first dimensions, as embeddings trained to be cut short (Matryoshka representation
+learning, Kusupati et al. 2022) are meant to be cut; of other embeddings they are an arbitrary choice.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,16 @@ class Sign(ClosedForm):
     sample = 1  # nothing is estimated
 
     def fit(self, features: np.ndarray, bits: int, seed: int) -> dict[str, np.ndarray]:
-        """Raises UsageError unless there are as many bits as dimensions."""
-        dimension = features.shape[1]
-        if bits != dimension:
+        """Raises UsageError where there are more bits than dimensions."""
+        dimension, bias = features.shape[1], np.zeros(bits, np.float32)
+        if bits > dimension:
             raise UsageError(
-                f"sign makes one bit a dimension: these features need --bits {dimension}, not {bits}; "
-                "lsh, itq and sdc make any number of bits"
+                f"sign makes one bit a dimension: these features give at most --bits {dimension}, not {bits}; "
+                "lsh, random-rotation and sdc make any number of bits"
             )
-        return {"output.bias": np.zeros(bits, np.float32)}
+        if bits == dimension:
+            return {"output.bias": bias}  # the features as they are
+        return {"output.weight": np.eye(bits, dimension, dtype=np.float32), "output.bias": bias}
 
 
 METHOD = Sign()
