@@ -217,13 +217,14 @@ class Progress:
         total: how many units there are.
         unit: the name of a unit, e.g. "images".
         already: units that were done before, which say nothing about the rate.
+        silent: show nothing, as where another process does.
     """
 
     log_every = 10.0  # seconds between log lines where there is no terminal
 
-    def __init__(self, what: str, total: int, unit: str, already: int = 0) -> None:
+    def __init__(self, what: str, total: int, unit: str, already: int = 0, silent: bool = False) -> None:
         self.what, self.total, self.unit, self.done, self.already = what, total, unit, already, already
-        self._note = ""
+        self._note, self._silent = "", silent
         self._start = self._said = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -237,7 +238,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         seconds = time.monotonic() - self._start
-        if kind is None and seconds > 2:
+        if kind is None and seconds > 2 and not self._silent:
             done = self.done - self.already
             log.info("%s: %d %s in %.1f s (%.4g a second)", self.what, done, self.unit, seconds, done / seconds)
 
@@ -246,7 +247,7 @@ class Progress:
         self.done += units
         self._note = note or self._note
         now = time.monotonic()
-        if now - self._start < 1:
+        if now - self._start < 1 or self._silent:
             return
         rate = (self.done - self.already) / (now - self._start)
         if sys.stderr.isatty():

@@ -6,11 +6,14 @@ import os
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdc import __version__
 from sdc.artifacts import SdcError, log, required, settle, writable
 from sdc.train.recipe import Recipe, make_recipe
+
+if TYPE_CHECKING:
+    from sdc.train.distributed import World
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,28 @@ class TrainSettings:
 
 
 def run(settings: TrainSettings) -> Path:
-    """Trains a head on the train split and writes it.
+    """Trains a head on the train split and writes it, alone or as one of the processes that torchrun started.
 
     Raises:
         SdcError: the features are missing, damaged or too few, or training diverged.
         UsageError: a setting does not fit, or the output exists with other settings.
         Interrupted: stopped by a signal; the checkpoint is saved.
     """
+    from sdc.train.distributed import joined, leads
+    from sdc.train.methods import ClosedForm, load_method
+
+    recipe = settings.recipe()
+    if isinstance(load_method(recipe.method), ClosedForm):
+        # Solved by one process; the others have nothing to wait for.
+        return _run(settings, recipe, None) if leads() else settings.out
+    with joined(settings.device) as world:
+        return _run(settings, recipe, world)
+
+
+def _run(settings: TrainSettings, recipe: Recipe, world: World | None) -> Path:
     from sdc.extract.store import FeatureStore
     from sdc.train.model import Model
 
-    recipe = settings.recipe()
     store = FeatureStore(required(settings.features, "features file", "sdc extract"))
     wanted = {**vars(recipe), "features": store.fingerprint}
     if settings.out.exists() and not settings.overwrite:
@@ -79,8 +93,10 @@ def run(settings: TrainSettings) -> Path:
     started = time.monotonic()
     checkpoint = Checkpoint(settings.out, wanted)
     tensors, summary = fit(
-        store.features, rows, recipe, device=settings.device, checkpoint=checkpoint, resume=settings.resume
+        store.features, rows, recipe, device=settings.device, checkpoint=checkpoint, resume=settings.resume, world=world
     )
+    if world is not None and world.rank > 0:
+        return settings.out
     # Relative to the model's folder, so that the same run gives the same file wherever it takes place.
     path = os.path.relpath(store.path, Path(settings.out).absolute().parent)
     model = Model(tensors, metadata(recipe, wanted, path, store.fingerprint, store.provenance, summary))
