@@ -18,12 +18,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
 import numpy as np
 
-CHECKED, STEPS = 600, 6000  # first steps, whose batches are checked; steps that are timed
+CHECKED, STEPS = 600, 4000  # first steps, whose batches are checked; steps that are timed
 
 
 def write(path: Path, rows: int, dimension: int) -> None:
@@ -47,18 +48,20 @@ def measure(path: Path, rows: int, dimension: int, in_memory: bool, group: Path 
         pass
 
     class Timed(batches.Batches):
+        taken, started, seen = 0, 0.0, np.zeros(rows, bool)
+
         def epoch(self, epoch: int, step: int = 0) -> Generator[batches.Batch]:
-            seen = np.zeros(rows, bool)
             with contextlib.closing(super().epoch(epoch, step)) as found:
-                for number, batch in enumerate(found):
-                    if number == CHECKED:
-                        started = time.perf_counter()
-                    elif number == CHECKED + STEPS:
-                        raise Measured(STEPS / (time.perf_counter() - started))
-                    elif number < CHECKED:
-                        if seen[batch.rows].any() or not np.array_equal(batch.features[:, 0], batch.rows % 2048):
-                            raise SystemExit("the batches are not the file's rows, each once: nothing to measure")
-                        seen[batch.rows] = True
+                for batch in found:
+                    if self.taken < CHECKED:
+                        if self.seen[batch.rows].any() or (batch.features[:, 0] != batch.rows % 2048).any():
+                            raise RuntimeError("the batches are not the file's rows, each once: nothing to measure")
+                        self.seen[batch.rows] = True
+                    elif self.taken == CHECKED:
+                        self.started = time.perf_counter()
+                    elif self.taken == CHECKED + STEPS:
+                        raise Measured(STEPS / (time.perf_counter() - self.started))
+                    self.taken += 1
                     yield batch
 
     fit.Batches = Timed  # type: ignore[misc]
@@ -67,11 +70,10 @@ def measure(path: Path, rows: int, dimension: int, in_memory: bool, group: Path 
         rows = min(rows, 500_000)
         features = np.array(features[:rows])
     try:
-        epochs = -(-(CHECKED + STEPS) // (rows // make_recipe().batch_size)) + 1
-        fit.fit(features, np.arange(rows), make_recipe(epochs=epochs), device="cpu")
+        fit.fit(features, np.arange(rows), make_recipe(epochs=1000), device="cpu")
     except Measured as measured:
         return float(measured.args[0])
-    raise SystemExit(f"{rows} rows are too few for {STEPS} steps in an epoch: give more --rows")
+    raise RuntimeError(f"{rows} rows are too few for {STEPS} steps: give more --rows")
 
 
 @contextlib.contextmanager
@@ -107,7 +109,6 @@ def capped(size: float) -> Iterator[Path | None]:
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--folder", default=".", show_default=True, help="Where the file is made, for the time of the run.")
 def main(rows: int, dimension: int, memory: float, repeats: int, folder: str) -> None:
-    spawn = multiprocessing.get_context("spawn")
     rates: dict[str, list[float]] = {"array in memory": [], "file in the page cache": [], "file, capped": []}
     with tempfile.TemporaryDirectory(dir=folder) as name, capped(memory * 1e9) as group:
         path = Path(name) / "features"
@@ -123,8 +124,9 @@ def main(rows: int, dimension: int, memory: float, repeats: int, folder: str) ->
                     elif "cache" in setting:
                         while file.read(1 << 24):
                             pass
-                with spawn.Pool(1) as pool:
-                    found.append(pool.apply(measure, (path, rows, dimension, "array" in setting, limit)))
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    job = pool.submit(measure, path, rows, dimension, "array" in setting, limit)
+                    found.append(job.result())
     click.echo(f"{rows} × {dimension} float16 ({rows * dimension * 2e-9:.1f} GB); {platform.machine()}")
     for setting, found in rates.items():
         if not found:
