@@ -96,8 +96,11 @@ def capped(size: float) -> Iterator[Path | None]:
         try:
             yield group
         finally:
-            time.sleep(0.5)  # its last process leaves it a moment after its end
-            group.rmdir()
+            for _ in range(50):  # its last process leaves it a moment after its end
+                with contextlib.suppress(OSError):
+                    group.rmdir()
+                    break
+                time.sleep(0.1)
         return
     yield None
 

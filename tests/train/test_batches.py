@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from sdc.train.fit import fit
 from sdc.train.recipe import make_recipe
 
 N, D = 5000, 6
+DISK_BENCH = Path(__file__).parents[2] / "bench" / "disk_bench.py"
 
 
 @pytest.fixture
@@ -206,30 +208,12 @@ class Numbers:
 
 
 @pytest.fixture
-def small_memory(tmp_path: Path) -> Iterator[str]:
+def small_memory() -> Iterator[str]:
     """The tasks file of a control group that may hold 2.5 GB, page cache included; skips where none can be made."""
-    own = [line.split(":") for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    places = [
-        (Path("/sys/fs/cgroup/memory") / path.lstrip("/"), "memory.limit_in_bytes")
-        for _, controllers, path in own if controllers == "memory"
-    ] + [(Path("/sys/fs/cgroup") / path.lstrip("/"), "memory.max") for _, kind, path in own if kind == ""]  # fmt: skip
-    for parent, limit in places:
-        group = parent / f"sdc-test-{os.getpid()}"
-        try:
-            group.mkdir()
-            (group / limit).write_text(str(2_500_000_000))
-        except OSError:
-            with contextlib.suppress(OSError):
-                group.rmdir()
-            continue
+    with runpy.run_path(str(DISK_BENCH))["capped"](2.5e9) as group:
+        if group is None:
+            pytest.skip("needs a control group of its own to cap memory, page cache included")
         yield str(group / "cgroup.procs")
-        for _ in range(50):  # a process that has ended leaves it a moment later
-            with contextlib.suppress(OSError):
-                group.rmdir()
-                break
-            time.sleep(0.1)
-        return
-    pytest.skip("needs a control group of its own to cap memory, page cache included")
 
 
 @pytest.mark.slow
