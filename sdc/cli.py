@@ -148,9 +148,8 @@ def train(as_json: bool, **options: Any) -> None:
 
     Several processes: torchrun --nproc-per-node N -m sdc train ...
     """
-    from sdc.train.distributed import leads
     from sdc.train.model import Model
-    from sdc.train.run import run
+    from sdc.train.run import leads, run
 
     started = time.monotonic()
     path = run(TrainSettings(**options))

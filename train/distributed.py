@@ -10,7 +10,6 @@ have it everywhere.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sdc.artifacts import SdcError, log
+from sdc.artifacts import SdcError, torch_device
 from sdc.train.head import HashHead
 
 ASK_EVERY = 10  # steps between two exchanges of what the processes want
@@ -70,11 +69,6 @@ class World:
                 raise SdcError("the processes found different checkpoints: --out must lie where all hosts see it")
 
 
-def leads() -> bool:
-    """Whether this process writes files and messages: all do but those of torchrun with a rank above 0."""
-    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
-
-
 @contextlib.contextmanager
 def joined(device: str | None) -> Iterator[World]:
     """The processes that torchrun started, connected by NCCL where they compute with CUDA, else by Gloo.
@@ -91,13 +85,10 @@ def joined(device: str | None) -> Iterator[World]:
     rank, size, local, restarts = (
         int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
     )
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or torch_device(None).type
     if device == "cuda":
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    if rank > 0:
-        log.setLevel(logging.WARNING)
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     with _explaining():
         tcp = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, serves)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from sdc.artifacts import SdcError, log, required, settle, writable
 from sdc.train.recipe import Recipe, make_recipe
 
 if TYPE_CHECKING:
+    from sdc.extract.store import FeatureStore
     from sdc.train.distributed import World
 
 
@@ -56,21 +58,12 @@ def run(settings: TrainSettings) -> Path:
         UsageError: a setting does not fit, or the output exists with other settings.
         Interrupted: stopped by a signal; the checkpoint is saved.
     """
-    from sdc.train.distributed import joined, leads
-    from sdc.train.methods import ClosedForm, load_method
-
-    recipe = settings.recipe()
-    if isinstance(load_method(recipe.method), ClosedForm):
-        # Solved by one process; the others have nothing to wait for.
-        return _run(settings, recipe, None) if leads() else settings.out
-    with joined(settings.device) as world:
-        return _run(settings, recipe, world)
-
-
-def _run(settings: TrainSettings, recipe: Recipe, world: World | None) -> Path:
     from sdc.extract.store import FeatureStore
     from sdc.train.model import Model
 
+    if not leads():
+        log.setLevel(logging.WARNING)
+    recipe = settings.recipe()
     store = FeatureStore(required(settings.features, "features file", "sdc extract"))
     wanted = {**vars(recipe), "features": store.fingerprint}
     if settings.out.exists() and not settings.overwrite:
@@ -82,8 +75,28 @@ def _run(settings: TrainSettings, recipe: Recipe, world: World | None) -> Path:
         return settings.out
     writable(settings.out, settings.features)
 
+    # These import torch, which a run that is refused or has nothing to do need not wait for.
+    from sdc.train.distributed import joined
+    from sdc.train.methods import ClosedForm, load_method
+
+    if isinstance(load_method(recipe.method), ClosedForm):
+        # Solved by one process; the others have nothing to wait for.
+        return _train(settings, recipe, store, wanted, None) if leads() else settings.out
+    with joined(settings.device) as world:
+        return _train(settings, recipe, store, wanted, world)
+
+
+def leads() -> bool:
+    """Whether this process writes files and messages: all do but those of torchrun with a rank above 0."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+
+
+def _train(
+    settings: TrainSettings, recipe: Recipe, store: FeatureStore, wanted: dict[str, Any], world: World | None
+) -> Path:
     from sdc.train.checkpoint import Checkpoint
     from sdc.train.fit import fit
+    from sdc.train.model import Model
 
     rows = store.splits["train"]
     log.info(

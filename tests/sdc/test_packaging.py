@@ -64,6 +64,6 @@ def test_it_installs_in_a_fresh_environment_and_help_is_quick(wheel, tmp_path):
         done = subprocess.run([python.parent / "sdc", "--help"], capture_output=True, text=True, cwd=tmp_path)
         seconds.append(time.perf_counter() - started)
         assert done.returncode == 0, done.stderr
-    for command in ("extract", "import", "train", "encode", "search", "evaluate", "inspect"):
+    for command in ("extract", "import", "train", "encode", "search", "evaluate", "export", "inspect"):
         assert f"\n  {command} " in done.stdout
     assert statistics.median(seconds[1:]) < 0.5
