@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from sdc.artifacts import SdcError, UsageError, torch_device
 from sdc.extract import backbones
 from sdc.extract.backbones.base import Backbone
+from sdc.extract.backbones.tokens import with_tokens
 from sdc.extract.images import Preprocessing, batches
 
 if TYPE_CHECKING:
@@ -53,13 +54,33 @@ class Encoder:
         Raises:
             SdcError: the device's memory is too small.
         """
-        import torch
-
         if not len(pixels):
             return np.empty((0, self.backbone.dimension), STORED)
+        return self._computed(pixels, lambda images: [self.module(images)])[0]
+
+    def with_tokens(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The features of a batch, and the patch tokens that `sdc.extract.backbones.tokens` says.
+
+        Returns:
+            (n, d) as `__call__` gives, and (n, T, w) float16.
+
+        Raises:
+            SdcError: the device's memory is too small.
+        """
+        if not len(pixels):
+            features, tokens = self.with_tokens(np.zeros((1, *pixels.shape[1:]), np.uint8))
+            return features[:0], tokens[:0]
+        features, tokens = self._computed(pixels, lambda images: with_tokens(self.module, images))
+        return features, tokens
+
+    def _computed(
+        self, pixels: np.ndarray, compute: Callable[[torch.Tensor], Sequence[torch.Tensor]]
+    ) -> list[np.ndarray]:
+        import torch
+
         try:
             with torch.inference_mode(), self.precision():
-                return self.module(self.normalised(pixels)).half().cpu().numpy()  # type: ignore[no-any-return]
+                return [output.half().cpu().numpy() for output in compute(self.normalised(pixels))]
         except torch.OutOfMemoryError as error:
             raise SdcError(
                 f"{self.device} has too little memory for {len(pixels)} images at once: choose a smaller --batch-size"

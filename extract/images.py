@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdc.artifacts import SdcError, unknown
+from sdc.extract.augment import Augmentation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,29 +124,39 @@ class Batch:
         pixels: (n, S, S, 3) uint8.
         rows: (n,) int64, the rows they belong to.
         skipped: (row, reason) of those that could not be read.
+        views: (V, n, S, S, 3) uint8, augmented views of them, where these were asked for.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
     skipped: list[tuple[int, str]]
+    views: np.ndarray
 
 
-def load_batch(open_image: Callable[[int], Image], rows: Sequence[int], preprocessing: Preprocessing) -> Batch:
+def load_batch(
+    open_image: Callable[[int], Image],
+    rows: Sequence[int],
+    preprocessing: Preprocessing,
+    augmentation: Augmentation | None = None,
+) -> Batch:
     """Reads and prepares the images of `rows`; those that cannot be read are left out, with the reason."""
-    pixels = np.empty((len(rows), preprocessing.size, preprocessing.size, 3), np.uint8)
+    size = preprocessing.size
+    pixels = np.empty((1 + (augmentation.views if augmentation else 0), len(rows), size, size, 3), np.uint8)
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     for row in rows:
         try:
             with open_image(row) as image:
-                pixels[len(kept)] = preprocessing.pixels(image)
+                pixels[0, len(kept)] = preprocessing.pixels(image)
+                if augmentation:
+                    pixels[1:, len(kept)] = augmentation(eight_bits(upright(image)), row)
         except MemoryError:
             raise
         except Exception as error:  # PIL's decoders raise whatever damaged bytes lead them to
             skipped.append((row, _reason(error)))
         else:
             kept.append(row)
-    return Batch(pixels[: len(kept)], np.array(kept, np.int64), skipped)
+    return Batch(pixels[0, : len(kept)], np.array(kept, np.int64), skipped, pixels[1:, : len(kept)])
 
 
 def _reason(error: Exception) -> str:
@@ -168,6 +179,7 @@ def batches(
     groups: Iterable[Sequence[int]],
     preprocessing: Preprocessing,
     workers: int | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Generator[Batch, None, None]:
     """Loads a batch for each group of rows, in their order, some batches ahead of who takes them.
 
@@ -175,13 +187,14 @@ def batches(
 
     Args:
         workers: how many threads; one for each CPU by default.
+        augmentation: makes further views, if any.
     """
     workers = workers or _cpus()
     pending: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
         try:
             for rows in groups:
-                pending.append(pool.submit(load_batch, open_image, rows, preprocessing))
+                pending.append(pool.submit(load_batch, open_image, rows, preprocessing, augmentation))
                 if len(pending) > workers:
                     yield pending.popleft().result()
             while pending:

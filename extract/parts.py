@@ -1,27 +1,30 @@
 """feats.h5.parts/: an extraction on its way, which a kill cannot hurt.
 
-A part holds the features of `part_rows` consecutive rows of the listing in a safetensors file that is immutable,
-checksummed and bound to the settings it was made with. Resuming means making the parts that are missing; processes
-may share the work by part numbers. When all are there, feats.h5 is put together from them and they go.
+A part holds what was made of `part_rows` consecutive rows of the listing (features, and further views and tokens where
+these were asked for) in a file that is immutable, checksummed and bound to the settings it was made with. Resuming
+means making the parts that are missing; processes may share the work by part numbers. When all are there, feats.h5 is
+put together from them and they go.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import xxhash
 
 from sdc.artifacts import SdcError, UsageError, describing, differing, fingerprint, log, replacing, settle, writable
-from sdc.extract.store import FeatureStore, Listing, write_features
+from sdc.extract import layout, part
+from sdc.extract.store import FEATURES, FeatureStore, Listing, finite_rows, write_features
+
+T = TypeVar("T")
 
 ABANDONED = 3600.0  # seconds without a write after which a temporary file is nobody's, whatever its process id says
 
@@ -60,16 +63,6 @@ def parts_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What a part holds, but for the features themselves."""
-
-    kept: np.ndarray  # rows of the listing, ascending
-    skipped: list[tuple[str, str]]
-    dimension: int
-    dtype: np.dtype[Any]
-
-
 class Parts:
     """The resumable form of an extraction. `settled` is to be asked first.
 
@@ -95,7 +88,7 @@ class Parts:
         self.out, self.listing, self.provenance, self.part_rows = Path(out), listing, provenance, part_rows
         writable(self.out)
         self.folder = parts_folder(self.out)
-        self._seen: dict[int, _Part] = {}  # parts known to be whole
+        self._seen: dict[int, part.Part] = {}  # parts known to be whole
         wanted = {"provenance": _comparable(provenance), "part_rows": part_rows, "listing": listing.digest()}
         self._settings = fingerprint(wanted)
         with describing(self.out):
@@ -132,43 +125,41 @@ class Parts:
         """The numbers of the parts still to be made. A damaged one is thrown away, and missing."""
         for number in range(len(self)):
             if number not in self._seen and self._path(number).exists():
-                part = self._read(number)
-                if part is not None:
-                    self._seen[number] = part[0]
+                found = self._trusted(number, part.read)
+                if found is not None:
+                    self._seen[number] = found
         return [number for number in range(len(self)) if number not in self._seen]
 
-    def write(self, number: int, features: np.ndarray, kept: np.ndarray, skipped: list[tuple[str, str]]) -> None:
+    def write(
+        self,
+        number: int,
+        features: np.ndarray,
+        kept: np.ndarray,
+        skipped: list[tuple[str, str]],
+        further: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Writes one part, atomically.
 
         Args:
             features: (n, d) float16 or float32.
             kept: (n,) the listing's rows (numbers within `rows(number)`, ascending) that they belong to.
             skipped: (id, reason) of each other row of `rows(number)`.
+            further: more arrays of n rows by the names they have in feats.h5; the same ones in all parts.
 
         Raises:
             SdcError: values that are NaN or infinite, naming ids; no space, no permission.
         """
-        import safetensors.numpy
-
         kept = np.ascontiguousarray(kept, np.int64)
         rows = self.rows(number)
-        fits = features.ndim == 2 and len(features) == len(kept) == len(rows) - len(skipped)
+        arrays = {FEATURES: features, **(further or {})}
+        fits = features.ndim == 2 and len(kept) == len(rows) - len(skipped)
+        fits = fits and all(len(array) == len(kept) for array in arrays.values())
         inside = not len(kept) or (rows.start <= kept[0] and kept[-1] < rows.stop and (np.diff(kept) > 0).all())
         if not (fits and inside):
-            raise ValueError(
-                f"part {number}: {features.shape} features for {len(kept)} kept and {len(skipped)} skipped of {rows}"
-            )
-        features = np.ascontiguousarray(features)
-        self._check_finite(features, kept)
-        part = _Part(kept, skipped, features.shape[1], features.dtype)
-        metadata = {
-            "settings": self._settings, "skipped": json.dumps(skipped),
-            "checksum": self._checksum(number, part, features),
-        }  # fmt: skip
-        data = safetensors.numpy.save({"features": features, "kept": kept}, metadata)
-        with replacing(self._path(number)) as temporary:
-            temporary.write_bytes(data)
-        self._seen[number] = part
+            shapes = {name: array.shape for name, array in arrays.items()}
+            raise ValueError(f"part {number}: {shapes} for {len(kept)} kept and {len(skipped)} skipped of {rows}")
+        self._check_finite(arrays, kept)
+        self._seen[number] = part.write(self._path(number), self._settings, number, kept, skipped, arrays)
 
     def assemble(self) -> Path:
         """Puts feats.h5 together, part by part, and removes the parts.
@@ -191,59 +182,48 @@ class Parts:
             count = f"{len(missing)} of {len(self)} parts"
             raise SdcError(f"{self.folder}: {count} are missing: run the same command again")
         parts = [self._seen[number] for number in range(len(self))]
-        kinds = sorted({(part.dimension, part.dtype.str) for part in parts if len(part.kept)})
-        if len(kinds) > 1:
-            raise SdcError(f"{self.folder}: parts of different shapes and types {kinds}: remove it and start again")
-        dimension, dtype = kinds[0] if kinds else (0, "<f4")
-        listing = self.listing.select(np.concatenate([part.kept for part in parts]))
-        skipped = [row for part in parts for row in part.skipped]
-        write_features(self.out, listing, self.provenance, dimension, dtype, self._features(), skipped)
+        kinds = [found.kinds for found in parts if len(found.kept)]
+        if any(other != kinds[0] for other in kinds):
+            raise SdcError(f"{self.folder}: parts of different shapes and types: remove it and start again")
+        listing = self.listing.select(np.concatenate([found.kept for found in parts]))
+        skipped = [row for found in parts for row in found.skipped]
+        columns = [
+            layout.Column(name, (len(listing.ids), *shape), np.dtype(dtype), self._blocks(name))
+            for name, (shape, dtype) in (kinds or [{FEATURES: ((0,), "<f4")}])[0].items()
+        ]
+        features = columns.pop(0)
+        write_features(
+            self.out, listing, self.provenance, features.shape[1], features.dtype, features.blocks, skipped, columns
+        )
         _remove(self.folder)
         return self.out
 
-    def _features(self) -> Iterator[np.ndarray]:
+    def _blocks(self, name: str) -> Iterator[np.ndarray]:
         for number in range(len(self)):
-            part = self._read(number)
-            if part is None:
+            block = self._trusted(number, functools.partial(part.read_array, name=name))
+            if block is None:
                 raise SdcError(f"{self.folder}: part {number} was damaged or removed: run the same command again")
-            if len(part[1]):
-                yield part[1]
+            if len(block):
+                yield block
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
 
-    def _read(self, number: int) -> tuple[_Part, np.ndarray] | None:
-        """A part and its features if it is whole and of these settings; else it is thrown away."""
-        from safetensors import safe_open
-
+    def _trusted(self, number: int, read: Callable[[Path, str, int], T]) -> T | None:
+        """What `read` finds in a part that is whole and of these settings; else the part is thrown away."""
         path = self._path(number)
         try:
-            with safe_open(path, framework="np") as file:
-                metadata = file.metadata()
-                features, kept = file.get_tensor("features"), file.get_tensor("kept")
-            skipped = [(name, reason) for name, reason in json.loads(metadata["skipped"])]
-            part = _Part(kept, skipped, features.shape[1], features.dtype)
-            whole = metadata["checksum"] == self._checksum(number, part, features)
-            if whole and metadata["settings"] == self._settings:
-                return part, features
-            reason = "it is of other settings" if whole else "its checksum does not fit"
+            return read(path, self._settings, number)
         except FileNotFoundError:
             return None  # another process is putting feats.h5 together
         except Exception as error:  # whatever the parsers make of damaged bytes
-            reason = str(error)
-        log.warning("%s is thrown away, to be made again: %s", path, reason)
+            log.warning("%s is thrown away, to be made again: %s", path, error)
         path.unlink(missing_ok=True)
         return None
 
-    def _checksum(self, number: int, part: _Part, features: np.ndarray) -> str:
-        header = [self._settings, number, features.shape, features.dtype.str, part.kept.dtype.str, part.skipped]
-        state = xxhash.xxh3_64(json.dumps(header).encode())
-        state.update(part.kept.data)
-        state.update(features.data)
-        return state.hexdigest()
-
-    def _check_finite(self, features: np.ndarray, kept: np.ndarray) -> None:
-        bad = kept[~np.isfinite(features).all(axis=1)].tolist()
+    def _check_finite(self, arrays: Mapping[str, np.ndarray], kept: np.ndarray) -> None:
+        whole = np.all([finite_rows(array) for array in arrays.values()], axis=0)
+        bad = kept[~whole].tolist()
         if bad:
             names = ", ".join(repr(self.listing.ids[row]) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
             raise SdcError(

@@ -14,13 +14,15 @@ import numpy as np
 import sdc
 from sdc.artifacts import Progress, SdcError, UsageError, fingerprint, log
 from sdc.extract import backbones, datasets
+from sdc.extract.augment import Augmentation
 from sdc.extract.backbones.base import Backbone
+from sdc.extract.backbones.tokens import require_tokens
 from sdc.extract.datasets import Dataset
 from sdc.extract.encoder import Encoder
-from sdc.extract.images import Preprocessing, batches
+from sdc.extract.images import Batch, Preprocessing, batches
 from sdc.extract.parts import Parts, settled
 from sdc.extract.sample import stratified
-from sdc.extract.store import FeatureStore
+from sdc.extract.store import FEATURES, TOKENS, FeatureStore, view_name
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class ExtractSettings:
         weights: a file, or "random:SEED"; by default the pretrained ones.
         image_size: side of the backbone's input in pixels; by default its own.
         limit: a sample of at most so many images.
+        views: how many views of each image; all but the first are augmented.
+        tokens: keep the patch tokens as well, which vision transformers have.
         split: for a folder: the share of queries, or a file.
         batch_size: images at once through the backbone.
         part_rows: images in a part, which is what a kill can cost.
         workers: threads that load images; by default one for each CPU.
         device: by default CUDA where there is one.
-        seed: for the sample and random splits.
+        seed: for the sample, random splits and augmented views.
         out: the feature store to write.
         overwrite: replace an `out` made with other settings.
     """
@@ -50,6 +54,8 @@ class ExtractSettings:
     weights: str | None = None
     image_size: int | None = None
     limit: int | None = None
+    views: int = 1
+    tokens: bool = False
     split: str | None = None
     batch_size: int = 64
     part_rows: int = 1024
@@ -60,7 +66,7 @@ class ExtractSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "limit", "batch_size", "part_rows", "workers"):
+        for name in ("image_size", "limit", "views", "batch_size", "part_rows", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
@@ -81,6 +87,8 @@ def run(settings: ExtractSettings) -> Path:
         UsageError: settings that are unknown or do not fit, or an `out` of other settings.
         SdcError: the set, the weights or the disk are not as they must be, or no image at all can be read.
     """
+    if settings.tokens:
+        require_tokens(settings.backbone, backbones.recipe_of(settings.backbone))
     whole = datasets.load(settings.data, settings.root, settings.split, settings.seed)
     backbone = backbones.load(settings.backbone, settings.weights, settings.image_size)
     preprocessing = Preprocessing(backbone.image_size, whole.resize, backbone.mean, backbone.std)
@@ -115,6 +123,7 @@ def _provenance(
         "weights": backbone.weights,
         "weights_sha256": backbone.weights_sha256,
         "preprocessing": preprocessing.record(),
+        **({"augmentation": Augmentation.record()} if settings.views > 1 else {}),
         "dataset": dataset.name,
         "protocol": dict(dataset.protocol),
         "settings": {
@@ -123,6 +132,9 @@ def _provenance(
             "split": settings.split and Path(settings.split).name,
             # Catches images, labels or a split file that have changed under the same settings.
             "images": fingerprint({"listing": dataset.listing.digest(), "content": dataset.content}),
+            # Only where they were asked for, so that the settings of features without them stay what they were.
+            **({"views": settings.views} if settings.views > 1 else {}),
+            **({"tokens": True} if settings.tokens else {}),
         },
         "version": sdc.__version__,
     }
@@ -137,24 +149,41 @@ def make_parts(
         SdcError: no image at all can be read; the parts are gone then.
     """
     ids = dataset.listing.ids
+    augmentation = None
+    if settings.views > 1:
+        augmentation = Augmentation(settings.views - 1, preprocessing.size, settings.seed, ids)
     plan = {number: _groups(parts.rows(number), settings.batch_size) for number in parts.missing()}
-    loading = batches(dataset.open, itertools.chain(*plan.values()), preprocessing, settings.workers)
+    loading = batches(dataset.open, itertools.chain(*plan.values()), preprocessing, settings.workers, augmentation)
     total = sum(len(parts.rows(number)) for number in plan)
     embedded, failed = 0, ""
     with Progress("extract", total, "images") as progress, contextlib.closing(loading) as loaded:
         for number, groups in plan.items():
-            features, kept, skipped = [], [], []
+            made, kept, skipped = [], [], []
             for batch in itertools.islice(loaded, len(groups)):
-                features.append(encoder(batch.pixels))
+                made.append(_embedded(batch, encoder, tokens=settings.tokens))
                 kept.append(batch.rows)
                 skipped += [(ids[row], reason) for row, reason in batch.skipped]
                 progress.advance(len(batch.rows) + len(batch.skipped))
-            parts.write(number, np.concatenate(features), np.concatenate(kept), skipped)
+            # Popped, so that the batches' arrays go as soon as they are joined: tokens are large.
+            arrays = {name: np.concatenate([blocks.pop(name) for blocks in made]) for name in list(made[0])}
+            parts.write(number, arrays.pop(FEATURES), np.concatenate(kept), skipped, arrays)
             embedded += len(parts.rows(number)) - len(skipped)
             failed = failed or ": ".join(skipped[0] if skipped else ())
     if not embedded and len(plan) == len(parts):
         shutil.rmtree(parts.folder, ignore_errors=True)  # nothing to go on from
         raise SdcError(f"none of the {len(ids)} images can be read; the first: {failed}")
+
+
+def _embedded(batch: Batch, encoder: Encoder, *, tokens: bool) -> dict[str, np.ndarray]:
+    """What the backbone makes of a batch, by the names of the store's datasets.
+
+    Each view goes through it in batches of its own, so that the plain one's features do not depend on the others.
+    """
+    views = {view_name(number): encoder(pixels) for number, pixels in enumerate(batch.views, 1)}
+    if not tokens:
+        return {FEATURES: encoder(batch.pixels), **views}
+    features, patches = encoder.with_tokens(batch.pixels)
+    return {FEATURES: features, **views, TOKENS: patches}
 
 
 def _groups(rows: range, size: int) -> list[range]:

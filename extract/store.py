@@ -1,14 +1,16 @@
 """The feature store: feats.h5, which holds a set's embeddings with all that belongs to them.
 
-`/features` (N, d), `/ids`, `/labels`, `/labels_coarse`, `/splits/*` and `/skipped`; `sdc.extract.layout` is how they
-lie on disk. Rows are read through memory maps at the datasets' offsets, many times faster than through HDF5.
+`/features` (N, d), `/ids`, `/labels`, `/labels_coarse`, `/splits/*` and `/skipped`; where they were asked for also
+`/views/1/features` and so on, and `/tokens`. `sdc.extract.layout` is how they lie on disk. Rows are read through memory
+maps at the datasets' offsets, many times faster than through HDF5.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,12 @@ from sdc.artifacts import SdcError, replacing, required, unknown
 from sdc.extract import layout
 
 SPLITS = ("train", "query", "database")
+FEATURES, TOKENS = "features", "tokens"
+
+
+def view_name(number: int) -> str:
+    """The dataset that holds the features of this view; 0 is the plain one."""
+    return f"views/{number}/features" if number else FEATURES
 
 
 class FeatureStore:
@@ -29,6 +37,8 @@ class FeatureStore:
         provenance: where the features came from (JSON).
         fingerprint: covers provenance and content.
         features: (N, d) float16 or float32, a read-only np.memmap.
+        views: (N, d) each, read-only np.memmaps of the features of augmented views 1, 2, ... of the images.
+        tokens: (N, T, w), a read-only np.memmap of the tokens of each image's T patches, or None.
         labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None.
         splits: int64 row numbers, ascending, for each of `SPLITS` (possibly none).
         skipped: (id, reason) of what could not be embedded.
@@ -51,6 +61,9 @@ class FeatureStore:
         self.provenance: dict[str, Any] = attributes["provenance"]
         self.fingerprint: str = attributes["fingerprint"]
         self.features = arrays["features"]
+        numbers = itertools.takewhile(lambda number: view_name(number) in arrays, itertools.count(1))
+        self.views = [arrays[view_name(number)] for number in numbers]
+        self.tokens = arrays.get(TOKENS)
         # Plain arrays over the same maps: an np.memmap's own indexing is slower.
         plain = {name: np.asarray(array) for name, array in arrays.items()}
         self.labels: np.ndarray | None = plain.get("labels")
@@ -237,6 +250,7 @@ def write_features(
     dtype: np.dtype[Any] | type | str,
     blocks: Iterable[np.ndarray],
     skipped: Sequence[tuple[str, str]] = (),
+    further: Sequence[layout.Column] = (),
 ) -> Path:
     """Writes a whole feature store in one go, atomically.
 
@@ -244,6 +258,7 @@ def write_features(
         dtype: float16 or float32, what the features are stored as.
         blocks: the features in the listing's order, (n, dimension) each, as many rows together as there are ids.
         skipped: (id, reason) of what is not in the listing because it could not be embedded.
+        further: columns of as many rows, such as other views or tokens.
 
     Raises:
         SdcError: no rows, values that are NaN or infinite (also by overflow of `dtype`), or `out` cannot be written.
@@ -264,6 +279,7 @@ def write_features(
             if labels is not None
         ),
         _skipped_column(skipped),
+        *(replace(column, blocks=finite(column.blocks, column.dtype, out)) for column in further),
     ]
     with replacing(out) as temporary:
         layout.write(temporary, columns, json.loads(json.dumps(provenance)))
@@ -281,9 +297,9 @@ def finite(blocks: Iterable[np.ndarray], dtype: np.dtype[Any], where: Path) -> I
     for block in blocks:
         with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused here
             cast = np.ascontiguousarray(block, dtype)
-        whole = np.isfinite(cast)
+        whole = finite_rows(cast)
         if not whole.all():
-            rows = np.flatnonzero(~whole.all(axis=1)) + done
+            rows = np.flatnonzero(~whole) + done
             bad += len(rows)
             first += rows[: 5 - len(first)].tolist()
         done += len(block)
@@ -295,6 +311,11 @@ def finite(blocks: Iterable[np.ndarray], dtype: np.dtype[Any], where: Path) -> I
             f"(row {', '.join(map(str, first))}{', ...' if bad > len(first) else ''}), expected finite ones: "
             "repair or leave out these rows"
         )
+
+
+def finite_rows(block: np.ndarray) -> np.ndarray:
+    """Which rows of (n, ...) floats hold finite values alone, (n,)."""
+    return np.isfinite(block).all(axis=tuple(range(1, block.ndim)))  # type: ignore[no-any-return]
 
 
 def _encoded(listing: Listing, size: int = 65536) -> Iterator[np.ndarray]:

@@ -92,7 +92,9 @@ class Hasher:
         from sdc.train.model import Model
 
         model = Model.load(path)
-        settings = {name: value for name, value in model.metadata["settings"].items() if name != "features"}
+        settings = {
+            name: value for name, value in model.metadata["settings"].items() if name not in ("features", "train_on")
+        }
         hasher = cls(**settings)
         hasher._model = model
         return hasher
@@ -149,6 +151,8 @@ def _inspect_features(path: Path) -> dict[str, Any]:
         "rows": len(store),
         "dimension": store.dimension,
         "dtype": str(store.features.dtype),
+        "views": 1 + len(store.views),
+        "tokens": None if store.tokens is None else list(store.tokens.shape[1:]),
         "splits": {name: len(rows) for name, rows in store.splits.items()},
         "labels": None if store.labels is None else list(store.labels.shape),
         "skipped": len(store.skipped),

@@ -1,0 +1,53 @@
+"""Patch tokens: what a vision transformer makes of each patch of an image, beside the features of the whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdc.artifacts import UsageError
+from sdc.extract.backbones.base import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+
+def with_tokens(module: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and patch tokens in one pass through one of timm's vision transformers.
+
+    The tokens are those behind the last norm, without the class and register tokens that stand before them. Where
+    a model pools first and norms then (timm's `fc_norm`), that norm is taken for each token too.
+
+    Args:
+        module: a model for which `require_tokens` raises nothing.
+        images: (B, 3, S, S).
+
+    Returns:
+        (B, d) what the module itself gives, and (B, T, w); T patches, row by row from the upper left.
+    """
+    sequence = module.forward_features(images)
+    tokens = sequence[:, module.num_prefix_tokens :]
+    if getattr(module, "fc_norm", None) is not None:
+        tokens = module.fc_norm(tokens)
+    return module.forward_head(sequence), tokens
+
+
+def require_tokens(name: str, recipe: Recipe) -> None:
+    """Refuses a backbone that has no patch tokens, before its weights are fetched.
+
+    Raises:
+        UsageError: it has none; says which have.
+    """
+    import timm
+    import torch
+
+    size = timm.models.get_pretrained_cfg(recipe.model).input_size[-1]
+    with torch.device("meta"), torch.inference_mode():  # shapes alone: neither memory nor time
+        module = timm.create_model(recipe.model, num_classes=0, **recipe.options).eval()
+        found = (
+            hasattr(module, "num_prefix_tokens") and module.forward_features(torch.empty(1, 3, size, size)).ndim == 3
+        )
+    if not found:
+        raise UsageError(
+            f"--tokens: {name} has no patch tokens, only vision transformers have: "
+            "deit_base, or one of timm's such as vit_base_patch16_224, beit_base_patch16_224, eva02_base_patch14_224"
+        )
