@@ -214,7 +214,7 @@ class Progress:
 
     Args:
         what: what is being done, e.g. "extract".
-        total: how many units there are.
+        total: how many units there are; may change underway.
         unit: the name of a unit, e.g. "images".
         already: units that were done before, which say nothing about the rate.
         silent: show nothing, as where another process does.
@@ -253,7 +253,8 @@ class Progress:
         if sys.stderr.isatty():
             if self._bar is None:
                 self._begin_bar()
-            self._bar.update(self._task, completed=self.done, note=f"{rate:.4g} a second {self._note}")
+            note = f"{rate:.4g} a second {self._note}"
+            self._bar.update(self._task, completed=self.done, total=self.total, note=note)
         elif now - self._said >= self.log_every:
             self._said = now
             left = (self.total - self.done) / rate if rate else float("inf")

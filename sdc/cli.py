@@ -16,6 +16,7 @@ from sdc import __version__
 from sdc.artifacts import SdcError, log
 from sdc.extract.embeddings import ImportSettings
 from sdc.extract.run import ExtractSettings
+from sdc.retrieve.collapse import DiagnoseSettings
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.evaluate import EvaluateSettings
 from sdc.retrieve.search import SearchSettings
@@ -68,6 +69,14 @@ def cli() -> None:
 @click.option("--image-size", type=int, help="Side of the square input, in pixels.  [default: the backbone's]")
 @click.option("--limit", type=int, help="Take a stratified sample of so many images.")
 @click.option(
+    "--views",
+    type=int,
+    default=ExtractSettings.views,
+    show_default=True,
+    help="Views of each image: 2 adds an augmented one, for methods that learn from two.",
+)
+@click.option("--tokens", is_flag=True, help="Keep the patch tokens as well; vision transformers have them.")
+@click.option(
     "--split",
     metavar="RATIO|FILE",
     help="folder: the share of images held out as queries, or a file of `path split` lines.",
@@ -113,8 +122,28 @@ def import_(as_json: bool, **options: Any) -> None:
     _report(run(ImportSettings(**options)), as_json)
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """30s, 5m, 1.5h or plain seconds."""
+    if text is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise click.BadParameter(f"{text!r} is no time: give seconds, or a number with s, m or h, such as 30s")
+    return seconds
+
+
 @cli.command()
 @features()
+@click.option(
+    "--train-on",
+    default=TrainSettings.train_on,
+    show_default=True,
+    help="The split to train on: train, or database (but its queries).",
+)
 @click.option(
     "--method", default=TrainSettings.method, show_default=True, help="sdc, itq, lsh, random-rotation or sign."
 )
@@ -125,14 +154,24 @@ def import_(as_json: bool, **options: Any) -> None:
     show_default=True,
     help="default, paper-category, paper-instance or paper-code; the options below change parts of it.",
 )
-@click.option("--calibration", help="Distribution of the code similarities, such as beta:5,5.")
+@click.option(
+    "--calibration",
+    help="Distribution of the code similarities: beta:5,5, gaussian:0.3, binomial, linear, empirical:FILE, ...",
+)
 @click.option("--pairs", help="rows, halves or all.")
 @click.option("--loss", help="l1, l2 or one-sided.")
 @click.option("--quantization", help="cosine, l1, l2 or cubic.")
 @click.option("--quantization-weight", type=float, help="λ_q.")
-@click.option("--head", help="mlp or linear.")
+@click.option("--contrastive-weight", type=float, help="λ_cl of sdc-contrastive.")
+@click.option("--space", help="principal: centred, on the principal axes; or raw.")
+@click.option("--locality", type=float, help="0: rank pairs by the features; 1: by what tells neighbourhoods apart.")
+@click.option("--head", help="linear or mlp.")
 @click.option("--hidden", type=int, help="Width of the mlp's hidden layer; 0 takes the features'.")
-@click.option("--epochs", type=int)
+@click.option("--norm/--no-norm", default=None, help="A batch norm at the end of the head.")
+@click.option("--init", help="Start of a linear head: itq or random.")
+@click.option("--epochs", type=int, help="At most.")
+@click.option("--budget", callback=_seconds, metavar="TIME", help="Train the best head for so long, e.g. 30s or 5m.")
+@click.option("--patience", type=int, help="Checks on held-out rows without gain before the rate is cut; 0: never.")
 @click.option("--batch-size", type=int)
 @click.option("--lr", type=float, help="Adam's learning rate.")
 @click.option("--decay-at", type=int, help="Divide the learning rate by 10 from this epoch on; 0 for never.")
@@ -253,10 +292,36 @@ def evaluate(as_json: bool, **options: Any) -> None:
     if as_json:
         _print_json(found)
         return
-    for key, value in found.items():
-        for name, number in value.items() if isinstance(value, dict) else [("", value)]:
-            label = f"{key}@{name}" if name else key
-            click.echo(f"{label:22} {number:.4f}" if isinstance(number, float) else f"{label:22} {number}")
+    _print_numbers(found, "@")
+
+
+@cli.command()
+@click.option("--index", type=PATH, default=DiagnoseSettings.index, show_default=True)
+@click.option("--features", type=PATH, help="The features that were encoded.  [default: where they were then]")
+@click.option(
+    "--sample", type=int, default=DiagnoseSettings.sample, show_default=True, help="Rows whose pairs are examined."
+)
+@click.option("--seed", type=int, default=DiagnoseSettings.seed, show_default=True)
+@click.option("--out", type=PATH, metavar="FILE", help="Similarity histograms as a .png figure or a .csv table.")
+@click.option(
+    "--verify/--no-verify", default=DiagnoseSettings.verify, show_default=True, help="Check every byte first."
+)
+@as_json
+def diagnose(as_json: bool, **options: Any) -> None:
+    """Say whether the codes have collapsed, how, and what to change."""
+    from sdc.retrieve.collapse import run
+
+    found = run(DiagnoseSettings(**options))
+    if as_json:
+        _print_json(found)
+        return
+    findings, notes = found.pop("findings"), found.pop("notes")
+    _print_numbers(found, ".")
+    for kind, said in (("finding", findings), ("note", notes)):
+        for finding in said:
+            click.echo(f"{kind}: {finding['message']}")
+    if not findings:
+        click.echo("no sign of a collapse")
 
 
 @cli.command()
@@ -316,6 +381,16 @@ def _report(path: Path, as_json: bool) -> None:
     else:
         width = f"{found['bits']} bits" if "bits" in found else f"{found['dimension']} dimensions"
         click.echo(f"{path}: {found['rows']} rows of {width}")
+
+
+def _print_numbers(found: dict[str, Any], separator: str, prefix: str = "") -> None:
+    """A number a line, under the path of its keys."""
+    for key, value in found.items():
+        if isinstance(value, dict):
+            _print_numbers(value, separator, f"{prefix}{key}{separator}")
+        else:
+            label = f"{prefix}{key}"
+            click.echo(f"{label:22} {value:.4f}" if isinstance(value, float) else f"{label:22} {value}")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ U = TypeVar("U")
 
 
 class Batch(NamedTuple):
-    """`rows` (B,) int64 row numbers of `features` (B, d), which are as stored."""
+    """`rows` (B,) int64 row numbers of `features` (B, d), which are as stored; (B, V, d) with further views."""
 
     rows: np.ndarray
     features: np.ndarray
@@ -46,16 +46,25 @@ class Batches:
         batch_size: rows of a batch, at most n; the last, incomplete batch of an epoch is dropped.
         seed: of the order.
         rank, ranks: of `ranks` processes that share each batch equally, the one that this is.
+        further: more views of the rows, each (N, d) like the features.
     """
 
     def __init__(
-        self, features: np.ndarray, rows: np.ndarray, batch_size: int, seed: int, rank: int = 0, ranks: int = 1
+        self,
+        features: np.ndarray,
+        rows: np.ndarray,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        further: Sequence[np.ndarray] = (),
     ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.steps = len(rows) // batch_size
         share = batch_size // ranks
         self._share = slice(rank * share, (rank + 1) * share)
         self._features = np.asarray(features)  # a memory map's own indexing is slower
+        self._further = [np.asarray(view) for view in further]
         self._row_bytes = max(1, features.shape[1] * features.itemsize)
         self._block = max(1, BLOCK // self._row_bytes)  # rows
         # A map's own pages, not a view that may begin anywhere in them.
@@ -75,7 +84,7 @@ class Batches:
         if self._map is None:  # gathering takes a fraction of what handing over from a thread does
             order = rng.permutation(self.rows)[: self.steps * self.batch_size].reshape(-1, self.batch_size)
             for rows in order[step:, self._share]:
-                yield Batch(rows, self._features[rows])
+                yield Batch(rows, self._with_views(rows, self._features[rows]))
         else:
             with contextlib.closing(_ahead(self._read, self._windows(rng, step))) as windows:
                 for window in windows:
@@ -109,7 +118,11 @@ class Batches:
             for coming in blocks[number + ADVISED : number + ADVISED + 1]:
                 self._advise(flat[coming])
             out[block] = self._features[flat[block]]
-        return rows, out.reshape(*rows.shape, -1)
+        return rows, self._with_views(rows, out.reshape(*rows.shape, -1))
+
+    def _with_views(self, rows: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """(…, d) -> (…, V, d) where there are further views."""
+        return np.stack([features, *(view[rows] for view in self._further)], -2) if self._further else features
 
     def _advise(self, rows: np.ndarray) -> None:
         """Has the system read from the first to the last of these ascending rows, without waiting for it."""

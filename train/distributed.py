@@ -61,6 +61,14 @@ class World:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes.item())
 
+    def same(self, value: float) -> float:
+        """The value of rank 0, on all: for a choice that rounding must not make differently on two hosts."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return float(shared.item())
+
     def check_equal(self, epoch: int, step: int) -> None:
         """Raises SdcError where the processes would not start at the same place."""
         if self.size > 1:
@@ -126,8 +134,7 @@ class _Joint(nn.Module):
     def forward(self, share: Tensor) -> Tensor:
         (head,) = self._head
         gathered: Tensor = _Gather.apply(head.project(share))
-        normed: Tensor = head.norm(gathered)
-        return normed
+        return head.normalize(gathered)
 
 
 class _Gather(torch.autograd.Function):

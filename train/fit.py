@@ -5,23 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdc.artifacts import Progress, SdcError, UsageError, log, torch_device
+from sdc.train.agreement import CHECK_EVERY, DATABASE, FROM_STEPS, NEIGHBORS, Agreement, held_out
 from sdc.train.batches import Batch, Batches
 from sdc.train.checkpoint import Checkpoint, State
 from sdc.train.distributed import World
-from sdc.train.head import make_head
-from sdc.train.methods import ClosedForm, Trained, load_method
-from sdc.train.recipe import Recipe
+from sdc.train.head import start_head
+from sdc.train.methods import ClosedForm, load_method
+from sdc.train.recipe import CUT, CUTS, LEAST_GAIN, Recipe
+from sdc.train.space import SAMPLE, principal_space
+from sdc.train.trained import Trained
 
+DROPPED = 0.2  # of the features, in each copy that stands for a view
 SAVE_EVERY = 60.0  # seconds between checkpoints of a run that is not interrupted
 
 
@@ -36,10 +42,12 @@ def fit(
     rows: np.ndarray,
     recipe: Recipe,
     *,
+    views: Sequence[np.ndarray] = (),
     device: str | None = None,
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
     world: World | None = None,
+    start: float | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Fits the recipe's method to `features[rows]`.
 
@@ -47,13 +55,15 @@ def fit(
         features: (N, d) array or memory map, see `Batches`.
         rows: (n,) row numbers to train on, ascending.
         recipe: the run's settings.
+        views: further views of the features, each (N, d), for methods that learn from several.
         device: of PyTorch; None takes CUDA where there is one.
         checkpoint: where the state is kept for `resume`; None keeps none.
         resume: continue from the checkpoint where there is one.
+        start: by time.monotonic(), when the recipe's budget began to run; None for now.
         world: the processes that share the batches of a trained method; all call this with the same arguments.
 
     Returns:
-        The tensors of a `Model`, and what is worth recording: `rows`, `epochs`, `steps`, `loss`, `curve`.
+        The tensors of a `Model`, and what is worth recording: `rows`, `epochs`, `steps`, `loss`, `curve` and more.
 
     Raises:
         SdcError: too few rows, the loss is no longer finite, or another process is gone.
@@ -68,100 +78,214 @@ def fit(
         summary: dict[str, Any] = {"rows": len(rows), "epochs": 0, "steps": 0, "loss": None, "curve": []}
         return method.fit(sample, recipe.bits, recipe.seed), summary
     world = world or World(device=device)
-    return _Run(features, rows, recipe, method, world).train(checkpoint, resume or world.restarts > 0)
+    start = time.monotonic() if start is None else start
+    run = _Run(features, rows, recipe, method, world, views=views[: method.views - 1], start=start)
+    return run.train(checkpoint, resume or world.restarts > 0)
 
 
 class _Run:
     """One run of gradient steps."""
 
     def __init__(
-        self, features: np.ndarray, rows: np.ndarray, recipe: Recipe, method: type[Trained], world: World
+        self,
+        features: np.ndarray,
+        rows: np.ndarray,
+        recipe: Recipe,
+        method: type[Trained],
+        world: World,
+        *,
+        views: Sequence[np.ndarray],
+        start: float,
     ) -> None:
-        self.recipe, self.world = recipe, world
+        self.world, self.start = world, start
         self.device = torch_device(world.device)
+        self.recipe = recipe = recipe.resolved(features.shape[1])
         self.batch_size = _batch_size(recipe, len(rows), world.size)
-        self.batches = Batches(features, rows, self.batch_size, recipe.seed, world.rank, world.size)
-        dimension = features.shape[1]
-        hidden = (recipe.hidden or dimension) if recipe.head == "mlp" else 0
-        self.head = make_head(dimension, recipe.bits, hidden, recipe.seed).to(self.device)
+        held = rows[:0]
+        if recipe.patience and (recipe.budget or recipe.epochs * (len(rows) // self.batch_size) >= FROM_STEPS):
+            rows, held = held_out(rows, recipe.seed)
+            self.batch_size = _batch_size(recipe, len(rows), world.size)
+        self.held = len(held)
+        self.batches = Batches(features, rows, self.batch_size, recipe.seed, world.rank, world.size, views)
+        sample = _sample(features, rows, recipe.seed)
+        self.space = None
+        if recipe.space == "principal":
+            assert recipe.locality is not None
+            self.space = principal_space(sample, recipe.bits, recipe.locality, self.device)
+        mapped = self._map(sample)
+        self.head = start_head(recipe, features.shape[1], mapped).to(self.device)
         self.joint = world.joint(self.head)
-        self.method = method(recipe, self.batch_size, self.device)
-        self.optimizer = torch.optim.Adam(
-            self.head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.method = method(recipe, self.batch_size, mapped).to(self.device)
+        self.modules = nn.ModuleDict({"head": self.head, "method": self.method})
+        self.copies = method.views if len(views) < method.views - 1 else 0
+        if self.copies:
+            log.info(
+                "%s learns from %d views and the features hold %d: copies with %.0f %% of the dimensions dropped "
+                "stand in (sdc extract --views %d makes real ones)",
+                recipe.method, method.views, 1 + len(views), 100 * DROPPED, method.views,
+            )  # fmt: skip
+        self.best: dict[str, Tensor] | None = None
+        self.agreement: Agreement | None = None
+        if self.held and len(mapped) > NEIGHBORS:
+            queries = self._map(features[held].astype(np.float32))
+            self.agreement = Agreement(self.method.teacher, queries, mapped[:DATABASE])
+        self.optimizer = torch.optim.Adam(self.modules.parameters(), weight_decay=recipe.weight_decay, fused=True)
 
     def train(self, checkpoint: Checkpoint | None, resume: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         state = State()
         if checkpoint is not None and checkpoint.path.exists():
             if resume:
-                state = checkpoint.load(self.head, self.optimizer)
+                state, self.best = checkpoint.load(self.modules, self.optimizer)
+                self.start -= state.seconds
                 log.info("continuing %s at epoch %d", checkpoint.path, state.epoch + 1)
             else:
                 log.info("%s is left by an interrupted run; it is not used without --resume", checkpoint.path)
         elif resume:
             log.info("there is no checkpoint to continue: starting afresh")
         self.world.check_equal(state.epoch, state.step)
+        sums = state.sums or [0.0] * len(self.method.terms)
+        self.sums = torch.tensor(sums, dtype=torch.float64, device=self.device)
         self._loop(state, checkpoint)
+        if self.best is not None:
+            self.head.load_state_dict(self.best)
         tensors = {name: value.cpu().numpy() for name, value in self.head.state_dict().items()}
-        del tensors["norm.num_batches_tracked"]
-        return tensors, {
+        tensors.pop("norm.num_batches_tracked", None)
+        return self.space.fold(tensors) if self.space else tensors, {
             "rows": len(self.batches.rows),
+            "held_out": self.held,
             "epochs": state.epoch,
-            "steps": state.epoch * self.batches.steps,
-            "loss": state.curve[-1]["total"],
+            "steps": self._taken(state),
+            "loss": state.curve[-1]["total"] if state.curve else None,
             "curve": state.curve,
+            "agreement": None if self.agreement is None else state.agreement,
+            "best_step": state.best_step if self.agreement is not None else self._taken(state),
+            "locality": self.recipe.locality,
+            "lr": self.recipe.lr,
         }
 
     def _loop(self, state: State, checkpoint: Checkpoint | None) -> None:
-        recipe, world, steps = self.recipe, self.world, self.batches.steps
         # Where torchrun may start a run again, there is a checkpoint of this one, and no former one's, from its start.
-        saved = time.monotonic() if world.size == 1 else -math.inf
-        total, already = recipe.epochs * steps, state.epoch * steps + state.step
+        self.saved = time.monotonic() if self.world.size == 1 else -math.inf
+        epochs = self.recipe.epochs or sys.maxsize
         self.head.train()
-        with _Stop() as stop, Progress("train", total, "steps", already, silent=world.rank > 0) as progress:
-            while state.epoch < recipe.epochs:
-                self._set_rate(state.epoch)
-                sums = torch.tensor(state.sums, dtype=torch.float64, device=self.device)
+        if self.best is None:
+            self._check(state)
+        silent = self.world.rank > 0
+        with (
+            _Stop() as stop,
+            Progress("train", epochs * self.batches.steps, "steps", self._taken(state), silent) as bar,
+        ):
+            while state.epoch < epochs and not state.done:
+                self._set_rate(state)
                 with contextlib.closing(self.batches.epoch(state.epoch, state.step)) as batches:
                     for batch in batches:
-                        sums += self._step(batch)
+                        self.sums += self._step(batch, self._taken(state))
                         state.step += 1
-                        progress.advance()
-                        stopping = world.any(stop.asked, state.epoch * steps + state.step)
-                        due = time.monotonic() - saved > SAVE_EVERY
-                        if checkpoint is not None and world.rank == 0 and (stopping or due):
-                            state.sums = sums.tolist()
-                            checkpoint.save(self.head, self.optimizer, state)
-                            saved = time.monotonic()
-                        if stopping:
-                            where = f"; continue with --resume ({checkpoint.path})" if checkpoint else ""
-                            raise Interrupted(f"stopped at epoch {state.epoch + 1} of {recipe.epochs}{where}")
-                self._end_epoch(state, sums, progress)
+                        goes_on = self._after_step(state, bar)
+                        self._keep(state, checkpoint, stop)
+                        if not goes_on:
+                            break
+                self._end_epoch(state, bar)
+        if self._taken(state) % CHECK_EVERY:
+            self._check(state)
 
-    def _end_epoch(self, state: State, sums: Tensor, progress: Progress) -> None:
-        means = [value / self.batches.steps for value in sums.tolist()]
+    def _taken(self, state: State) -> int:
+        """Steps so far."""
+        return state.epoch * self.batches.steps + state.step
+
+    def _after_step(self, state: State, bar: Progress) -> bool:
+        """Looks whether training should go on."""
+        taken, budget = self._taken(state), self.recipe.budget
+        state.seconds = time.monotonic() - self.start
+        if budget:
+            bar.total = min(bar.total, max(taken, int(taken * budget / state.seconds)))
+        bar.advance()
+        if taken % CHECK_EVERY == 0:
+            self._check(state)
+        if self.world.any(0 < budget < state.seconds, taken):
+            log.info("the budget of %g s is spent after %d steps", budget, taken)
+            state.done = True
+        return not state.done
+
+    def _check(self, state: State) -> None:
+        """Keeps the head if it is the best so far; cuts the rate, or ends, if there was none for long."""
+        if self.agreement is None:
+            return
+        agreement = self.world.same(self.agreement(self.head))
+        if agreement > state.agreement + LEAST_GAIN:
+            state.agreement, state.best_step, state.waited = agreement, self._taken(state), 0
+            self.best = {name: value.clone() for name, value in self.head.state_dict().items()}
+            return
+        state.waited += 1
+        if state.waited < self.recipe.patience:
+            return
+        assert self.best is not None
+        state.waited, state.cuts = 0, state.cuts + 1
+        self.head.load_state_dict(self.best)
+        self._set_rate(state)
+        if state.cuts > CUTS:
+            log.info("held-out rows gain nothing any more: done after %d steps", self._taken(state))
+            state.done = True
+
+    def _keep(self, state: State, checkpoint: Checkpoint | None, stop: _Stop) -> None:
+        """Saves a checkpoint when it is time; raises Interrupted where the run is asked to stop."""
+        stopping = self.world.any(stop.asked, self._taken(state))
+        due = time.monotonic() - self.saved > SAVE_EVERY
+        if checkpoint is not None and self.world.rank == 0 and (stopping or due):
+            state.sums = self.sums.tolist()
+            checkpoint.save(self.modules, self.optimizer, state, self.best)
+            self.saved = time.monotonic()
+        if stopping:
+            where = f"; continue with --resume ({checkpoint.path})" if checkpoint else ""
+            raise Interrupted(f"stopped in epoch {state.epoch + 1}{where}")
+
+    def _end_epoch(self, state: State, bar: Progress) -> None:
+        means = [value / max(1, state.step) for value in self.sums.tolist()]
         if not np.isfinite(means).all():
             raise SdcError(
                 f"the loss is {means[0]} in epoch {state.epoch + 1}: training diverged; "
                 f"lower --lr (it is {self.recipe.lr:g})"
             )
-        state.curve.append(dict(zip(("total", "calibration", "quantization"), means, strict=True)))
-        progress.advance(0, f"loss {means[0]:.4f}")
-        state.epoch, state.step, state.sums = state.epoch + 1, 0, [0.0, 0.0, 0.0]
+        state.curve.append(dict(zip(self.method.terms, means, strict=True)))
+        bar.advance(0, f"loss {means[0]:.4f}")
+        if state.step == self.batches.steps:
+            state.epoch, state.step = state.epoch + 1, 0
+        self.sums.zero_()
 
-    def _set_rate(self, epoch: int) -> None:
-        decayed = 0 < self.recipe.decay_at <= epoch
+    def _set_rate(self, state: State) -> None:
+        assert self.recipe.lr is not None  # `resolved` has filled it in
+        decayed = 0 < self.recipe.decay_at <= state.epoch
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr / 10 if decayed else self.recipe.lr
+            group["lr"] = self.recipe.lr * CUT**state.cuts / (10 if decayed else 1)
 
-    def _step(self, batch: Batch) -> Tensor:
-        stored = torch.from_numpy(batch.features).to(self.device)
-        outputs = self.joint(stored.to(torch.float32))
-        loss = self.method.loss(self.world.gather(stored).to(torch.float32), outputs)
+    def _step(self, batch: Batch, number: int) -> Tensor:
+        self.method.generator.manual_seed((self.recipe.seed << 32) + number)
+        inputs = self._map(batch.features, self.copies)
+        outputs = self.joint(inputs)
+        loss = self.method.loss(self.world.gather(inputs), outputs)
         self.optimizer.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss[0].backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return torch.stack([term.detach() for term in loss])
+
+    def _map(self, stored: np.ndarray, copies: int = 0) -> Tensor:
+        """Features as stored, as float32 in the recipe's space and on the device; or as many copies with gaps."""
+        features = torch.from_numpy(stored).to(self.device).to(torch.float32)
+        if copies:
+            features = features.unsqueeze(1).expand(-1, copies, -1)
+            drawn = torch.rand(features.shape, generator=self.method.generator, device=self.device)
+            features = features * (drawn >= DROPPED) / (1 - DROPPED)
+        return self.space(features) if self.space else features
+
+
+def _sample(features: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """At most `SAMPLE` of the rows' features, float32, in random order."""
+    random = np.random.default_rng((seed, 2))
+    chosen = random.choice(len(rows), min(SAMPLE, len(rows)), replace=False, shuffle=False)
+    sample = features[rows[np.sort(chosen)]].astype(np.float32)  # in ascending order: faster from a disk
+    return random.permutation(sample)
 
 
 def _batch_size(recipe: Recipe, rows: int, ranks: int) -> int:

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdc.train.methods.itq import ITQ
 from sdc.train.model import NORM_EPS
+from sdc.train.recipe import Recipe
 
 
 class HashHead(nn.Module):
@@ -19,31 +21,64 @@ class HashHead(nn.Module):
         dimension: d, of the features.
         bits: K, of the codes.
         hidden: width of the hidden layer; 0 for none.
+        norm: with the batch norm.
     """
 
-    def __init__(self, dimension: int, bits: int, hidden: int) -> None:
+    def __init__(self, dimension: int, bits: int, hidden: int, norm: bool = True) -> None:
         super().__init__()
         self.hidden = nn.Linear(dimension, hidden) if hidden else None
         self.output = nn.Linear(hidden or dimension, bits)
-        self.norm = nn.BatchNorm1d(bits)
+        self.norm = nn.BatchNorm1d(bits) if norm else None
 
     def forward(self, features: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.project(features))
-        return normed
+        """(…, d) -> (…, K)."""
+        return self.normalize(self.project(features))
+
+    def normalize(self, projected: Tensor) -> Tensor:
+        """The batch norm, over all but the last axis: what makes the outputs of a batch depend on each other."""
+        if self.norm is None:
+            return projected
+        normed: Tensor = self.norm(projected.flatten(0, -2))
+        return normed.view_as(projected)
 
     def project(self, features: Tensor) -> Tensor:
-        """The outputs (B, K) before the batch norm, each of its own row alone."""
+        """The outputs (…, K) before the batch norm, each of its own row alone."""
         if self.hidden is not None:
             features = F.gelu(self.hidden(features))
         projected: Tensor = self.output(features)
         return projected
 
 
-def make_head(dimension: int, bits: int, hidden: int, seed: int) -> HashHead:
+def make_head(dimension: int, bits: int, hidden: int, seed: int, norm: bool = True) -> HashHead:
     """A head with seeded initial weights; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HashHead(dimension, bits, hidden)
+        return HashHead(dimension, bits, hidden, norm)
+
+
+def start_head(recipe: Recipe, dimension: int, sample: Tensor) -> HashHead:
+    """The head a recipe starts from.
+
+    Args:
+        recipe: the run's settings.
+        dimension: d, of the features; an mlp's hidden layer has this width where the recipe gives none.
+        sample: (n, p) training rows in random order, in the space of the head.
+
+    With `init` itq, a linear head's first weights are those of ITQ (Gong and Lazebnik 2011) on the sample, divided by
+    the root mean square of its outputs. Where there are more bits than dimensions or rows, the others start at random.
+    """
+    width = sample.shape[1]
+    if recipe.head == "mlp":
+        return make_head(width, recipe.bits, recipe.hidden or dimension, recipe.seed, recipe.norm)
+    head = make_head(width, recipe.bits, 0, recipe.seed, recipe.norm)
+    solved = min(recipe.bits, width, len(sample) - 1)
+    if recipe.init == "itq" and solved:
+        tensors = ITQ().fit(sample.cpu().numpy(), solved, recipe.seed)
+        weight, bias = (torch.from_numpy(tensors[f"output.{name}"]) for name in ("weight", "bias"))
+        scale = F.linear(sample.cpu(), weight, bias).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+        with torch.no_grad():
+            head.output.weight[:solved], head.output.bias[:solved] = weight / scale, bias / scale
+    return head
 
 
 class PackedHead(nn.Module):
@@ -70,5 +105,7 @@ class PackedHead(nn.Module):
             x = F.batch_norm(
                 x, t["norm_running_mean"], t["norm_running_var"], t["norm_weight"], t["norm_bias"], eps=NORM_EPS
             )
+        if "cosine_phase" in t:
+            x = torch.cos(x + t["cosine_phase"])
         bits = torch.unflatten(x > 0, 1, (-1, 8))
         return (bits * t["powers"]).sum(-1, dtype=torch.uint8), x

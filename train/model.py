@@ -3,7 +3,8 @@
 A head is `Linear` or `Linear–GELU–Linear`, then optionally `BatchNorm1d`; closed-form methods (ITQ, LSH, …)
 are one Linear, or only a bias where the features are kept as they are. Tensors carry the names of
 `HashHead.state_dict()`: `hidden.weight` (H, d), `hidden.bias` (H,), `output.weight` (K, d or H),
-`output.bias` (K,), `norm.running_mean`, `norm.running_var`, `norm.weight`, `norm.bias` (K,).
+`output.bias` (K,), `norm.running_mean`, `norm.running_var`, `norm.weight`, `norm.bias` (K,). Spectral hashing has
+one more, `cosine.phase` (K,): where it is there, the outputs are cos(z + phase) of what precedes, z.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ class Model:
         if "hidden.weight" in t:
             dimension = t["hidden.weight"].shape[-1]
             expected |= {"hidden.weight": (width, dimension), "hidden.bias": (width,)}
+        if "cosine.phase" in t:
+            expected["cosine.phase"] = (bits,)
+        strange = set(t) - {"output.bias", *expected}
+        if strange:  # to leave out a step of the head would give other codes
+            raise SdcError(
+                f"a hash head with tensors unknown to this sdc, {', '.join(sorted(strange))}: upgrade sdc-hash"
+            )
         for name, shape in expected.items():
             if name not in t or t[name].shape != shape:
                 found = t[name].shape if name in t else "nothing"
@@ -92,7 +100,7 @@ class Model:
         if "norm.running_mean" in t:
             x = (x - t["norm.running_mean"]) / np.sqrt(t["norm.running_var"] + np.float32(NORM_EPS))
             x = x * t["norm.weight"] + t["norm.bias"]
-        return x
+        return np.cos(x + t["cosine.phase"]) if "cosine.phase" in t else x
 
     def save(self, path: Path) -> Path:
         """Writes model.safetensors, whole or not at all."""

@@ -9,20 +9,31 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sdc import __version__
-from sdc.artifacts import SdcError, log, required, settle, writable
+from sdc.artifacts import SdcError, log, required, settle, unknown, writable
 from sdc.train.recipe import Recipe, make_recipe
+from sdc.train.watch import training_alarms
 
 if TYPE_CHECKING:
     from sdc.extract.store import FeatureStore
     from sdc.train.distributed import World
 
+TRAIN_ON = ("train", "database")
+
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of `sdc train`. Fields that are None take the preset's value (see `sdc.train.recipe`)."""
+    """Settings of `sdc train`. Fields that are None take the preset's value (see `sdc.train.recipe`).
+
+    Attributes:
+        train_on: the split whose rows are trained on: `train`, or `database` (no labels are needed), of which rows that
+            are queries too are left out.
+    """
 
     features: Path = Path("feats.h5")
+    train_on: str = "train"
     method: str = "sdc"
     bits: int = 64
     preset: str = "default"
@@ -31,9 +42,16 @@ class TrainSettings:
     loss: str | None = None
     quantization: str | None = None
     quantization_weight: float | None = None
+    contrastive_weight: float | None = None
     head: str | None = None
     hidden: int | None = None
+    space: str | None = None
+    locality: float | None = None
+    norm: bool | None = None
+    init: str | None = None
     epochs: int | None = None
+    budget: float | None = None
+    patience: int | None = None
     batch_size: int | None = None
     lr: float | None = None
     decay_at: int | None = None
@@ -61,11 +79,14 @@ def run(settings: TrainSettings) -> Path:
     from sdc.extract.store import FeatureStore
     from sdc.train.model import Model
 
+    start = time.monotonic()
     if not leads():
         log.setLevel(logging.WARNING)
+    if settings.train_on not in TRAIN_ON:
+        raise unknown("split to train on", settings.train_on, TRAIN_ON)
     recipe = settings.recipe()
     store = FeatureStore(required(settings.features, "features file", "sdc extract"))
-    wanted = {**vars(recipe), "features": store.fingerprint}
+    wanted = {**vars(recipe), "features": store.fingerprint, "train_on": settings.train_on}
     if settings.out.exists() and not settings.overwrite:
         try:
             found = Model.load(settings.out).metadata["settings"]
@@ -81,9 +102,9 @@ def run(settings: TrainSettings) -> Path:
 
     if isinstance(load_method(recipe.method), ClosedForm):
         # Solved by one process; the others have nothing to wait for.
-        return _train(settings, recipe, store, wanted, None) if leads() else settings.out
+        return _train(settings, recipe, store, wanted, start, None) if leads() else settings.out
     with joined(settings.device) as world:
-        return _train(settings, recipe, store, wanted, world)
+        return _train(settings, recipe, store, wanted, start, world)
 
 
 def leads() -> bool:
@@ -92,22 +113,26 @@ def leads() -> bool:
 
 
 def _train(
-    settings: TrainSettings, recipe: Recipe, store: FeatureStore, wanted: dict[str, Any], world: World | None
-) -> Path:
+    settings: TrainSettings, recipe: Recipe, store: FeatureStore, wanted: dict[str, Any], start: float,
+    world: World | None,
+) -> Path:  # fmt: skip
     from sdc.train.checkpoint import Checkpoint
     from sdc.train.fit import fit
     from sdc.train.model import Model
 
-    rows = store.splits["train"]
+    rows = store.splits[settings.train_on]
+    if settings.train_on != "train":
+        rows = np.setdiff1d(rows, store.splits["query"], assume_unique=True)
     log.info(
         "training %s, %d bits, on %d × %d features of %s",
         recipe.method, recipe.bits, len(rows), store.dimension, settings.features,
     )  # fmt: skip
-    started = time.monotonic()
     checkpoint = Checkpoint(settings.out, wanted)
     tensors, summary = fit(
-        store.features, rows, recipe, device=settings.device, checkpoint=checkpoint, resume=settings.resume, world=world
-    )
+        store.features, rows, recipe,
+        views=store.views, device=settings.device, checkpoint=checkpoint, resume=settings.resume,
+        world=world, start=start,
+    )  # fmt: skip
     if world is not None and world.rank > 0:
         return settings.out
     # Relative to the model's folder, so that the same run gives the same file wherever it takes place.
@@ -115,7 +140,9 @@ def _train(
     model = Model(tensors, metadata(recipe, wanted, path, store.fingerprint, store.provenance, summary))
     model.save(settings.out)
     checkpoint.remove()
-    log.info("%s: trained in %.1f s", settings.out, time.monotonic() - started)
+    for alarm in training_alarms(summary["curve"], solved=recipe.init == "itq" and recipe.head == "linear"):
+        log.warning("%s", alarm)
+    log.info("%s: trained in %.1f s", settings.out, time.monotonic() - start)
     return settings.out
 
 

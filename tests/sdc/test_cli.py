@@ -206,7 +206,7 @@ def test_no_write_permission_is_said(command, vectors):
 
 def test_ctrl_c_saves_a_checkpoint_and_resume_continues_it(chain, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # steps of 64 rows: threads would only wait for each other
-    arguments = ("train", "--epochs", "1500", "--batch-size", "64", "--bits", "32", "--out", "a")
+    arguments = ("train", "--epochs", "1500", "--patience", "0", "--batch-size", "64", "--bits", "32", "--out", "a")
     wait, said = 1.0, ""
     while "--resume" not in said:  # too early, and it is stopped before there is anything to save
         process = subprocess.Popen(

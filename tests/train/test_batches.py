@@ -174,8 +174,8 @@ def test_a_run_from_disk_resumes_bit_for_bit(on_disk, monkeypatch, tmp_path):
     undisturbed, _ = fit(features, np.arange(N), recipe, device="cpu")
     saved = Checkpoint.save
 
-    def save_and_stop(self, head, optimizer, state):
-        saved(self, head, optimizer, state)
+    def save_and_stop(self, head, optimizer, state, best):
+        saved(self, head, optimizer, state, best)
         if state.step == 50:
             raise KeyboardInterrupt
 

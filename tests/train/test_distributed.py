@@ -52,7 +52,7 @@ def compute(pairs, hidden, module_of, gather, x, joint):
     head.train()
     module = module_of(head)
     outputs = module(x)
-    loss = SDC(make_recipe(bits=16, pairs=pairs), 64, torch.device("cpu")).loss(gather(x), outputs)
+    loss = SDC(make_recipe(bits=16, pairs=pairs), 64, joint).loss(gather(x), outputs)
     loss.total.backward()
     found = {name: value.grad for name, value in head.named_parameters()}
     return {"loss": loss.total.detach(), "mean": head.norm.running_mean, "var": head.norm.running_var, **found}
@@ -121,14 +121,14 @@ from sdc.train import fit
 fit.SAVE_EVERY = 0.0
 end, step, done = sys.argv.pop(1), fit._Run._step, [0]
 
-def counted(self, batch):
+def counted(self, batch, number):
     done[0] += 1
     if done[0] == 10 and os.environ["RANK"] == "1":
         if end == "raise":
             raise SdcError("a bad end")
         if int(os.environ["TORCHELASTIC_RESTART_COUNT"]) < 2:
             os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch)
+    return step(self, batch, number)
 
 fit._Run._step = counted
 main()

@@ -32,6 +32,7 @@ KINDS = {
     "linear": {"method": "sdc", "head": "linear", "epochs": 1, "batch_size": 64},
     "itq": {"method": "itq"},
     "lsh": {"method": "lsh"},
+    "sh": {"method": "sh"},
     "sign": {"method": "sign"},
 }
 

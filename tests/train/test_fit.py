@@ -34,13 +34,13 @@ def equal(a, b):
 
 X, LABELS = clusters()
 ROWS = np.arange(len(X))
-RECIPE = make_recipe(bits=16, epochs=4, batch_size=64, hidden=32)
+RECIPE = make_recipe(bits=16, epochs=4, batch_size=64)
 
 
 def test_the_same_seed_gives_the_same_head_and_another_another():
     first, summary = fit(X, ROWS, RECIPE)
     assert equal(first, fit(X, ROWS, RECIPE)[0])
-    assert not equal(first, fit(X, ROWS, make_recipe(bits=16, epochs=4, batch_size=64, hidden=32, seed=1))[0])
+    assert not equal(first, fit(X, ROWS, make_recipe(bits=16, epochs=4, batch_size=64, seed=1))[0])
     assert summary["steps"] == 4 * (400 // 64)
 
 
@@ -54,10 +54,11 @@ def test_training_leaves_the_global_random_state_alone():
 
 @pytest.mark.parametrize("pairs", ["rows", "halves", "all"])
 def test_the_loss_falls_and_neighbours_survive(pairs):
-    tensors, summary = fit(X, ROWS, make_recipe(bits=32, epochs=15, batch_size=64, pairs=pairs, lr=1e-3))
+    start = {"space": "raw", "init": "random", "head": "mlp"}
+    tensors, summary = fit(X, ROWS, make_recipe(bits=32, epochs=15, batch_size=64, pairs=pairs, lr=1e-3, **start))
     curve = [epoch["total"] for epoch in summary["curve"]]
     assert curve[-1] < 0.8 * curve[0]
-    hasher = sdc.Hasher(bits=32, epochs=15, batch_size=64, pairs=pairs).fit(X)
+    hasher = sdc.Hasher(bits=32, epochs=15, batch_size=64, pairs=pairs, lr=1e-3, **start).fit(X)
     codes = np.sign(hasher.outputs(X))
     agreement = codes @ codes.T / 32
     np.fill_diagonal(agreement, -2)
@@ -86,18 +87,18 @@ def test_too_few_rows_are_refused():
 
 def test_divergence_is_said():
     with pytest.raises(SdcError, match="diverged; lower --lr"):
-        fit(X * 1e30, ROWS, make_recipe(bits=16, epochs=2, lr=1e30))
+        fit(X * 1e30, ROWS, make_recipe(bits=16, epochs=2, lr=1e30, space="raw", init="random"))
 
 
 def stop_after(monkeypatch, steps):
     """Sends this process SIGINT in the middle of a run, after so many steps."""
     step, done = fit_module._Run._step, [0]
 
-    def counted(self, batch):
+    def counted(self, batch, number):
         done[0] += 1
         if done[0] == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch)
+        return step(self, batch, number)
 
     monkeypatch.setattr(fit_module._Run, "_step", counted)
 

@@ -60,6 +60,18 @@ def test_a_bias_alone_keeps_the_features():
     np.testing.assert_array_equal(model.outputs(np.array([[1.0, 2, 3]])), [[1, 3, 3]])
 
 
+@pytest.mark.parametrize("hidden", [None, 0, 20])
+def test_a_phase_turns_outputs_into_cosines(hidden):
+    tensors = {"output.bias": np.full(16, 0.5)} if hidden is None else model_of(trained_head(hidden)).tensors
+    plain = Model(tensors, metadata())
+    phase = np.linspace(-3, 3, 16, dtype=np.float32)
+    model = Model({**tensors, "cosine.phase": phase}, metadata())
+    x = np.random.default_rng(0).standard_normal((50, model.dimension)).astype(np.float32)
+    np.testing.assert_allclose(model.outputs(x), np.cos(plain.outputs(x).astype(float) + phase), atol=1e-5)
+    assert model.outputs(x).dtype == np.float32
+    assert model.fingerprint != plain.fingerprint
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     model = model_of(trained_head(20))
     again = Model.load(model.save(tmp_path / "model.safetensors"))
@@ -105,6 +117,10 @@ def test_what_is_no_model_is_refused(tmp_path):
         Model.load(path)
     with pytest.raises(SdcError, match=r"output.weight should be"):
         Model({"output.weight": np.zeros((7, 3), np.float32), "output.bias": np.zeros(8, np.float32)}, {})
+    with pytest.raises(SdcError, match=r"cosine.phase should be \(8,\), found \(7,\)"):
+        Model({"cosine.phase": np.zeros(7, np.float32), "output.bias": np.zeros(8, np.float32)}, {})
+    with pytest.raises(SdcError, match=r"tensors unknown to this sdc, hidden.bias, norms.mean: upgrade"):
+        Model({name: np.zeros(8, np.float32) for name in ("output.bias", "hidden.bias", "norms.mean")}, {})
 
 
 def test_every_flipped_bit_and_truncation_is_refused(tmp_path):

@@ -97,6 +97,8 @@ def _head(graph: _Graph, x: str) -> str:
     if "norm.weight" in tensors:
         norm = [f"norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
         x = graph.node("BatchNormalization", x, *norm, epsilon=NORM_EPS)
+    if "cosine.phase" in tensors:
+        x = graph.node("Cos", graph.node("Add", x, "cosine.phase"))
     return x
 
 

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sdc.kernels import Loss, calibration_loss, quantile_table, sample_length
-from sdc.train.calibration import inverse_cdf
-from sdc.train.methods import Trained
+from sdc.train.calibration import LINEAR, inverse_cdf
 from sdc.train.recipe import Recipe
+from sdc.train.scaling import linear_scaling_loss
+from sdc.train.trained import Trained
+
+BANK = 2048  # training rows
+NEAREST = 10  # of the bank
 
 
 class SDC(Trained):
     """Ranks the pairs of a batch by the features and pulls their code similarities to the calibration's quantiles."""
 
-    def __init__(self, recipe: Recipe, batch_size: int, device: torch.device) -> None:
-        self.recipe = recipe
-        table = quantile_table(inverse_cdf(recipe.calibration), sample_length(batch_size, recipe.pairs))
-        self.quantiles = torch.from_numpy(table).to(device)
+    terms = Loss._fields
+
+    def __init__(self, recipe: Recipe, batch_size: int, sample: Tensor) -> None:
+        super().__init__(recipe, batch_size, sample)
+        self.bank = F.normalize(sample[:BANK])
+        names = ("pairs", "loss", "quantization", "quantization_weight")
+        self.options: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+        self.quantiles: Tensor | None = None
+        if recipe.calibration != LINEAR:
+            table = quantile_table(inverse_cdf(recipe.calibration), sample_length(batch_size, recipe.pairs))
+            self.quantiles = torch.from_numpy(table).to(sample.device)
 
     def loss(self, features: Tensor, outputs: Tensor) -> Loss:
-        recipe = self.recipe
-        return calibration_loss(
-            F.normalize(features),
-            outputs,
-            self.quantiles,
-            pairs=recipe.pairs,
-            loss=recipe.loss,
-            quantization=recipe.quantization,
-            quantization_weight=recipe.quantization_weight,
-        )
+        unit = self.teacher(features)
+        if self.quantiles is None:
+            return linear_scaling_loss(unit, outputs, **self.options)
+        return calibration_loss(unit, outputs, self.quantiles, **self.options)
+
+    def teacher(self, features: Tensor) -> Tensor:
+        """The unit vectors (B, p) by whose cosines pairs are ranked: see `sdc.train.space`."""
+        unit = super().teacher(features)
+        if not self.recipe.locality:
+            return unit
+        similarities, nearest = (unit @ self.bank.T).topk(min(NEAREST, len(self.bank)), sorted=False)
+        near = torch.einsum("bk,bkp->bp", similarities.clamp(min=0) ** 3, self.bank[nearest])
+        return F.normalize(unit + self.recipe.locality * F.normalize(near))
 
 
 METHOD = SDC
