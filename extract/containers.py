@@ -1,6 +1,8 @@
-"""Arrays in other people's files, read block by block: npy, npz, parquet, safetensors, HDF5, fvecs and bvecs.
+"""Arrays in other people's files, read block by block: npy, npz, parquet, safetensors, HDF5, fvecs, bvecs and what
+`torch.save` wrote.
 
-`tables` says what a file holds; nothing is read into memory before its blocks are asked for, and nothing is unpickled.
+`tables` says what a file holds; nothing is read into memory before its blocks are asked for, and nothing but tensors
+and plain values is unpickled.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def tables(path: Path) -> list[Table]:
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        hint = " (pickled files are never loaded)" if path.suffix.lower() in (".pt", ".pth", ".pkl", ".pickle") else ""
+        hint = " (pickled files are never loaded)" if path.suffix.lower() in (".pkl", ".pickle") else ""
         raise UsageError(
             f"cannot read {path}: unknown kind of file {path.suffix!r}{hint}, expected one of {', '.join(READERS)}"
         )
@@ -312,7 +314,13 @@ def _vecs(dtype: np.dtype[Any]) -> Callable[[Path], list[Table]]:
     return read
 
 
+def _torch(path: Path) -> list[Table]:
+    from sdc.extract.torch_dumps import read
+
+    return read(path)
+
+
 READERS: dict[str, Callable[[Path], list[Table]]] = {
     ".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".safetensors": _safetensors, ".h5": _hdf5, ".hdf5": _hdf5,
-    ".fvecs": _vecs(np.dtype("<f4")), ".bvecs": _vecs(np.dtype("u1")),
+    ".fvecs": _vecs(np.dtype("<f4")), ".bvecs": _vecs(np.dtype("u1")), ".pt": _torch, ".pth": _torch,
 }  # fmt: skip

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
 import numpy as np
@@ -16,11 +16,13 @@ import numpy as np
 import sdc
 from sdc.artifacts import Progress, SdcError, UsageError, log, required, unknown
 from sdc.extract.containers import Table, tables
+from sdc.extract.datasets import revisited
+from sdc.extract.datasets.revisited import Revisited
 from sdc.extract.parts import settled
 from sdc.extract.store import Listing, default_splits, write_features
 
 NAMES = ("features", "embeddings", "vectors")
-LABELS, IDS = "labels", "ids"
+LABELS, COARSE, IDS = "labels", "labels_coarse", "ids"
 DTYPES = ("float16", "float32")
 
 
@@ -29,12 +31,16 @@ class ImportSettings:
     """What `sdc import` takes.
 
     Attributes:
-        vectors: npy, npz, parquet, safetensors, HDF5, fvecs or bvecs; of several arrays the one named
-            features, embeddings or vectors, else the only two-dimensional one of floats.
+        vectors: npy, npz, parquet, safetensors, HDF5, fvecs, bvecs or what torch.save wrote; of several arrays the one
+            named features, embeddings or vectors, else the only two-dimensional one of floats.
         labels: one a row: text (one a line), npy, or a column of parquet; whole numbers, zeros and ones
             (N, C), or names, which become numbers in their sorted order. By default `labels` beside the vectors.
-        ids: one a row: text (one a line) or npy. By default `ids` beside the vectors, else the row numbers.
+        labels_coarse: a second level above `labels`, in the same forms. By default `labels_coarse` beside the vectors.
+        ids: one a row: text (one a line) or npy. By default `ids` beside the vectors (`id` in what torch.save wrote),
+            else the row numbers.
         splits: npz with row numbers `train`, `query`, `database`. By default `store.default_splits`.
+        groundtruth: gnd_roxford5k.pkl or one like it, which makes the splits as well. Where the ids are the names of
+            its images (an ending or folders aside), rows go by these; else they must be its images, then its queries.
         dtype: float16 or float32; by default what the vectors have: float16 stays, all else becomes float32.
         seed: of the default splits.
         out: the feature store to write.
@@ -43,8 +49,10 @@ class ImportSettings:
 
     vectors: Path
     labels: Path | None = None
+    labels_coarse: Path | None = None
     ids: Path | None = None
     splits: Path | None = None
+    groundtruth: Path | None = None
     dtype: str | None = None
     seed: int = 0
     out: Path = Path("feats.h5")
@@ -55,27 +63,37 @@ def run(settings: ImportSettings) -> Path:
     """Imports vectors into a feature store.
 
     Raises:
-        UsageError: an unknown kind of file or dtype; no or several arrays that could be meant; `out` exists
-            with other settings.
-        SdcError: a file is missing or damaged; labels, ids or splits do not fit; values that are NaN or infinite.
+        UsageError: an unknown kind of file or dtype; no or several arrays that could be meant; coarse labels
+            without labels; splits beside a ground truth; `out` exists with other settings.
+        SdcError: a file is missing or damaged; labels, ids, splits or ground truth do not fit; values that are NaN or
+            infinite.
     """
     out, source = Path(settings.out), required(Path(settings.vectors), "file of vectors", "numpy.save")
     if settings.dtype not in (None, *DTYPES):
         raise unknown("dtype", str(settings.dtype), DTYPES)
     if settings.seed < 0:
         raise UsageError(f"--seed is {settings.seed}, expected 0 or more")
+    if settings.groundtruth is not None and settings.splits is not None:
+        raise UsageError("--groundtruth makes the splits: leave out --splits")
     if out.exists() and out.samefile(source):
         raise UsageError(f"{out} is the file of vectors itself: choose another --out")
+    truth = None if settings.groundtruth is None else revisited.read(Path(settings.groundtruth))
     found = tables(source)
     vectors = _vectors(source, found)
     n, d = vectors.shape
-    labels = _labels(settings.labels, _beside(found, LABELS, n), n)
+    labels = _labels(settings.labels, _beside(found, LABELS, n), LABELS, n)
+    if settings.labels_coarse is not None and labels is None:
+        raise UsageError("--labels-coarse is a level above labels, and there are none: give --labels as well")
+    coarse = _labels(settings.labels_coarse, _beside(found, COARSE, n), COARSE, n)
     provenance = _provenance(settings, labelled=labels is not None)
     if settled(out, provenance, overwrite=settings.overwrite):
         return out
     ids = _ids(settings.ids, _beside(found, IDS, n), n)
-    splits = default_splits(n, settings.seed) if settings.splits is None else _splits(settings.splits)
-    listing = Listing(ids, splits, labels)
+    if truth is not None:
+        listing = replace(_landmarks(truth, ids), labels=labels, labels_coarse=coarse)
+    else:
+        splits = default_splits(n, settings.seed) if settings.splits is None else _splits(settings.splits)
+        listing = Listing(ids, splits, labels, coarse)
     dtype = settings.dtype or ("float16" if vectors.dtype == "float16" else "float32")
     log.info("import: %s of %s as %s", vectors, source, dtype)
     with Progress("import", n, "rows") as progress:
@@ -104,7 +122,7 @@ def _vectors(source: Path, found: Sequence[Table]) -> Table:
     """The array of the file that holds the vectors."""
     matrices = [table for table in found if len(table.shape) == 2 and table.numeric]
     named = [table for table in matrices if _leaf(table) in NAMES]
-    floats = [table for table in matrices if table.floating and _leaf(table) not in (LABELS, IDS)]
+    floats = [table for table in matrices if table.floating and _leaf(table) not in (LABELS, COARSE, IDS)]
     for choice in (named, floats, matrices if len(found) == 1 else []):
         if len(choice) == 1:
             vectors = choice[0]
@@ -131,8 +149,8 @@ def _beside(found: Sequence[Table], name: str, n: int) -> Table | None:
     return None
 
 
-def _labels(path: Path | None, beside: Table | None, n: int) -> np.ndarray | None:
-    values = _given(path, beside, LABELS, n)
+def _labels(path: Path | None, beside: Table | None, name: str, n: int) -> np.ndarray | None:
+    values = _given(path, beside, name, n)
     if values is None:
         return None
     if values.ndim == 2 and values.shape[1] == 1:
@@ -141,11 +159,11 @@ def _labels(path: Path | None, beside: Table | None, n: int) -> np.ndarray | Non
         return values.astype(np.int64)
     if values.dtype.kind not in "OUS" or values.ndim != 1:
         return values  # whole numbers; or what the listing refuses
-    names = _texts(values, path or LABELS)
-    if all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
-        return np.array([int(name) for name in names])
+    names = _texts(values, path or name)
+    if all(re.fullmatch(r"-?\d{1,18}", text) for text in names):
+        return np.array([int(text) for text in names])
     classes, numbers = np.unique(np.array(names), return_inverse=True)
-    log.info("labels: %d classes, numbered in this order: %s", len(classes), ", ".join(classes[:10].tolist()))
+    log.info("%s: %d classes, numbered in this order: %s", name, len(classes), ", ".join(classes[:10].tolist()))
     return numbers
 
 
@@ -209,6 +227,24 @@ def _splits(path: Path) -> dict[str, np.ndarray]:
     return {table.name: table.read() for table in tables(path)}
 
 
+def _landmarks(found: Revisited, ids: Sequence[str]) -> Listing:
+    """Rows that have these ids as the database and the queries of a ground truth."""
+    names = {*found.images, *found.queries}
+    stems = [PurePosixPath(name).stem for name in ids]
+    try:
+        if not names.isdisjoint(stems):
+            return found.listing(stems)
+        if len(ids) == len(names):
+            return found.listing()
+    except SdcError as error:
+        raise SdcError(f"the ground truth does not fit the vectors: {error}") from error
+    raise SdcError(
+        f"the ground truth does not fit the vectors: found {len(ids)} rows, whose ids ({ids[0]}, ...) are none of "
+        f"its images; expected {len(found.images)} images and then {len(found.queries)} queries in its order, or ids "
+        "by their names"
+    )
+
+
 def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
     def stamp(path: Path | None) -> dict[str, Any] | None:
         if path is None:
@@ -217,7 +253,12 @@ def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
         return {"name": Path(path).name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
     files = {name: stamp(getattr(settings, name)) for name in ("vectors", "labels", "ids", "splits")}
-    seed = settings.seed if settings.splits is None else None
+    if settings.labels_coarse is not None:  # only then, so that imports without them stay what they were
+        files[COARSE] = stamp(settings.labels_coarse)
+    if settings.groundtruth is not None:
+        files["groundtruth"] = stamp(settings.groundtruth)
+    seed = settings.seed if settings.splits is None and settings.groundtruth is None else None
+    protocol = {"name": "category", "at": 1000} if labelled else None
     return {
         "source": "import",
         "backbone": None,
@@ -225,7 +266,7 @@ def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
         "weights_sha256": None,
         "preprocessing": {},
         "dataset": Path(settings.vectors).stem,
-        "protocol": {"name": "category", "at": 1000} if labelled else None,
+        "protocol": protocol if settings.groundtruth is None else dict(revisited.PROTOCOL),
         "settings": {**files, "dtype": settings.dtype, "seed": seed},
         "version": sdc.__version__,
     }

@@ -12,7 +12,7 @@ from sdc.artifacts import SdcError, UsageError, torch_device
 from sdc.extract import backbones
 from sdc.extract.backbones.base import Backbone
 from sdc.extract.backbones.tokens import with_tokens
-from sdc.extract.images import Preprocessing, batches
+from sdc.extract.images import Batch, Preprocessing, batches
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,31 @@ class Encoder:
         """
         if not len(pixels):
             return np.empty((0, self.backbone.dimension), STORED)
-        return self._computed(pixels, lambda images: [self.module(images)])[0]
+        return self._computed(pixels, lambda images: [self.module(images).half()])[0]
+
+    def features(self, batch: Batch) -> np.ndarray:
+        """The features of a batch's images, which may be squares or have shapes of their own: (n, d) float16."""
+        if batch.scaled:
+            return np.stack([self.over_scales(image) for image in batch.scaled])
+        return self(batch.pixels)
+
+    def over_scales(self, image: Sequence[np.ndarray]) -> np.ndarray:
+        """The features of one image at several scales: l2-normalised each, averaged, and normalised again.
+
+        Args:
+            image: (h, w, 3) uint8 for each scale.
+
+        Returns:
+            (d,) float16 of length 1.
+
+        Raises:
+            SdcError: the device's memory is too small.
+        """
+        units = [
+            unit(self._computed(pixels[None], lambda images: [self.module(images).float()])[0]) for pixels in image
+        ]
+        mean: np.ndarray = unit(np.mean(units, axis=0))[0]
+        return mean.astype(STORED)
 
     def with_tokens(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The features of a batch, and the patch tokens that `sdc.extract.backbones.tokens` says.
@@ -70,7 +94,9 @@ class Encoder:
         if not len(pixels):
             features, tokens = self.with_tokens(np.zeros((1, *pixels.shape[1:]), np.uint8))
             return features[:0], tokens[:0]
-        features, tokens = self._computed(pixels, lambda images: with_tokens(self.module, images))
+        features, tokens = self._computed(
+            pixels, lambda images: [output.half() for output in with_tokens(self.module, images)]
+        )
         return features, tokens
 
     def _computed(
@@ -80,10 +106,12 @@ class Encoder:
 
         try:
             with torch.inference_mode(), self.precision():
-                return [output.half().cpu().numpy() for output in compute(self.normalised(pixels))]
+                return [output.cpu().numpy() for output in compute(self.normalised(pixels))]
         except torch.OutOfMemoryError as error:
+            count, height, width, _ = pixels.shape
             raise SdcError(
-                f"{self.device} has too little memory for {len(pixels)} images at once: choose a smaller --batch-size"
+                f"{self.device} has too little memory for {count} images of {width} x {height} pixels at once: "
+                f"choose a smaller --{'batch-size' if count > 1 else 'image-size'}"
             ) from error
 
     def precision(self) -> torch.autocast:
@@ -98,6 +126,12 @@ class Encoder:
 
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
         return images.sub_(self._mean).div_(self._std)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, d) scaled to length 1; those that are all zeros stay."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths == 0, 1, lengths)
 
 
 def recorded_encoder(provenance: Mapping[str, Any], weights: str | None = None, device: str | None = None) -> Encoder:
@@ -118,7 +152,8 @@ def recorded_encoder(provenance: Mapping[str, Any], weights: str | None = None, 
         raise UsageError(f"these features were made with the weights file {tag[5:]}: name that file as the weights")
     if weights is None and tag.startswith("random:"):
         weights = tag
-    backbone = backbones.load(name, weights, Preprocessing.of(provenance["preprocessing"]).size)
+    preprocessing = Preprocessing.of(provenance["preprocessing"])
+    backbone = backbones.load(name, weights, preprocessing.size, any_shape=bool(preprocessing.scales))
     if backbone.weights_sha256 != provenance["weights_sha256"]:
         raise SdcError(
             f"the weights of {name} found here ({backbone.weights}, SHA-256 {backbone.weights_sha256[:16]}...) are not "
@@ -154,4 +189,4 @@ def features_of_images(
         for row, reason in batch.skipped:
             raise SdcError(f"cannot read the image {paths[row]}: {reason}")
     encoder = recorded_encoder(provenance, weights)
-    return np.concatenate([encoder(batch.pixels) for batch in loaded])
+    return np.concatenate([encoder.features(batch) for batch in loaded])

@@ -3,50 +3,73 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, unknown
+from sdc.artifacts import SdcError, UsageError, unknown
 from sdc.extract.augment import Augmentation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-RESIZES = ("squash", "crop")
+RESIZES = ("squash", "crop", "longest")
+LONGEST, SCALES = 1024, (0.7071, 1.0, 1.4142)  # the size and the scales at which landmark sets are embedded by default
+SHORTEST = 32  # pixels of a side below which some networks have nothing left after their last pooling
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
 EXIF_ORIENTATION = 0x0112
 LARGEST = 1 << 26  # pixels of a resized image, before the crop: else a line of one pixel's width fills the memory
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a backbone's input.
+    """How an image becomes a backbone's input: a square, or for landmark sets its own shape at several scales.
 
     Attributes:
-        size: S, the side of the square in pixels.
+        size: S, the side of the square in pixels; of the longest side at scale 1.
         resize: "squash": bicubic to S x S, whatever the aspect, as for CIFAR. "crop": the shorter side bicubic to
-            S * 256 / 224, then the S x S in the centre.
+            S * 256 / 224, then the S x S in the centre. "longest": it keeps its shape; where its longest side is above
+            S it is made S, smaller ones stay (a query's box keeps the scale that its object has in the database).
         mean, std: of each colour, on a scale of 0 to 1; the backbone sees (pixel / 255 - mean) / std.
+        scales: of "longest" alone: factors of that size, each an input of its own.
+
+    Raises:
+        UsageError: an unknown resize, scales where there must be none, no scales or bad ones where there must be some.
     """
 
     size: int
     resize: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
             raise unknown("resize", self.resize, RESIZES)
+        if self.resize != "longest" and self.scales:
+            raise UsageError("--scales is for landmark sets, whose images keep their shape: these become squares")
+        if self.resize == "longest" and not self.scales:
+            raise UsageError("--scales names none, expected at least one, such as 1")
+        for scale in self.scales:
+            if not 0 < scale * self.size <= LARGEST**0.5:
+                least, most = 1 / self.size, LARGEST**0.5 / self.size
+                raise UsageError(f"--scales has {scale:g}, expected {least:.2g} to {most:.2g} at {self.size} pixels")
 
     def record(self) -> dict[str, Any]:
         """What a feature store keeps of it."""
         return {
             "size": self.size, "resize": self.resize, "interpolation": "bicubic",
             "mean": list(self.mean), "std": list(self.std),
+            **({"scales": list(self.scales)} if self.scales else {}),
         }  # fmt: skip
 
     @classmethod
@@ -59,7 +82,8 @@ class Preprocessing:
         try:
             if record["interpolation"] != "bicubic":
                 raise ValueError(f"interpolation {record['interpolation']!r}")
-            return cls(int(record["size"]), record["resize"], tuple(record["mean"]), tuple(record["std"]))
+            mean, std, scales = (tuple(record.get(name, ())) for name in ("mean", "std", "scales"))
+            return cls(int(record["size"]), record["resize"], mean, std, scales)
         except (KeyError, TypeError, ValueError) as error:
             raise SdcError(f"the recorded preprocessing cannot be repeated ({error!r} in {record!r})") from error
 
@@ -83,6 +107,32 @@ class Preprocessing:
             left, upper = round((width - size) / 2), round((height - size) / 2)
             image = image.resize((width, height), Resampling.BICUBIC).crop((left, upper, left + size, upper + size))
         return np.array(image.convert("RGB"))  # grey ones are cheaper to resize in grey, and come out the same
+
+    def scaled(self, image: Image) -> list[np.ndarray]:
+        """An image at each of the scales as (h, w, 3) uint8; no side is below `SHORTEST`."""
+        from PIL.Image import Resampling
+
+        image = eight_bits(upright(image))
+        fit = min(1.0, self.size / max(image.size))
+        found = []
+        for scale in self.scales:
+            width, height = (max(SHORTEST, round(side * fit * scale)) for side in image.size)
+            found.append(np.array(image.resize((width, height), Resampling.BICUBIC).convert("RGB")))
+        return found
+
+
+def open_file(path: Path) -> Image:
+    """An image file, not yet decoded.
+
+    Raises:
+        ValueError: the file is empty.
+        Exception: whatever PIL raises for a file that is no image.
+    """
+    from PIL import Image as Images
+
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
+    return Images.open(path)
 
 
 def upright(image: Image) -> Image:
@@ -121,16 +171,18 @@ class Batch:
     """Some images, ready for a backbone.
 
     Attributes:
-        pixels: (n, S, S, 3) uint8.
+        pixels: (n, S, S, 3) uint8; none where images keep their shape.
         rows: (n,) int64, the rows they belong to.
         skipped: (row, reason) of those that could not be read.
         views: (V, n, S, S, 3) uint8, augmented views of them, where these were asked for.
+        scaled: of each of the n images its (h, w, 3) uint8 at each scale, where images keep their shape.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
     skipped: list[tuple[int, str]]
     views: np.ndarray
+    scaled: list[list[np.ndarray]] = field(default_factory=list)
 
 
 def load_batch(
@@ -140,14 +192,18 @@ def load_batch(
     augmentation: Augmentation | None = None,
 ) -> Batch:
     """Reads and prepares the images of `rows`; those that cannot be read are left out, with the reason."""
-    size = preprocessing.size
-    pixels = np.empty((1 + (augmentation.views if augmentation else 0), len(rows), size, size, 3), np.uint8)
+    size, squares = preprocessing.size, 0 if preprocessing.scales else len(rows)
+    pixels = np.empty((1 + (augmentation.views if augmentation else 0), squares, size, size, 3), np.uint8)
+    scaled: list[list[np.ndarray]] = []
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     for row in rows:
         try:
             with open_image(row) as image:
-                pixels[0, len(kept)] = preprocessing.pixels(image)
+                if preprocessing.scales:
+                    scaled.append(preprocessing.scaled(image))
+                else:
+                    pixels[0, len(kept)] = preprocessing.pixels(image)
                 if augmentation:
                     pixels[1:, len(kept)] = augmentation(eight_bits(upright(image)), row)
         except MemoryError:
@@ -156,15 +212,18 @@ def load_batch(
             skipped.append((row, _reason(error)))
         else:
             kept.append(row)
-    return Batch(pixels[0, : len(kept)], np.array(kept, np.int64), skipped, pixels[1:, : len(kept)])
+    return Batch(pixels[0, : len(kept)], np.array(kept, np.int64), skipped, pixels[1:, : len(kept)], scaled)
 
 
 def _reason(error: Exception) -> str:
     """One line that does not depend on where the file lies."""
+    from PIL import Image as Images
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or damaged at its beginning"
+    if isinstance(error, (Images.DecompressionBombWarning, Images.DecompressionBombError)):
+        return f"more than {(Images.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels: make it smaller"
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
@@ -183,15 +242,19 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """Loads a batch for each group of rows, in their order, some batches ahead of who takes them.
 
-    Threads do: PIL decodes and resizes without holding the interpreter's lock.
+    Threads do: PIL decodes and resizes without holding the interpreter's lock. Images above the size from which PIL
+    warns, 89 million pixels, are not decoded but left out: one in each thread might fill the memory.
 
     Args:
         workers: how many threads; one for each CPU by default.
         augmentation: makes further views, if any.
     """
+    from PIL.Image import DecompressionBombWarning
+
     workers = workers or _cpus()
     pending: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
+        warnings.simplefilter("error", DecompressionBombWarning)
         try:
             for rows in groups:
                 pending.append(pool.submit(load_batch, open_image, rows, preprocessing, augmentation))

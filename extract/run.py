@@ -18,8 +18,9 @@ from sdc.extract.augment import Augmentation
 from sdc.extract.backbones.base import Backbone
 from sdc.extract.backbones.tokens import require_tokens
 from sdc.extract.datasets import Dataset
+from sdc.extract.datasets.about import Prefixes
 from sdc.extract.encoder import Encoder
-from sdc.extract.images import Batch, Preprocessing, batches
+from sdc.extract.images import LONGEST, SCALES, Batch, Preprocessing, batches
 from sdc.extract.parts import Parts, settled
 from sdc.extract.sample import stratified
 from sdc.extract.store import FEATURES, TOKENS, FeatureStore, view_name
@@ -32,13 +33,15 @@ class ExtractSettings:
     Attributes:
         backbone: one of `sdc.extract.backbones.BACKBONES`, or a name of timm's.
         data: one of `sdc.extract.datasets.DATASETS`.
-        root: the folder that the set lies in.
+        root: the folder that the set lies in; see `sdc.extract.datasets.about.find_root` for the default.
         weights: a file, or "random:SEED"; by default the pretrained ones.
-        image_size: side of the backbone's input in pixels; by default its own.
+        image_size: side of the backbone's input in pixels; by default its own. For landmark sets the longest side.
+        scales: for landmark sets: factors of that size, see `sdc.extract.encoder.Encoder.over_scales`.
         limit: a sample of at most so many images.
         views: how many views of each image; all but the first are augmented.
         tokens: keep the patch tokens as well, which vision transformers have.
-        split: for a folder: the share of queries, or a file.
+        split: for sets that take one: a file, or for a folder the share of queries.
+        strip_prefix, add_prefix: for sets of list files, see `sdc.extract.datasets.about.Prefixes`.
         batch_size: images at once through the backbone.
         part_rows: images in a part, which is what a kill can cost.
         workers: threads that load images; by default one for each CPU.
@@ -53,10 +56,13 @@ class ExtractSettings:
     root: Path | None = None
     weights: str | None = None
     image_size: int | None = None
+    scales: tuple[float, ...] | None = None
     limit: int | None = None
     views: int = 1
     tokens: bool = False
     split: str | None = None
+    strip_prefix: str | None = None
+    add_prefix: str | None = None
     batch_size: int = 64
     part_rows: int = 1024
     workers: int | None = None
@@ -70,8 +76,8 @@ class ExtractSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}, expected 0 or more")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed is {self.seed}, expected 0 to {2**31 - 1}")
 
 
 def run(settings: ExtractSettings) -> Path:
@@ -89,9 +95,9 @@ def run(settings: ExtractSettings) -> Path:
     """
     if settings.tokens:
         require_tokens(settings.backbone, backbones.recipe_of(settings.backbone))
-    whole = datasets.load(settings.data, settings.root, settings.split, settings.seed)
-    backbone = backbones.load(settings.backbone, settings.weights, settings.image_size)
-    preprocessing = Preprocessing(backbone.image_size, whole.resize, backbone.mean, backbone.std)
+    prefixes = Prefixes(settings.strip_prefix, settings.add_prefix)
+    whole = datasets.load(settings.data, settings.root, settings.split, settings.seed, prefixes)
+    backbone, preprocessing = _prepared(settings, whole.resize)
     provenance = _provenance(settings, whole, backbone, preprocessing)
     if settled(settings.out, provenance, overwrite=settings.overwrite):
         return settings.out
@@ -111,6 +117,17 @@ def run(settings: ExtractSettings) -> Path:
         raise
     _report(FeatureStore(out, verify=False), len(dataset))
     return out
+
+
+def _prepared(settings: ExtractSettings, resize: str) -> tuple[Backbone, Preprocessing]:
+    """The backbone, and how images are made its input."""
+    size, scales = settings.image_size, settings.scales
+    if resize == "longest":
+        if settings.views > 1 or settings.tokens:
+            raise UsageError("--views and --tokens are not for landmark sets, whose images keep their shape")
+        size, scales = size or LONGEST, SCALES if scales is None else scales
+    backbone = backbones.load(settings.backbone, settings.weights, size, any_shape=resize == "longest")
+    return backbone, Preprocessing(backbone.image_size, resize, backbone.mean, backbone.std, scales or ())
 
 
 def _provenance(
@@ -152,7 +169,9 @@ def make_parts(
     augmentation = None
     if settings.views > 1:
         augmentation = Augmentation(settings.views - 1, preprocessing.size, settings.seed, ids)
-    plan = {number: _groups(parts.rows(number), settings.batch_size) for number in parts.missing()}
+    # Images of shapes of their own go through the backbone one by one, and are large.
+    size = 1 if preprocessing.scales else settings.batch_size
+    plan = {number: _groups(parts.rows(number), size) for number in parts.missing()}
     loading = batches(dataset.open, itertools.chain(*plan.values()), preprocessing, settings.workers, augmentation)
     total = sum(len(parts.rows(number)) for number in plan)
     embedded, failed = 0, ""
@@ -181,7 +200,7 @@ def _embedded(batch: Batch, encoder: Encoder, *, tokens: bool) -> dict[str, np.n
     """
     views = {view_name(number): encoder(pixels) for number, pixels in enumerate(batch.views, 1)}
     if not tokens:
-        return {FEATURES: encoder(batch.pixels), **views}
+        return {FEATURES: encoder.features(batch), **views}
     features, patches = encoder.with_tokens(batch.pixels)
     return {FEATURES: features, **views, TOKENS: patches}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from sdc.extract.backbones.base import Backbone, Recipe
 from sdc.extract.backbones.weights import from_hub, load_file, sha256
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 BACKBONES = {
@@ -20,30 +22,40 @@ BACKBONES = {
     "efficientnet_lite0": "sdc.extract.backbones.efficientnet_lite0",
     "resnet50": "sdc.extract.backbones.resnet50",
     "vgg16": "sdc.extract.backbones.vgg16",
+    "vit_base": "sdc.extract.backbones.vit_base",
 }
 
 
-def load(name: str, weights: str | None = None, image_size: int | None = None) -> Backbone:
+def load(name: str, weights: str | None = None, image_size: int | None = None, *, any_shape: bool = False) -> Backbone:
     """Makes a backbone, with its weights, on the CPU.
 
     Args:
         name: one of `BACKBONES`, or any name of timm's, with or without a tag.
         weights: a file, "random:SEED", or None for the pretrained ones.
         image_size: the side of its input in pixels; by default what the weights were trained at.
+        any_shape: it is to take inputs of different shapes. Vision transformers then interpolate their position
+            embeddings for each, and pad it to whole patches.
 
     Raises:
-        UsageError: an unknown name, a size the backbone does not take, a seed that is none.
+        UsageError: an unknown name, a size or shapes that the backbone does not take, a seed that is none.
         SdcError: the weights cannot be had or do not fit.
     """
     import timm
 
     recipe = recipe_of(name)
     config = timm.models.get_pretrained_cfg(recipe.model)
-    module, tag = _with_weights(recipe, config, weights)
+    if any_shape and config.fixed_input_size:
+        recipe = replace(recipe, options={**recipe.options, "dynamic_img_size": True, "dynamic_img_pad": True})
+    try:
+        module, tag = _with_weights(recipe, config, weights)
+    except TypeError as error:
+        if not any_shape:
+            raise
+        raise _squares_alone(name, error) from error
     digest = sha256(module)
     size = image_size or config.input_size[-1]
-    dimension = _resized(name, module.eval(), config, size)
-    mean, std = tuple(config.mean), tuple(config.std)
+    dimension = _any_shape(name, module.eval(), config) if any_shape else _resized(name, module.eval(), config, size)
+    mean, std = recipe.mean or tuple(config.mean), recipe.std or tuple(config.std)
     return Backbone(name, module, dimension, size, mean, std, tag, digest)
 
 
@@ -95,6 +107,29 @@ def _with_weights(recipe: Recipe, config: Any, weights: str | None) -> tuple[nn.
     return module, f"file:{path.name}" if weights else path.stem
 
 
+def _any_shape(name: str, module: nn.Module, config: Any) -> int:
+    """How many features the module makes of an image that is no square.
+
+    Raises:
+        UsageError: it takes none.
+    """
+    import torch
+
+    height, width = config.input_size[-2], config.input_size[-1] * 3 // 2
+    try:
+        with torch.inference_mode():
+            return _dimension(name, module(torch.zeros(1, 3, height, width)))
+    except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
+        raise _squares_alone(name, error) from error
+
+
+def _squares_alone(name: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"{name} takes squares alone ({' '.join(str(error).split())[:120]}), but the images of landmark sets keep "
+        "their shape: choose another backbone, such as resnet50"
+    )
+
+
 def _resized(name: str, module: nn.Module, config: Any, size: int) -> int:
     """Sets the module to images of this size; returns how many features it makes of one.
 
@@ -109,12 +144,16 @@ def _resized(name: str, module: nn.Module, config: Any, size: int) -> int:
             # After the weights are in: position embeddings are interpolated from theirs.
             module.set_input_size(img_size=(size, size))  # type: ignore[operator]
         with torch.inference_mode():
-            shape = module(torch.zeros(1, 3, size, size)).shape
+            return _dimension(name, module(torch.zeros(1, 3, size, size)))
     except (AttributeError, AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise UsageError(
             f"{name} does not take images of {size} x {size} pixels ({' '.join(str(error).split())[:120]}): "
             f"its own size is {native}, choose another --image-size"
         ) from error
-    if len(shape) != 2:
-        raise UsageError(f"{name} gives features of shape {tuple(shape[1:])} an image, expected one row of them")
-    return int(shape[1])
+
+
+def _dimension(name: str, features: torch.Tensor) -> int:
+    if features.ndim != 2:
+        shape = tuple(features.shape[1:])
+        raise UsageError(f"{name} gives features of shape {shape} an image, expected one row of them")
+    return int(features.shape[1])

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 State = dict[str, "torch.Tensor"]
+Colors = tuple[float, float, float]
+IMAGENET_MEAN: Colors = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colors = (0.229, 0.224, 0.225)
 
 
 def _as_it_is(state: State, names: Sequence[str]) -> State:
@@ -27,12 +30,15 @@ class Recipe:
             model's output is its features.
         convert: turns a state dict of another usual layout into timm's, given the names of the model's tensors in
             order; leaves others as they are.
+        mean, std: of each colour, what the input is normalised with, where it is not what timm records of the weights.
         packaged: finds the weights' file where a Python package ships them; by default they come from timm's hub.
     """
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     convert: Callable[[State, Sequence[str]], State] = _as_it_is
+    mean: Colors | None = None
+    std: Colors | None = None
     packaged: Callable[[], Path] | None = None
 
 
@@ -54,7 +60,7 @@ class Backbone:
     module: torch.nn.Module
     dimension: int
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colors
+    std: Colors
     weights: str
     weights_sha256: str

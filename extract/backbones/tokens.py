@@ -48,6 +48,6 @@ def require_tokens(name: str, recipe: Recipe) -> None:
         )
     if not found:
         raise UsageError(
-            f"--tokens: {name} has no patch tokens, only vision transformers have: "
-            "deit_base, or one of timm's such as vit_base_patch16_224, beit_base_patch16_224, eva02_base_patch14_224"
+            f"--tokens: {name} has no patch tokens, only vision transformers have: deit_base, "
+            "vit_base, or one of timm's such as vit_small_patch16_224, beit_base_patch16_224, eva02_base_patch14_224"
         )

@@ -1,4 +1,7 @@
-"""Image sets, one a file. A new one is a file with a `load(root, split, seed)` and a line in `DATASETS`."""
+"""Image sets, one a file. A new one is a file with `ABOUT` and `load(root, split, seed)`, and a line in `DATASETS`.
+
+The loaders of sets of list files take `Prefixes` as well.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import unknown
+from sdc.artifacts import UsageError, unknown
+from sdc.extract.datasets.about import AS_LISTED, About, Prefixes, find_root
 from sdc.extract.store import Listing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 DATASETS = {
+    "cifar10": "sdc.extract.datasets.cifar10",
+    "coco": "sdc.extract.datasets.coco",
     "fashion-mnist": "sdc.extract.datasets.fashion_mnist",
     "folder": "sdc.extract.datasets.folder",
+    "gldv2": "sdc.extract.datasets.gldv2",
+    "imagenet100": "sdc.extract.datasets.imagenet100",
+    "list": "sdc.extract.datasets.list_files",
+    "nuswide": "sdc.extract.datasets.nuswide",
+    "roxf": "sdc.extract.datasets.roxf",
+    "rparis": "sdc.extract.datasets.rparis",
 }
 
 
@@ -32,7 +44,7 @@ class Dataset:
         open: the image of a row of the listing, 0 to N - 1; called from several threads. Raises whatever PIL
             raises where the image cannot be read.
         content: a hash of what the images are (not where they lie): with another one, features are others.
-        resize: how an image becomes a square, see `sdc.extract.images.Preprocessing`.
+        resize: how an image becomes the backbone's input, see `sdc.extract.images.Preprocessing`.
         protocol: how the set is evaluated.
     """
 
@@ -52,20 +64,46 @@ class Dataset:
         return replace(self, listing=self.listing.select(rows), open=lambda row: self.open(numbers[row]))
 
 
-def load(name: str, root: Path | None = None, split: str | None = None, seed: int = 0) -> Dataset:
+def load(
+    name: str,
+    root: Path | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    prefixes: Prefixes = AS_LISTED,
+) -> Dataset:
     """Lists a set.
 
     Args:
         name: one of `DATASETS`.
-        root: the folder it lies in; some sets find theirs by themselves.
-        split: a ratio or a file, for sets without splits of their own.
+        root: the folder it lies in; by default what `sdc.extract.datasets.about.find_root` finds.
+        split: a ratio or a file, for sets that take one.
         seed: for random splits.
+        prefixes: what changes in the paths of list files.
 
     Raises:
-        UsageError: an unknown name, a missing or pointless `root` or `split`.
+        UsageError: an unknown name, no `root`, an option that the set does not take.
         SdcError: the set's files are missing or damaged.
     """
+    about = about_of(name)
+    for option, value in (("split", split), ("strip-prefix", prefixes.strip), ("add-prefix", prefixes.add)):
+        if value is not None and option not in about.options:
+            takers = [other for other in DATASETS if option in about_of(other).options]
+            has = "has a split of its own" if option == "split" else "has no list files"
+            raise UsageError(f"{name} {has}: leave out --{option} (it is for --data {', '.join(takers)})")
+    module = importlib.import_module(DATASETS[name])
+    further = (prefixes,) if "strip-prefix" in about.options else ()
+    dataset: Dataset = module.load(find_root(name, about, root), split, seed, *further)
+    return dataset
+
+
+def about_of(name: str) -> About:
+    """What there is to know of a set. Raises UsageError for an unknown name."""
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    dataset: Dataset = importlib.import_module(DATASETS[name]).load(root, split, seed)
-    return dataset
+    about: About = importlib.import_module(DATASETS[name]).ABOUT
+    return about
+
+
+def catalogue() -> dict[str, Any]:
+    """All sets, as JSON: what `sdc datasets` prints."""
+    return {"datasets": [{"name": name, **about_of(name).record()} for name in DATASETS]}

@@ -1,4 +1,13 @@
-"""Fashion-MNIST: 70000 grey images of 28 x 28 pixels in 10 classes (Xiao, Rasul and Vollgraf 2017)."""
+"""Fashion-MNIST: 70000 grey images of 28 x 28 pixels in 10 classes (Xiao, Rasul and Vollgraf 2017).
+
+The coarse labels above the classes are ours: what is worn where.
+
+    0 tops      T-shirt/top (0), pullover (2), coat (4), shirt (6)
+    1 bottoms   trouser (1)
+    2 dresses   dress (3)
+    3 shoes     sandal (5), sneaker (7), ankle boot (9)
+    4 bags      bag (8)
+"""
 
 from __future__ import annotations
 
@@ -11,26 +20,37 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, checksum, fingerprint, log
+from sdc.artifacts import SdcError, checksum, fingerprint, log
 from sdc.extract.datasets import Dataset
+from sdc.extract.datasets.about import About
 from sdc.extract.store import Listing
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 HALVES = ("train", "t10k")
 QUERIES, TRAINING = 100, 500  # of each class
+COARSE = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3], np.int32)  # the coarse label of each class
+ABOUT = About(
+    "70,000 grey images of 28 x 28 pixels, articles of clothing in 10 classes",
+    needs={
+        f"{half}-{kind}-ubyte.gz": "Debian's package dataset-fashion-mnist; else downloaded"
+        for half in HALVES
+        for kind in ("images-idx3", "labels-idx1")
+    },
+    splits="of each class 100 query, 6,900 database, 500 of these train: 5,000 / 1,000 / 69,000",
+    labels="1 of 10 classes, 5 coarse ones above",
+    resize="squash",
+    finds_itself=True,
+)
 
 
 def load(root: Path | None, split: str | None, seed: int) -> Dataset:
-    """The pool of both halves, train first, with the split that the comparisons use: it has no use for `seed`.
+    """The pool of both halves, train first, with the split that the comparisons use: no use for `split` and `seed`.
 
     The files are taken from `root`, else from the Debian package, else downloaded into the user's cache.
 
     Raises:
-        UsageError: a `split`: the set has its own.
         SdcError: files are missing or damaged, or cannot be downloaded.
     """
-    if split is not None:
-        raise UsageError("fashion-mnist has a split of its own: leave out --split (it is for --data folder)")
     folder = _folder(root)
     images = [_read(folder, f"{half}-images-idx3-ubyte", 3) for half in HALVES]
     labels = [_read(folder, f"{half}-labels-idx1-ubyte", 1) for half in HALVES]
@@ -38,6 +58,8 @@ def load(root: Path | None, split: str | None, seed: int) -> Dataset:
         if len(pictures) != len(classes):
             raise SdcError(f"{folder}: {half} has {len(pictures)} images but {len(classes)} labels, expected as many")
     pool, classes = np.concatenate(images), np.concatenate(labels).astype(np.int32)
+    if classes.max(initial=0) >= len(COARSE):
+        raise SdcError(f"{folder}: found label {classes.max()}, expected 0 to 9; fetch the files again")
     ids = [f"{half}/{row:05d}" for half, part in zip(HALVES, images, strict=True) for row in range(len(part))]
 
     def picture(row: int):  # type: ignore[no-untyped-def]  # PIL is imported where it is used
@@ -47,16 +69,17 @@ def load(root: Path | None, split: str | None, seed: int) -> Dataset:
 
     return Dataset(
         "fashion-mnist",
-        Listing(ids, splits(classes), classes),
+        Listing(ids, splits(classes), classes, COARSE[classes]),
         picture,
         content=fingerprint({"images": checksum(pool), "labels": checksum(classes)}),
-        resize="squash",
+        resize=ABOUT.resize,
+        protocol=ABOUT.protocol,
     )
 
 
-def splits(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """100 queries of each class, the rest is the database, and 500 of that are the training rows."""
-    random = np.random.RandomState(0)
+def splits(labels: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """100 queries of each class 0 to 9, the rest is the database, and 500 of that are the training rows."""
+    random = np.random.RandomState(seed)
     query, train, database = [], [], []
     for label in range(10):
         rows = random.permutation(np.flatnonzero(labels == label))

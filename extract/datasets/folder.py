@@ -10,18 +10,23 @@ import numpy as np
 
 from sdc.artifacts import SdcError, UsageError, fingerprint, log
 from sdc.extract.datasets import Dataset
+from sdc.extract.datasets.about import About
+from sdc.extract.images import SUFFIXES, open_file
 from sdc.extract.store import SPLITS, Listing, default_splits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
-    ".tif", ".tiff", ".webp",
-)  # fmt: skip
+ABOUT = About(
+    "any folder of images",
+    needs={"images (.jpg, .png, ...) at any depth": "wherever you have them"},
+    splits="--split RATIO (the share of queries) or FILE (lines `path split`); else 1 in 10 query, at most 1,000",
+    labels="the first level of subfolders, if there is one",
+    options=("split",),
+)
 
 
-def load(root: Path | None, split: str | None, seed: int) -> Dataset:
+def load(root: Path, split: str | None, seed: int) -> Dataset:
     """All images below `root`, in the order of their paths, which are their ids.
 
     Args:
@@ -30,14 +35,9 @@ def load(root: Path | None, split: str | None, seed: int) -> Dataset:
             images without a line are left out. By default `default_splits`.
 
     Raises:
-        UsageError: no `root`, a ratio out of (0, 1), a split file that is not there.
-        SdcError: no such folder, no image in it, a split file that names an unknown image or split.
+        UsageError: a ratio out of (0, 1), a split file that is not there.
+        SdcError: no image in it, a split file that names an unknown image or split.
     """
-    if root is None:
-        raise UsageError("--data folder needs --root: the folder that holds the images")
-    if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
-        raise SdcError(f"{root} {found}, expected a folder of images: correct --root")
     sizes = _images(root)
     if not sizes:
         raise SdcError(f"no image in {root}: expected files that end in {', '.join(SUFFIXES)}, at any depth")
@@ -50,11 +50,7 @@ def load(root: Path | None, split: str | None, seed: int) -> Dataset:
         names, splits = _file_splits(Path(split), names, root)
 
     def picture(row: int) -> Image:
-        from PIL import Image
-
-        if not (root / names[row]).stat().st_size:
-            raise ValueError("the file is empty")
-        return Image.open(root / names[row])
+        return open_file(root / names[row])
 
     return Dataset(
         "folder",

@@ -7,17 +7,24 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from sdc.artifacts import SdcError, UsageError
 from sdc.extract import backbones
 from sdc.extract.backbones import vgg16
+from sdc.extract.backbones.base import Backbone
 from sdc.extract.backbones.efficientnet_lite0 import packaged
+from sdc.extract.encoder import Encoder
 from sdc.extract.images import Preprocessing
+from sdc.extract.run import ExtractSettings, run
+from sdc.extract.store import FeatureStore
 
 TINY = "test_resnet"  # of timm: 0.5 million parameters
 
@@ -37,6 +44,93 @@ def hooked(model: torch.nn.Module, layer: torch.nn.Module, images: torch.Tensor)
     layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output.flatten(1)))
     features(model.eval(), images)
     return seen[0]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One pass of a photograph: what some layers put out, and what the backbone did."""
+
+    backbone: Backbone
+    layers: dict[str, torch.Tensor]
+    features: torch.Tensor
+
+
+DIMENSIONS = {"vgg16": 4096, "resnet50": 2048, "deit_base": 768, "vit_base": 768}
+# Of timm's modules: those that stand around the tensor that is taken.
+LAYERS = {
+    "vgg16": ("features", "pre_logits.fc1", "pre_logits.fc2", "pre_logits.act2"),
+    "resnet50": ("layer4",),
+    "deit_base": ("blocks.11", "norm"),
+    "vit_base": ("blocks.11", "norm"),
+}
+
+
+def photograph() -> Image.Image:
+    return Image.fromarray(load_sample_image("china.jpg"))  # 640 x 427
+
+
+@pytest.fixture(scope="module", params=list(DIMENSIONS))
+def seen(request: pytest.FixtureRequest) -> Seen:
+    backbone = backbones.load(request.param, "random:0")
+    encoder = Encoder(backbone, "cpu")
+    pixels = Preprocessing(backbone.image_size, "crop", backbone.mean, backbone.std).pixels(photograph())
+    layers: dict[str, torch.Tensor] = {}
+    for name in LAYERS[request.param]:
+        # A copy: ReLUs work in place.
+        backbone.module.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: layers.update({name: output.clone()})
+        )
+    return Seen(backbone, layers, features(encoder.module, encoder.normalised(pixels[None])))
+
+
+def test_the_papers_backbones_get_the_papers_input(seen: Seen) -> None:
+    """224 pixels, bicubic, from 256 or squashed, ImageNet's mean and std: what torchvision's transforms give."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+    backbone = seen.backbone
+    bicubic = InterpolationMode.BICUBIC
+    last = [ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    resizes = {"crop": [Resize(256, bicubic), CenterCrop(224)], "squash": [Resize((224, 224), bicubic)]}
+    for resize, first in resizes.items():
+        pixels = Preprocessing(backbone.image_size, resize, backbone.mean, backbone.std).pixels(photograph())
+        found = Encoder(backbone, "cpu").normalised(pixels[None])
+        assert found.shape == (1, 3, 224, 224)
+        torch.testing.assert_close(found, Compose([*first, *last])(photograph())[None], rtol=0, atol=1e-5)
+
+
+def test_the_papers_backbones_give_the_papers_features(seen: Seen) -> None:
+    """fc7 behind its ReLU, the global average, the CLS token behind the last norm."""
+    import torch.nn.functional as F
+
+    name, module, layers = seen.backbone.name, seen.backbone.module, seen.layers
+    assert seen.features.shape == (1, seen.backbone.dimension) == (1, DIMENSIONS[name])
+    if name == "vgg16":
+        weights = module.state_dict()
+        fc6 = F.linear(
+            layers["features"].flatten(1), weights["pre_logits.fc1.weight"].flatten(1), weights["pre_logits.fc1.bias"]
+        )
+        torch.testing.assert_close(layers["pre_logits.fc1"].flatten(1), fc6, rtol=1e-3, atol=1e-6)
+        assert (layers["pre_logits.fc2"] < 0).any()
+        expected = layers["pre_logits.fc2"].flatten(1).clamp(min=0)  # with a dropout, half would be zeroed
+        torch.testing.assert_close(layers["pre_logits.act2"].flatten(1), expected, rtol=0, atol=0)
+    elif name == "resnet50":
+        assert layers["layer4"].shape == (1, 2048, 7, 7)
+        expected = layers["layer4"].mean((2, 3))
+    else:
+        assert layers["norm"].shape == (1, 1 + 14 * 14, 768)
+        expected = layers["norm"][:, 0]
+        assert not torch.allclose(layers["blocks.11"][:, 0], expected, atol=1e-3)
+        assert not torch.allclose(layers["norm"].mean(1), expected, atol=1e-3)
+    torch.testing.assert_close(seen.features, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_vit_base_is_what_timm_took_by_default_in_the_papers_year() -> None:
+    """By timm's own name the same weights keep the mean and std that they were trained with."""
+    recipe = backbones.recipe_of("vit_base")
+    assert recipe.model == "vit_base_patch16_224.augreg_in21k_ft_in1k"
+    same = backbones.load(recipe.model, "random:0", 32)
+    assert same.mean == same.std == (0.5, 0.5, 0.5)
+    assert same.weights_sha256 == backbones.load("vit_base", "random:0", 32).weights_sha256
 
 
 def test_vgg16_gives_fc7_after_its_relu() -> None:
@@ -91,8 +185,6 @@ def test_another_size_keeps_the_identity_of_the_weights() -> None:
 def test_efficientnet_lite0_recognises_photographs() -> None:
     """The packaged weights are in their places: palace (698) and daisy (985) come first, as with the original code."""
     import timm
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
 
     backbone = backbones.load("efficientnet_lite0")
     assert (backbone.dimension, backbone.image_size) == (1280, 224)
@@ -272,6 +364,34 @@ def test_weights_in_the_hubs_cache_need_no_network(offline: Path, tiny: tuple[di
     assert backbone.weights == "test_resnet.r160_in1k"
     same = backbones.load(TINY, str(repository / "snapshots" / "abc" / "model.safetensors"))
     assert backbone.weights_sha256 == same.weights_sha256
+
+
+def test_first_and_second_weights_of_resnet50_are_told_apart(offline: Path, tmp_path: Path) -> None:
+    """By their tags alone: here the very same tensors stand under both."""
+    from safetensors.torch import save_file
+
+    save_file(backbones.load("resnet50", "random:0", 32).module.state_dict(), tmp_path / "weights.safetensors")
+    for tag in ("tv_in1k", "tv2_in1k"):
+        repository = offline / f"models--timm--resnet50.{tag}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("abc")
+        (repository / "snapshots" / "abc").mkdir(parents=True)
+        (repository / "snapshots" / "abc" / "model.safetensors").symlink_to(tmp_path / "weights.safetensors")
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for number in range(4):
+        photograph().rotate(90 * number).resize((40, 40)).save(tmp_path / "images" / "a" / f"{number}.png")
+    first = ExtractSettings(
+        "resnet50", "folder", tmp_path / "images", image_size=32, workers=1, device="cpu", out=tmp_path / "first.h5"
+    )
+    second = replace(first, backbone="resnet50.tv2_in1k", out=tmp_path / "second.h5")
+    one, other = (FeatureStore(run(settings)) for settings in (first, second))
+    assert one.provenance["weights"] == "resnet50.tv_in1k"
+    assert other.provenance["weights"] == "resnet50.tv2_in1k"
+    assert one.provenance["weights_sha256"] == other.provenance["weights_sha256"]
+    np.testing.assert_array_equal(one.features, other.features)
+    assert one.fingerprint != other.fingerprint
+    with pytest.raises(UsageError, match=r'weights: found "resnet50\.tv_in1k", wanted "resnet50\.tv2_in1k"'):
+        run(replace(second, out=tmp_path / "first.h5"))
 
 
 @pytest.mark.parametrize(("name", "hint"), [("resnet5O", "'resnet50'"), ("resnet50.tv_in2k", "'resnet50.tv_in1k'")])

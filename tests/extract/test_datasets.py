@@ -75,6 +75,28 @@ def test_fashion_mnist_is_split_as_in_the_comparisons() -> None:
     ]  # fmt: skip
 
 
+def test_fashion_mnist_has_two_levels(tmp_path: Path) -> None:
+    small(tmp_path)
+    listing = datasets.load("fashion-mnist", tmp_path).listing
+    assert listing.labels is not None
+    assert listing.labels_coarse is not None
+    names = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+    found: dict[int, set[str]] = {}
+    for label, coarse in zip(listing.labels.tolist(), listing.labels_coarse.tolist(), strict=True):
+        found.setdefault(coarse, set()).add(names[label])
+    assert found == {
+        0: {"T-shirt", "pullover", "coat", "shirt"}, 1: {"trouser"}, 2: {"dress"},
+        3: {"sandal", "sneaker", "ankle boot"}, 4: {"bag"},
+    }  # fmt: skip
+
+
+def test_fashion_mnist_with_a_strange_label_is_refused(tmp_path: Path) -> None:
+    small(tmp_path)
+    (tmp_path / NAMES[3]).write_bytes(idx(np.array([3] * 9 + [12])))
+    with pytest.raises(SdcError, match="found label 12, expected 0 to 9"):
+        datasets.load("fashion-mnist", tmp_path)
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("inner", ["", "FashionMNIST/raw"])
 def test_fashion_mnist_from_root(tmp_path: Path, compressed: bool, inner: str) -> None:

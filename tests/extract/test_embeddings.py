@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import shutil
 import struct
 import subprocess
@@ -178,12 +179,32 @@ def test_arrays_beside_the_vectors_are_used_if_they_fit(tmp_path: Path, caplog: 
     assert "labels beside the vectors is not used: found 699, expected 700" in caplog.text
 
 
+@pytest.mark.parametrize("coarse", [KINDS // 2, np.array(["low", "high"])[KINDS // 2], HOT], ids=["int", "text", "hot"])
+def test_coarse_labels(tmp_path: Path, coarse: np.ndarray) -> None:
+    np.savez(tmp_path / "both.npz", labels=KINDS, labels_coarse=coarse)
+    both = tmp_path / "both.npz"
+    store = imported(tmp_path, labels=both, labels_coarse=both)
+    expected = 1 - KINDS // 2 if coarse.dtype.kind == "U" else coarse
+    np.testing.assert_array_equal(store.labels, KINDS)
+    np.testing.assert_array_equal(store.labels_coarse, expected)
+    assert store.provenance["settings"]["labels_coarse"]["name"] == "both.npz"
+    with pytest.raises(UsageError, match=r"settings.labels_coarse: found .*both.*, wanted null"):
+        imported(tmp_path, labels=both)
+    with pytest.raises(UsageError, match="a level above labels, and there are none"):
+        imported(tmp_path, labels_coarse=both)
+    np.savez(tmp_path / "v.npz", features=vectors(), labels=KINDS, labels_coarse=coarse)
+    beside = FeatureStore(run(ImportSettings(tmp_path / "v.npz", out=tmp_path / "beside.h5")))
+    np.testing.assert_array_equal(beside.labels_coarse, expected)
+
+
 def test_a_store_of_ours_can_be_imported(tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", KINDS)
-    store = imported(tmp_path, labels=tmp_path / "labels.npy")
+    np.save(tmp_path / "coarse.npy", KINDS // 2)
+    store = imported(tmp_path, labels=tmp_path / "labels.npy", labels_coarse=tmp_path / "coarse.npy")
     copy = FeatureStore(run(ImportSettings(store.path, out=tmp_path / "copy.h5")))
     np.testing.assert_array_equal(copy.features, store.features)
     np.testing.assert_array_equal(copy.labels, KINDS)
+    np.testing.assert_array_equal(copy.labels_coarse, KINDS // 2)
     assert copy.ids() == store.ids()
 
 
@@ -255,7 +276,7 @@ def odd_vecs(path: Path) -> None:
             UsageError,
             r"unknown kind of file '.csv', expected one of .npy, .npz",
         ),
-        ("v.pt", lambda path: torch.save(torch.zeros(2, 2), path), UsageError, "pickled files are never loaded"),
+        ("v.pkl", lambda path: path.write_bytes(pickle.dumps([1])), UsageError, "pickled files are never loaded"),
         ("v.npy", pickled, SdcError, "Python objects, which are never unpickled"),
         (
             "v.npy",

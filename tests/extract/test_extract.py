@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from sdc.artifacts import SdcError, UsageError
-from sdc.extract import backbones
+from sdc.extract import backbones, datasets
+from sdc.extract.datasets import Dataset
 from sdc.extract.encoder import Encoder, features_of_images, recorded_encoder
-from sdc.extract.parts import parts_folder
+from sdc.extract.parts import Parts, parts_folder
 from sdc.extract.run import ExtractSettings, run
 from sdc.extract.store import FeatureStore
 
@@ -217,6 +218,39 @@ def test_a_whole_output_of_the_same_settings_is_left_alone(
     monkeypatch.setattr(Encoder, "__call__", lambda self, pixels: pytest.fail("embedded again"))
     assert run(changed(settings, batch_size=7, workers=1, part_rows=5)) == settings.out
     assert settings.out.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_features_from_before_a_set_had_coarse_labels_are_still_its(
+    settings: ExtractSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(parts: Parts) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Parts, "assemble", stop)
+        run(settings)
+    old = FeatureStore(run(changed(settings, out=settings.out.with_name("old.h5"))))
+    assert old.labels_coarse is None
+
+    load = datasets.load
+
+    def with_coarse(*arguments: Any) -> Dataset:
+        dataset = load(*arguments)
+        assert dataset.listing.labels is not None
+        listing = dataclasses.replace(dataset.listing, labels_coarse=dataset.listing.labels // 2)
+        return dataclasses.replace(dataset, listing=listing)
+
+    monkeypatch.setattr(datasets, "load", with_coarse)
+    caplog.set_level("INFO", "sdc")
+    run(changed(settings, out=old.path))
+    assert "nothing to do" in caplog.text
+    assert FeatureStore(old.path).fingerprint == old.fingerprint
+    new = FeatureStore(run(settings))  # goes on from the parts
+    assert "3 of 3 parts are there already" in caplog.text
+    assert new.labels_coarse is not None
+    assert (new.labels_coarse == old.labels // 2).all()
+    assert new.provenance == old.provenance
+    assert new.fingerprint != old.fingerprint
 
 
 @pytest.mark.parametrize(
