@@ -14,8 +14,9 @@ from sdc.extract.store import FeatureStore
 from sdc.retrieve.bits import pack
 from sdc.retrieve.entries import Entries, Ids
 from sdc.retrieve.index import INDEX_TYPES, Index
-from sdc.train.model import Model
+from sdc.train.model import NORM_EPS, Model
 
+RECENTERED = ("paper-instance",)  # presets for which re-centring is the default
 _BLOCK = 8192  # rows encoded at once
 
 
@@ -27,6 +28,8 @@ class EncodeSettings:
         features: the feature store to encode; it need not be the one the model was trained on.
         model: the hash head.
         index_type: one of `sdc.retrieve.index.INDEX_TYPES`.
+        recenter: give the head's batch norm the mean of the database instead of the training set's; by default for
+            models of a preset in `RECENTERED` whose head has a batch norm.
         out: where db.bin goes.
         overwrite: replace an `out` that was made otherwise.
     """
@@ -34,6 +37,7 @@ class EncodeSettings:
     features: Path = Path("feats.h5")
     model: Path = Path("model.safetensors")
     index_type: str = "flat"
+    recenter: bool | None = None
     out: Path = Path("db.bin")
     overwrite: bool = False
 
@@ -41,16 +45,21 @@ class EncodeSettings:
 def run(settings: EncodeSettings) -> Path:
     """Encodes the database and the query split of a feature store into db.bin.
 
+    A head that was trained on one set may collapse on another: where the projections' mean has moved, bits are the same
+    for almost all rows. Re-centring takes the mean anew, of the database, in a pass of its own; db.bin keeps it, so
+    that `sdc search` encodes queries alike.
+
     Raises:
         SdcError: features or model are missing or damaged, the database split is empty, db.bin cannot be written.
-        UsageError: an unknown index type, features of another dimension than the model's, or an `out` that was
-            made from other features or by another model.
+        UsageError: an unknown index type, features of another dimension than the model's, re-centring a head
+            without batch norm, or an `out` that was made from other features, by another model or centred otherwise.
     """
     if settings.index_type not in INDEX_TYPES:
         raise unknown("index type", settings.index_type, INDEX_TYPES)
     model = Model.load(settings.model)
     store = FeatureStore(settings.features)
-    metadata = _metadata(settings, model, store)
+    recenter = _recenters(settings, model)
+    metadata = _metadata(settings, model, store, recenter=recenter)
     out = Path(settings.out)
     if out.is_file() and not settings.overwrite:
         settle(out, _origin(_existing(out).metadata), _origin(metadata))
@@ -58,16 +67,27 @@ def run(settings: EncodeSettings) -> Path:
     writable(out, settings.features, settings.model)
     _check(settings, model, store)
     database, queries = store.splits["database"], store.splits["query"]
-    with Progress("encode", len(database) + len(queries), "rows") as progress:
+    with Progress("encode", (1 + recenter) * len(database) + len(queries), "rows") as progress:
+        if recenter:
+            mean = mean_projection(model, store, database, progress)
+            metadata["model"]["recentered"] = {"mean": mean.tolist()}
+            _say_moved(model, mean)
+            model = model.recentered(mean)
         codes = encode_rows(model, store, database, progress)
         query_codes = encode_rows(model, store, queries, progress)
-    ids, labels = store.ids(queries), None if store.labels is None else store.labels[queries]
+    held = Entries(
+        query_codes,
+        queries,
+        Ids.of(store.ids(queries)),
+        groundtruth=store.groundtruth,
+        **_labels(store, queries),
+    )
     index = Index.build(
         codes,
         ids=store.ids(database),
-        labels=None if store.labels is None else store.labels[database],
+        **_labels(store, database),
         rows=database,
-        queries=Entries(query_codes, queries, Ids.of(ids), labels) if len(queries) else None,
+        queries=held if len(queries) else None,
         metadata=metadata,
     )
     index.save(out)
@@ -86,6 +106,42 @@ def encode_rows(model: Model, store: FeatureStore, rows: np.ndarray, progress: P
     return codes
 
 
+def mean_projection(model: Model, store: FeatureStore, rows: np.ndarray, progress: Progress) -> np.ndarray:
+    """The mean over `rows` of what the batch norm is applied to, (K,) float32, summed in float64, block by block."""
+    total = np.zeros(model.bits, np.float64)
+    for features in store.blocks(rows, _BLOCK):
+        total += model.projections(features).sum(axis=0, dtype=np.float64)
+        progress.advance(len(features))
+    mean: np.ndarray = (total / len(rows)).astype(np.float32)
+    return mean
+
+
+def _recenters(settings: EncodeSettings, model: Model) -> bool:
+    if settings.recenter and not model.normalizes:
+        raise UsageError(
+            f"--recenter: the head of {settings.model} (method {model.metadata.get('method')}) has no batch norm whose "
+            "mean could be taken anew: encode without it, or train a head with one (`sdc train --method sdc --norm`)"
+        )
+    if settings.recenter is None:
+        return model.normalizes and model.metadata.get("preset") in RECENTERED
+    return settings.recenter
+
+
+def _say_moved(model: Model, mean: np.ndarray) -> None:
+    deviation = np.sqrt(model.tensors["norm.running_var"] + NORM_EPS)
+    moved = np.abs(mean - model.tensors["norm.running_mean"]) / deviation
+    log.info(
+        "the batch norm is re-centred: the database's mean is %.2g standard deviations from the training set's "
+        "(median over bits; %.2g at most)", np.median(moved), moved.max(),
+    )  # fmt: skip
+
+
+def _labels(store: FeatureStore, rows: np.ndarray) -> dict[str, np.ndarray | None]:
+    """Both levels of labels of `rows`, under the names they have in `Entries`."""
+    both = {"labels": store.labels, "labels_coarse": store.labels_coarse}
+    return {name: None if labels is None else labels[rows] for name, labels in both.items()}
+
+
 def _check(settings: EncodeSettings, model: Model, store: FeatureStore) -> None:
     if store.dimension != model.dimension:
         raise UsageError(
@@ -100,24 +156,31 @@ def _check(settings: EncodeSettings, model: Model, store: FeatureStore) -> None:
             "%s was trained on other features (%s) than %s holds (%s): fine if one backbone made both",
             settings.model, trained_on, settings.features, store.fingerprint,
         )  # fmt: skip
+        if "groups" in model.metadata:
+            log.info("head, middle and tail classes are those of the other features: they are not evaluated apart")
 
 
-def _metadata(settings: EncodeSettings, model: Model, store: FeatureStore) -> dict[str, Any]:
+def _metadata(settings: EncodeSettings, model: Model, store: FeatureStore, *, recenter: bool) -> dict[str, Any]:
     """Where the codes come from. Paths are relative to db.bin's folder, so that all may move together."""
     folder = Path(settings.out).absolute().parent
+    trained_on = model.metadata.get("features", {}).get("fingerprint")
+    # Groups go by the numbers of classes, which mean something only in the features that were trained on.
+    groups = model.metadata.get("groups") if trained_on == store.fingerprint else None
     return {
         "model": {
             "path": os.path.relpath(settings.model, folder),
             "fingerprint": model.fingerprint,
             "method": model.metadata.get("method"),
-            "trained_on": model.metadata.get("features", {}).get("fingerprint"),
+            "trained_on": trained_on,
+            **({"groups": groups} if groups else {}),
         },
         "features": {
             "path": os.path.relpath(settings.features, folder),
             "fingerprint": store.fingerprint,
             "provenance": store.provenance,
         },
-        "settings": {"index_type": settings.index_type},
+        # Only where it was done, so that the settings of other indexes stay what they were.
+        "settings": {"index_type": settings.index_type, **({"recenter": True} if recenter else {})},
     }
 
 

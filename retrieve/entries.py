@@ -1,14 +1,16 @@
-"""What an index knows of each code: its id, its labels and its row of feats.h5."""
+"""What an index knows of each code: its id, its labels, its ground truth and its row of feats.h5."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sdc.artifacts import UsageError
+from sdc.extract import groundtruth
+from sdc.extract.groundtruth import Ragged
 
 _COMPARED = 20_000  # ids looked at for the nearest one: those of the most similar length
 
@@ -68,7 +70,9 @@ class Entries:
         codes: (N, bits // 8) uint8.
         rows: (N,) int64, the rows of feats.h5, ascending in a database.
         ids: their ids; without, an id is its row in digits.
-        labels: (N,) int32, or (N, C) uint8 multi-hot, or none.
+        labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or none.
+        groundtruth: for the queries of landmark sets, N lists each, see `sdc.extract.store.FeatureStore`: their values
+            are rows of feats.h5, which `rows` of the database holds in ascending order.
 
     Raises:
         UsageError: an array is not of N items or not of its kind.
@@ -78,6 +82,8 @@ class Entries:
     rows: np.ndarray
     ids: Ids | None = None
     labels: np.ndarray | None = None
+    labels_coarse: np.ndarray | None = None
+    groundtruth: Mapping[str, Ragged] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.codes)
@@ -89,11 +95,16 @@ class Entries:
             raise UsageError(f"{count} codes need {count} whole row numbers, found {_described(self.rows)}")
         if self.ids is not None and len(self.ids) != count:
             raise UsageError(f"{count} codes need {count} ids, found {len(self.ids)}")
-        labels = self.labels
-        if labels is not None and (len(labels) != count or labels.ndim not in (1, 2) or labels.dtype.kind not in "iub"):
-            raise UsageError(
-                f"{count} codes need whole-number labels, ({count},) or ({count}, C), found {_described(labels)}"
-            )
+        for what, labels in (("labels", self.labels), ("coarse labels", self.labels_coarse)):
+            if labels is not None and not (
+                len(labels) == count and labels.ndim in (1, 2) and labels.dtype.kind in "iub"
+            ):
+                raise UsageError(
+                    f"{count} codes need whole-number {what}, ({count},) or ({count}, C), found {_described(labels)}"
+                )
+        for name, lists in self.groundtruth.items():
+            if len(lists) != count or lists.offsets[-1] != len(lists.values):
+                raise UsageError(f"{count} codes need as many lists of ground truth {name}, found {len(lists)}")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -123,6 +134,8 @@ class Entries:
             self.rows[positions],
             None if self.ids is None else Ids.of(self.ids.take(positions)),
             None if self.labels is None else self.labels[positions],
+            None if self.labels_coarse is None else self.labels_coarse[positions],
+            {name: lists.take(positions) for name, lists in self.groundtruth.items()},
         )
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
@@ -130,10 +143,10 @@ class Entries:
         found = {f"{prefix}.rows": self.rows.astype(np.int64)}
         if self.ids is not None:
             found |= {f"{prefix}.ids": self.ids.text, f"{prefix}.id_offsets": self.ids.offsets}
-        if self.labels is not None:
-            kind = np.int32 if self.labels.ndim == 1 else np.uint8
-            found[f"{prefix}.labels"] = self.labels.astype(kind)
-        return found
+        for name, labels in (("labels", self.labels), ("labels_coarse", self.labels_coarse)):
+            if labels is not None:
+                found[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
+        return found | {f"{prefix}.{name}": array for name, array in groundtruth.arrays(self.groundtruth).items()}
 
     @classmethod
     def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Entries:
@@ -141,7 +154,9 @@ class Entries:
         ids = None
         if f"{prefix}.ids" in arrays:
             ids = Ids(arrays[f"{prefix}.ids"], arrays[f"{prefix}.id_offsets"])
-        return cls(codes, arrays[f"{prefix}.rows"], ids, arrays.get(f"{prefix}.labels"))
+        labels, labels_coarse = (arrays.get(f"{prefix}.{name}") for name in ("labels", "labels_coarse"))
+        own = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
+        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth.of_arrays(own))
 
 
 def _described(array: np.ndarray) -> str:

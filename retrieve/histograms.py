@@ -7,6 +7,7 @@ of their features. Code similarity is 1 − 2D/K, so its K + 1 bins are exact; c
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from sdc.retrieve.evaluate import relevance
 BINS = 200
 FORMATS = (".png", ".csv")
 _PAIRS = 1 << 22  # pairs held at once: about a hundred megabytes
+_ACROSS = 4  # panels of a figure in a row
 _LEVELS = 4096  # quantiles by which two distributions are compared
 
 
@@ -173,9 +175,11 @@ def _table(panels: Mapping[str, Histogram]) -> Iterator[tuple[object, ...]]:
 def _draw(path: Path, panels: Mapping[str, Histogram]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1 + 4 * len(panels), 3.4), constrained_layout=True)
-    rows = figure.subplots(1, len(panels), squeeze=False)
-    for axes, (name, histogram) in zip(rows[0], panels.items(), strict=True):
+    across = min(len(panels), _ACROSS)
+    down = math.ceil(len(panels) / across)
+    figure = Figure(figsize=(1 + 4 * across, 3.4 * down), constrained_layout=True)
+    places = [figure.add_subplot(down, across, number + 1) for number in range(len(panels))]
+    for axes, (name, histogram) in zip(places, panels.items(), strict=True):
         title, values = name, histogram.values
         kinds = {"positive pairs": histogram.positive, "negative pairs": histogram.negative}
         if histogram.positive.any() and histogram.negative.any():
@@ -185,7 +189,7 @@ def _draw(path: Path, panels: Mapping[str, Histogram]) -> None:
         for label, counts in kinds.items():
             density = counts / counts.sum() / (values[1] - values[0])
             axes.fill_between(values, density, step="mid", alpha=0.5, label=label)
-        axes.set(xlim=(-1, 1), ylim=(0, None), xlabel="similarity", ylabel="density")
+        axes.set(xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1), ylim=(0, None), xlabel="similarity", ylabel="density")
         axes.set_title(title, fontsize=10)
         axes.legend(fontsize=8)
     figure.savefig(path, format="png", dpi=130)

@@ -38,7 +38,8 @@ class Index:
         database: its codes, rows (ascending), ids and labels.
         queries: the query split's, where `sdc encode` stored one.
         metadata: what db.bin says of itself: count, bits, bit_order, index_type, version, and, from `sdc encode`,
-            model, features ({path, fingerprint, …}, the path relative to db.bin's folder) and settings.
+            model, features ({path, fingerprint, …}, the path relative to db.bin's folder) and settings. Where the
+            model's batch norm was re-centred, model has the mean it was given: {recentered: {mean: K numbers}}.
         path: the file it was opened from, if any.
     """
 
@@ -90,6 +91,7 @@ class Index:
         *,
         ids: Sequence[str] | None = None,
         labels: np.ndarray | None = None,
+        labels_coarse: np.ndarray | None = None,
         rows: np.ndarray | None = None,
         queries: Entries | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -99,7 +101,7 @@ class Index:
         Args:
             codes: (N, bits // 8) uint8, copied.
             ids: N ids; without, an id is its row in digits.
-            labels: (N,) whole numbers, or (N, C) multi-hot.
+            labels, labels_coarse: (N,) whole numbers, or (N, C) multi-hot.
             rows: (N,) distinct numbers that `search` returns; 0 … N − 1 without.
             queries: codes to be stored beside the database.
             metadata: further JSON-able facts for db.bin.
@@ -110,7 +112,11 @@ class Index:
         codes = np.array(codes, order="C")
         number = np.arange(len(codes), dtype=np.int64) if rows is None else np.asarray(rows)
         database = Entries(
-            codes, number, None if ids is None else Ids.of(ids), None if labels is None else np.asarray(labels)
+            codes,
+            number,
+            None if ids is None else Ids.of(ids),
+            None if labels is None else np.asarray(labels),
+            None if labels_coarse is None else np.asarray(labels_coarse),
         )
         if not len(database):
             raise UsageError("an index needs at least one code, found none")
@@ -232,7 +238,11 @@ def _entries(held: container.Container) -> tuple[Entries, Entries | None]:
 
 def _check_queries(database: Entries, queries: Entries) -> None:
     """Raises UsageError unless queries and database are of one kind."""
-    for what, a, b in (("codes", queries.codes, database.codes), ("labels", queries.labels, database.labels)):
+    for what, a, b in (
+        ("codes", queries.codes, database.codes),
+        ("labels", queries.labels, database.labels),
+        ("coarse labels", queries.labels_coarse, database.labels_coarse),
+    ):
         if a is not None and b is not None and a.shape[1:] != b.shape[1:]:
             raise UsageError(f"{what} of the queries and of the database differ in width: {a.shape} and {b.shape}")
 

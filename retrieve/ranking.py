@@ -16,7 +16,7 @@ and, relevant items standing together in places s+1 … s+m of the ranking, Σ_j
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from sdc.artifacts import SdcError, UsageError, unknown
 
 Order = Literal["expected", "best", "worst"]
 Ties = Literal["expected", "best", "worst", "row"]
+Denominator = Literal["found", "all", "capped"]
 
 
 def average_precision(
@@ -32,8 +33,9 @@ def average_precision(
     *,
     at: int | None = None,
     ties: Ties = "expected",
+    denominator: Denominator = "found",
 ) -> float:
-    """AP@R of one query: the mean precision at the relevant items of the top R; 0 where there is none.
+    """AP@R of one query: the sum of precisions at the relevant items of the top R, over a number of relevant items.
 
     Args:
         distances: (N,) numbers, the nearest smallest.
@@ -41,9 +43,13 @@ def average_precision(
         at: R; None means all.
         ties: `expected` over all orders of equally distant items, exactly; the `best` or `worst` such order; or
             that of the array (`row`).
+        denominator: the relevant items that are `found` in the top R, `all` that there are, or these `capped` at R.
+
+    Returns:
+        0 where no relevant item is in the top R.
 
     Raises:
-        UsageError: arrays of other shapes or types, `at` < 1, an unknown `ties`.
+        UsageError: arrays of other shapes or types, `at` < 1, an unknown `ties` or `denominator`.
         SdcError: a distance is NaN.
     """
     distances, relevant = np.asarray(distances), np.asarray(relevant)
@@ -54,19 +60,24 @@ def average_precision(
         )
     if ties not in get_args(Ties):
         raise unknown("ties", ties, get_args(Ties))
+    if denominator not in get_args(Denominator):
+        raise unknown("denominator", denominator, get_args(Denominator))
     if distances.dtype.kind == "f" and np.isnan(distances).any():
         raise SdcError(f"distances hold NaN, first at {np.isnan(distances).argmax()}: they can't be ranked")
     limit = min(check_at(len(distances) if at is None else at), len(distances)) if len(distances) else 0
+    total = int(relevant.sum())
     if ties == "row":
         found = relevant[np.argsort(distances, kind="stable")[:limit]]
         places = np.flatnonzero(found) + 1
-        return float((np.arange(1, len(places) + 1) / places).mean()) if len(places) else 0.0
+        precisions = np.arange(1, len(places) + 1) / places
+        return float(precisions.sum() / _divisor(denominator, len(places), total, limit)) if len(places) else 0.0
     if limit < len(distances):
         near = distances <= np.partition(distances, limit - 1)[limit - 1]
         distances, relevant = distances[near], relevant[near]
     _, group, sizes = np.unique(distances, return_inverse=True, return_counts=True)
     hits = np.bincount(group[relevant], minlength=len(sizes))
-    return average_precision_of_groups(sizes, hits, limit, ties)
+    below = total - int(hits.sum())  # in a last group, of which nothing but its relevant items is of interest
+    return average_precision_of_groups(np.append(sizes, below), np.append(hits, below), limit, ties, denominator)
 
 
 def check_at(at: int) -> int:
@@ -76,7 +87,14 @@ def check_at(at: int) -> int:
     return at
 
 
-def average_precision_of_groups(sizes: np.ndarray, hits: np.ndarray, at: int, order: Order = "expected") -> float:
+def _divisor(denominator: Denominator, found: Any, total: int, at: int) -> Any:
+    """What AP's sum is divided by, of `found` relevant items in the top `at` and `total` in all; at least 1."""
+    return np.maximum({"found": found, "all": total, "capped": min(total, at)}[denominator], 1)
+
+
+def average_precision_of_groups(
+    sizes: np.ndarray, hits: np.ndarray, at: int, order: Order = "expected", denominator: Denominator = "found"
+) -> float:
     """AP@at of a ranking with ties: expected over their orders, or the best or worst order's.
 
     AP@R = Σ_{r≤R} P(r)·rel(r) / (number relevant in the top R), 0 where there is none. The group that straddles R
@@ -88,6 +106,7 @@ def average_precision_of_groups(sizes: np.ndarray, hits: np.ndarray, at: int, or
         hits: (groups,) relevant items in each.
         at: R, from 1 on; beyond the last item it means all.
         order: what is asked for.
+        denominator: as in `average_precision`; but for `found` it is the same whatever m.
     """
     ends = np.cumsum(sizes)
     at = min(at, int(ends[-1])) if len(ends) else 0
@@ -95,16 +114,17 @@ def average_precision_of_groups(sizes: np.ndarray, hits: np.ndarray, at: int, or
     full = sizes[:whole] > 0
     n = (ends - sizes)[:whole][full]  # items before each group
     h = (np.cumsum(hits) - hits)[:whole][full]
-    above = float(_sums(n, h, sizes[:whole][full], hits[:whole][full], order).sum())
+    above = float(precision_sums(n, h, sizes[:whole][full], hits[:whole][full], order).sum())
     found = int(hits[:whole].sum())
     before = int(ends[whole - 1]) if whole else 0
+    total = int(hits.sum())
     if at == before:
-        return above / found if found else 0.0
+        return float(above / _divisor(denominator, found, total, at))
     size, relevant, places = int(sizes[whole]), int(hits[whole]), at - before
     m = np.arange(max(0, places - (size - relevant)), min(relevant, places) + 1)
     one = np.ones_like(m)
-    numerator = above + _sums(before * one, found * one, places * one, m, order)
-    values = np.divide(numerator, found + m, out=np.zeros(len(m)), where=found + m > 0)
+    numerator = above + precision_sums(before * one, found * one, places * one, m, order)
+    values = np.asarray(numerator / _divisor(denominator, found + m, total, at), np.float64)
     if order == "best":
         return float(values.max())
     if order == "worst":
@@ -112,16 +132,16 @@ def average_precision_of_groups(sizes: np.ndarray, hits: np.ndarray, at: int, or
     return float(values @ _hypergeometric(size, relevant, places, m))
 
 
-def _sums(n: np.ndarray, h: np.ndarray, t: np.ndarray, m: np.ndarray, order: Order) -> np.ndarray:
+def precision_sums(n: np.ndarray, h: np.ndarray, t: np.ndarray, m: np.ndarray, order: Order) -> np.ndarray:
     """The sum of precisions at the m relevant ones of the t ≥ 1 places after n items, h of which are relevant."""
-    harmonic = _harmonic(int((n + t).max(initial=0)))
+    table = harmonic(int((n + t).max(initial=0)))
     if order == "expected":
-        first = harmonic[n + t] - harmonic[n]  # Σ 1/(n+i)
+        first = table[n + t] - table[n]  # Σ 1/(n+i)
         second = t - (n + 1) * first  # Σ (i−1)/(n+i)
         pairs = m * (m - 1) / np.maximum(t * (t - 1), 1)
         return np.asarray(m / t * (h + 1) * first + pairs * second, dtype=np.float64)
     start = n if order == "best" else n + t - m
-    return np.asarray(m + (h - start) * (harmonic[start + m] - harmonic[start]), dtype=np.float64)
+    return np.asarray(m + (h - start) * (table[start + m] - table[start]), dtype=np.float64)
 
 
 def _hypergeometric(size: int, relevant: int, places: int, m: np.ndarray) -> np.ndarray:
@@ -137,7 +157,7 @@ def _hypergeometric(size: int, relevant: int, places: int, m: np.ndarray) -> np.
     return np.asarray(weights / weights.sum())
 
 
-def _harmonic(upto: int) -> np.ndarray:
+def harmonic(upto: int) -> np.ndarray:
     """H_0 … H_n for some n ≥ `upto`, in extended precision where the machine has it."""
     return _harmonic_table(1 << max(10, upto.bit_length()))
 

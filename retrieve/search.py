@@ -154,4 +154,5 @@ def _model(settings: SearchSettings, index: Index) -> Model:
             f"{settings.index} was encoded by the model {fingerprint}, but {path} is {model.fingerprint}: "
             "name the right one with --model, or encode again"
         )
-    return model
+    recentered = index.metadata["model"].get("recentered")
+    return model if recentered is None else model.recentered(np.array(recentered["mean"], np.float32))

@@ -40,6 +40,7 @@ class Scene:
         *,
         seed=0,
         labels="single",
+        coarse=None,
         queries=QUERIES,
         database="all",
         dimension=DIMENSION,
@@ -56,6 +57,11 @@ class Scene:
             "multi": (rng.random((ROWS, CLASSES)) < 0.2).astype(np.uint8),
             None: None,
         }[labels]
+        upper = {
+            "single": (kind // 2).astype(np.int32),
+            "multi": np.stack([kind < 2, kind > 2, kind % 2 == 0], axis=1).astype(np.uint8),
+            None: None,
+        }[coarse]
         query = rng.choice(ROWS, queries, replace=False)
         order = np.arange(ROWS) if order is None else order  # the same rows in another order
         query = np.sort(np.argsort(order)[query])
@@ -68,6 +74,7 @@ class Scene:
             [f"img/{row:04}.png" for row in order],
             {"query": query, "database": rows},
             labels=None if made is None else made[order],
+            labels_coarse=None if upper is None else upper[order],
         )
         provenance = {"source": "import", "seed": seed, "protocol": {"name": "category", "at": 50}}
         features = features.astype(np.float32)[order]

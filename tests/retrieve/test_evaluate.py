@@ -218,5 +218,5 @@ def test_an_index_without_queries_is_refused(make_scene):
 
 def test_many_blocks_give_the_scores_of_one(scene, monkeypatch):
     whole = evaluate(settings_of(scene, neighbors="float"))
-    monkeypatch.setattr("sdc.retrieve.evaluate._PAIRS", 3 * 400)
+    monkeypatch.setattr("sdc.retrieve.tally._PAIRS", 3 * 400)
     assert evaluate(settings_of(scene, neighbors="float")) == whole
