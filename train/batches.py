@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,10 +29,14 @@ U = TypeVar("U")
 
 
 class Batch(NamedTuple):
-    """`rows` (B,) int64 row numbers of `features` (B, d), which are as stored; (B, V, d) with further views."""
+    """`rows` (B,) int64 row numbers of `features` (B, d), which are as stored; (B, V, d) with further views.
+
+    `extras` are what else the run reads of these rows, by name.
+    """
 
     rows: np.ndarray
     features: np.ndarray
+    extras: Mapping[str, np.ndarray]
 
 
 class Batches:
@@ -47,6 +51,7 @@ class Batches:
         seed: of the order.
         rank, ranks: of `ranks` processes that share each batch equally, the one that this is.
         further: more views of the rows, each (N, d) like the features.
+        extras: what else to read of the rows, by name, such as tokens (N, T, w): arrays or memory maps.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Batches:
         rank: int = 0,
         ranks: int = 1,
         further: Sequence[np.ndarray] = (),
+        extras: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.steps = len(rows) // batch_size
@@ -65,6 +71,7 @@ class Batches:
         self._share = slice(rank * share, (rank + 1) * share)
         self._features = np.asarray(features)  # a memory map's own indexing is slower
         self._further = [np.asarray(view) for view in further]
+        self._extras = {name: np.asarray(array) for name, array in (extras or {}).items()}
         self._row_bytes = max(1, features.shape[1] * features.itemsize)
         self._block = max(1, BLOCK // self._row_bytes)  # rows
         # A map's own pages, not a view that may begin anywhere in them.
@@ -84,11 +91,15 @@ class Batches:
         if self._map is None:  # gathering takes a fraction of what handing over from a thread does
             order = rng.permutation(self.rows)[: self.steps * self.batch_size].reshape(-1, self.batch_size)
             for rows in order[step:, self._share]:
-                yield Batch(rows, self._with_views(rows, self._features[rows]))
+                yield self._batch(rows, self._with_views(rows, self._features[rows]))
         else:
             with contextlib.closing(_ahead(self._read, self._windows(rng, step))) as windows:
                 for window in windows:
-                    yield from map(Batch, *window)
+                    yield from map(self._batch, *window)
+
+    def _batch(self, rows: np.ndarray, features: np.ndarray) -> Batch:
+        # A row of tokens is about as long as a block of features: it is read when its batch is due.
+        return Batch(rows, features, {name: array[rows] for name, array in self._extras.items()})
 
     def _windows(self, rng: np.random.Generator, step: int) -> Iterator[np.ndarray]:
         """Row numbers (k, B / ranks) of the k batches that are cut from each window."""

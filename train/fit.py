@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -28,6 +28,10 @@ from sdc.train.space import SAMPLE, principal_space
 from sdc.train.trained import Trained
 
 DROPPED = 0.2  # of the features, in each copy that stands for a view
+REMEDIES = {
+    "tokens": "make them with sdc extract --tokens, or try wch-global, which learns from the features alone",
+    "labels": "train without --supervised, or import them with sdc import --labels",
+}
 SAVE_EVERY = 60.0  # seconds between checkpoints of a run that is not interrupted
 
 
@@ -43,6 +47,7 @@ def fit(
     recipe: Recipe,
     *,
     views: Sequence[np.ndarray] = (),
+    extras: Mapping[str, np.ndarray | None] | None = None,
     device: str | None = None,
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
@@ -56,6 +61,7 @@ def fit(
         rows: (n,) row numbers to train on, ascending.
         recipe: the run's settings.
         views: further views of the features, each (N, d), for methods that learn from several.
+        extras: what methods may learn from beside them: `tokens` (N, T, w), `labels` (N,) or (N, C).
         device: of PyTorch; None takes CUDA where there is one.
         checkpoint: where the state is kept for `resume`; None keeps none.
         resume: continue from the checkpoint where there is one.
@@ -67,6 +73,7 @@ def fit(
 
     Raises:
         SdcError: too few rows, the loss is no longer finite, or another process is gone.
+        UsageError: the method learns from tokens or labels, and there are none.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
     """
     method = load_method(recipe.method)
@@ -77,9 +84,13 @@ def fit(
         sample = features[np.sort(chosen)].astype(np.float32)
         summary: dict[str, Any] = {"rows": len(rows), "epochs": 0, "steps": 0, "loss": None, "curve": []}
         return method.fit(sample, recipe.bits, recipe.seed), summary
+    needed = {name: (extras or {}).get(name) for name in method.extras(recipe)}
+    found = {name: array for name, array in needed.items() if array is not None}
+    for name in needed.keys() - found.keys():
+        raise UsageError(f"{recipe.method} learns from {name}, and these features have none: {REMEDIES[name]}")
     world = world or World(device=device)
     start = time.monotonic() if start is None else start
-    run = _Run(features, rows, recipe, method, world, views=views[: method.views - 1], start=start)
+    run = _Run(features, rows, recipe, method, world, views=views[: method.views - 1], extras=found, start=start)
     return run.train(checkpoint, resume or world.restarts > 0)
 
 
@@ -95,6 +106,7 @@ class _Run:
         world: World,
         *,
         views: Sequence[np.ndarray],
+        extras: Mapping[str, np.ndarray],
         start: float,
     ) -> None:
         self.world, self.start = world, start
@@ -106,7 +118,7 @@ class _Run:
             rows, held = held_out(rows, recipe.seed)
             self.batch_size = _batch_size(recipe, len(rows), world.size)
         self.held = len(held)
-        self.batches = Batches(features, rows, self.batch_size, recipe.seed, world.rank, world.size, views)
+        self.batches = Batches(features, rows, self.batch_size, recipe.seed, world.rank, world.size, views, extras)
         sample = _sample(features, rows, recipe.seed)
         self.space = None
         if recipe.space == "principal":
@@ -135,6 +147,8 @@ class _Run:
 
     def train(self, checkpoint: Checkpoint | None, resume: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         state = State()
+        if checkpoint is not None:  # with other batches, a place among them means nothing
+            checkpoint.settings = {**checkpoint.settings, "rows of a batch": self.batch_size}
         if checkpoint is not None and checkpoint.path.exists():
             if resume:
                 state, self.best = checkpoint.load(self.modules, self.optimizer)
@@ -170,7 +184,9 @@ class _Run:
         self.saved = time.monotonic() if self.world.size == 1 else -math.inf
         epochs = self.recipe.epochs or sys.maxsize
         self.head.train()
-        if self.best is None:
+        # With locality the start, ITQ's solution, keeps more neighbours than any trained head, and finds fewer rows of
+        # the same kind: only trained heads are compared.
+        if self.best is None and not self.recipe.locality:
             self._check(state)
         silent = self.world.rank > 0
         with (
@@ -200,11 +216,12 @@ class _Run:
         taken, budget = self._taken(state), self.recipe.budget
         state.seconds = time.monotonic() - self.start
         if budget:
-            bar.total = min(bar.total, max(taken, int(taken * budget / state.seconds)))
+            limit = (self.recipe.epochs or sys.maxsize) * self.batches.steps
+            bar.total = min(limit, max(taken, int(taken * budget / state.seconds)))
         bar.advance()
         if taken % CHECK_EVERY == 0:
             self._check(state)
-        if self.world.any(0 < budget < state.seconds, taken):
+        if budget and self.world.any(state.seconds > budget, taken):
             log.info("the budget of %g s is spent after %d steps", budget, taken)
             state.done = True
         return not state.done
@@ -264,7 +281,10 @@ class _Run:
         self.method.generator.manual_seed((self.recipe.seed << 32) + number)
         inputs = self._map(batch.features, self.copies)
         outputs = self.joint(inputs)
-        loss = self.method.loss(self.world.gather(inputs), outputs)
+        extras = {
+            name: self.world.gather(torch.from_numpy(array).to(self.device)) for name, array in batch.extras.items()
+        }
+        loss = self.method.loss(self.world.gather(inputs), outputs, **extras)
         self.optimizer.zero_grad()
         loss[0].backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -275,8 +295,10 @@ class _Run:
         features = torch.from_numpy(stored).to(self.device).to(torch.float32)
         if copies:
             features = features.unsqueeze(1).expand(-1, copies, -1)
-            drawn = torch.rand(features.shape, generator=self.method.generator, device=self.device)
-            features = features * (drawn >= DROPPED) / (1 - DROPPED)
+            joint = (self.batch_size, *features.shape[1:])
+            drawn = torch.rand(joint, generator=self.method.generator, device=self.device)
+            mine = drawn.chunk(self.world.size)[self.world.rank]
+            features = features * (mine >= DROPPED) / (1 - DROPPED)
         return self.space(features) if self.space else features
 
 

@@ -10,7 +10,7 @@ one more, `cosine.phase` (K,): where it is there, the outputs are cos(z + phase)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,21 +83,45 @@ class Model:
         Raises:
             UsageError: the features are not (N, d) for the d this head was trained on.
         """
+        return self._applied(self._output, features)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the head ends with a batch norm."""
+        return "norm.running_mean" in self.tensors
+
+    def projections(self, features: np.ndarray) -> np.ndarray:
+        """What the batch norm is applied to, (N, K) float32; arguments and errors as those of `outputs`."""
+        return self._applied(self._project, features)
+
+    def recentered(self, mean: np.ndarray) -> Model:
+        """The same head with another mean (K,) of the projections in its batch norm, and so another fingerprint.
+
+        Raises:
+            SdcError: the head has no batch norm, or the mean is not (K,).
+        """
+        return Model({**self.tensors, "norm.running_mean": mean}, self.metadata)
+
+    def _applied(self, step: Callable[[np.ndarray], np.ndarray], features: np.ndarray) -> np.ndarray:
         if features.ndim != 2 or features.shape[1] != self.dimension:
             shape = " × ".join(map(str, features.shape))
             raise UsageError(f"this head takes features of {self.dimension} dimensions, found an array of {shape}")
         out = np.empty((len(features), self.bits), np.float32)
         for start in range(0, len(features), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            out[rows] = self._project(features[rows].astype(np.float32, copy=False))
+            out[rows] = step(features[rows].astype(np.float32, copy=False))
         return out
 
     def _project(self, x: np.ndarray) -> np.ndarray:
         t = self.tensors
         if "hidden.weight" in t:
             x = _gelu(x @ t["hidden.weight"].T + t["hidden.bias"])
-        x = (x @ t["output.weight"].T if "output.weight" in t else x) + t["output.bias"]
-        if "norm.running_mean" in t:
+        projected: np.ndarray = (x @ t["output.weight"].T if "output.weight" in t else x) + t["output.bias"]
+        return projected
+
+    def _output(self, x: np.ndarray) -> np.ndarray:
+        t, x = self.tensors, self._project(x)
+        if self.normalizes:
             x = (x - t["norm.running_mean"]) / np.sqrt(t["norm.running_var"] + np.float32(NORM_EPS))
             x = x * t["norm.weight"] + t["norm.bias"]
         return np.cos(x + t["cosine.phase"]) if "cosine.phase" in t else x

@@ -17,6 +17,7 @@ class Recipe:
         bits: K, the length of a code; a multiple of 8.
         calibration: the distribution of the code similarities, see `sdc.train.calibration`.
         pairs, loss, quantization, quantization_weight: see `sdc.kernels.calibration_loss`.
+        supervised: rank pairs that share a label above all others, and by the features among themselves (`sdc`).
         contrastive_weight: λ_cl, of `sdc-contrastive`.
         space: `principal` (centred, on the principal axes, see `sdc.train.space`) or `raw`, the features as they are.
         locality: from 0 (pairs are ranked by the features' own similarities) to 1 (by what tells neighbourhoods apart),
@@ -43,6 +44,7 @@ class Recipe:
     quantization: str = "cosine"
     quantization_weight: float = 1.0
     contrastive_weight: float = 1.0
+    supervised: bool = False
     space: str = "principal"
     locality: float | None = None
     init: str = "itq"
@@ -75,8 +77,10 @@ class Recipe:
         return replace(self, locality=locality, lr=lr)
 
 
-LEAST_LR, LR = 1e-4, 4e-2  # by the rule, at locality 0 and 1
+LEAST_LR, LR = 1e-5, 4e-2  # by the rule, at locality 0 and 1
 CUT, CUTS = 0.3, 3  # of the learning rate, when held-out rows gain no more
+SUPERVISED = ("sdc", "sdc-contrastive")  # methods that can learn from labels
+MOST_SEED = 2**31 - 1
 LEAST_GAIN = 0.001  # of agreement, that counts
 
 # What methods other than `sdc` are published with, as far as it differs from `Recipe`. All are trained 100 epochs, as
@@ -85,7 +89,17 @@ PUBLISHED: dict[str, Any] = {
     "space": "raw", "init": "random", "norm": False, "epochs": 100, "patience": 0, "batch_size": 64, "lr": 1e-4,
     "calibration": "beta:5,5", "pairs": "halves",
 }  # fmt: skip
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {}
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "sdc-contrastive": {**PUBLISHED, "norm": True, "head": "mlp", "decay_at": 80},
+    "greedyhash": {**PUBLISHED, "batch_size": 32, "weight_decay": 5e-4, "quantization_weight": 0.1},
+    "bihalf": {**PUBLISHED, "batch_size": 32, "weight_decay": 5e-4},
+    "ssdh": {**PUBLISHED, "batch_size": 24},
+    "cibhash": {**PUBLISHED, "head": "mlp", "hidden": 1024, "lr": 1e-3, "weight_decay": 0.0},
+    "nsh": {**PUBLISHED, "batch_size": 50, "lr": 1e-5},
+    "tbh": {**PUBLISHED, "head": "mlp", "hidden": 1024, "batch_size": 400, "weight_decay": 0.0},
+    "wch": {**PUBLISHED, "head": "mlp", "hidden": 1024, "weight_decay": 0.0},
+    "wch-global": {**PUBLISHED, "head": "mlp", "hidden": 1024, "weight_decay": 0.0},
+}
 
 # `default` was chosen on held-out training rows of Fashion-MNIST (see the README's table), at 16 to 128 bits alike.
 # `paper-category` and `paper-instance` are the columns of the paper's supplement, `paper-code` the authors'
@@ -126,6 +140,8 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
     given = {name: value for name, value in chosen.items() if value is not None}
     if given.get("budget"):
         given = {"epochs": 0, "patience": Recipe.patience, **given}
+    if given.get("supervised"):  # the neighbours that held-out rows have among the features are not what is learned
+        given = {**given, "patience": chosen.get("patience") or 0}
     published = METHOD_DEFAULTS.get(given.get("method", Recipe.method), {})
     recipe = replace(Recipe(), **{**published, **PRESETS[preset], **given})
     _check(recipe)
@@ -157,6 +173,10 @@ def _check(recipe: Recipe) -> None:
     for name in ("quantization_weight", "contrastive_weight", "weight_decay", "budget"):
         if not 0 <= getattr(recipe, name) < float("inf"):
             raise UsageError(f"{name} = {getattr(recipe, name)}: must not be negative")
+    if recipe.seed > MOST_SEED:
+        raise UsageError(f"seed = {recipe.seed}: must be at most {MOST_SEED}")
+    if recipe.supervised and recipe.method not in SUPERVISED:
+        raise UsageError(f"{recipe.method} has no use for labels: --supervised is for {' and '.join(SUPERVISED)}")
     if recipe.locality is not None and not 0 <= recipe.locality <= 1:
         raise UsageError(f"locality = {recipe.locality}: must lie between 0 and 1")
     if recipe.locality and recipe.space == "raw":

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdc import __version__
-from sdc.artifacts import SdcError, log, required, settle, unknown, writable
+from sdc.artifacts import SdcError, UsageError, log, required, settle, unknown, writable
+from sdc.train.imbalance import class_groups, long_tail
 from sdc.train.recipe import Recipe, make_recipe
 from sdc.train.watch import training_alarms
 
@@ -30,10 +31,12 @@ class TrainSettings:
     Attributes:
         train_on: the split whose rows are trained on: `train`, or `database` (no labels are needed), of which rows that
             are queries too are left out.
+        imbalance: above 1, the classes are subsampled to a long tail: the size of the largest over the smallest.
     """
 
     features: Path = Path("feats.h5")
     train_on: str = "train"
+    imbalance: float = 1
     method: str = "sdc"
     bits: int = 64
     preset: str = "default"
@@ -43,6 +46,7 @@ class TrainSettings:
     quantization: str | None = None
     quantization_weight: float | None = None
     contrastive_weight: float | None = None
+    supervised: bool | None = None
     head: str | None = None
     hidden: int | None = None
     space: str | None = None
@@ -73,7 +77,7 @@ def run(settings: TrainSettings) -> Path:
 
     Raises:
         SdcError: the features are missing, damaged or too few, or training diverged.
-        UsageError: a setting does not fit, or the output exists with other settings.
+        UsageError: a setting or the features do not fit, or the output exists with other settings.
         Interrupted: stopped by a signal; the checkpoint is saved.
     """
     from sdc.extract.store import FeatureStore
@@ -87,6 +91,8 @@ def run(settings: TrainSettings) -> Path:
     recipe = settings.recipe()
     store = FeatureStore(required(settings.features, "features file", "sdc extract"))
     wanted = {**vars(recipe), "features": store.fingerprint, "train_on": settings.train_on}
+    if settings.imbalance != 1:  # only then, so that the settings of other models stay what they were
+        wanted["imbalance"] = settings.imbalance
     if settings.out.exists() and not settings.overwrite:
         try:
             found = Model.load(settings.out).metadata["settings"]
@@ -95,6 +101,7 @@ def run(settings: TrainSettings) -> Path:
         settle(settings.out, found, wanted)
         return settings.out
     writable(settings.out, settings.features)
+    rows = training_rows(settings, store)
 
     # These import torch, which a run that is refused or has nothing to do need not wait for.
     from sdc.train.distributed import joined
@@ -102,9 +109,28 @@ def run(settings: TrainSettings) -> Path:
 
     if isinstance(load_method(recipe.method), ClosedForm):
         # Solved by one process; the others have nothing to wait for.
-        return _train(settings, recipe, store, wanted, start, None) if leads() else settings.out
+        return _train(settings, recipe, store, rows, wanted, start, None) if leads() else settings.out
     with joined(settings.device) as world:
-        return _train(settings, recipe, store, wanted, start, world)
+        return _train(settings, recipe, store, rows, wanted, start, world)
+
+
+def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
+    """(n,) the rows to train on, ascending.
+
+    Raises:
+        UsageError: `imbalance` without one label a row, or one that the classes do not allow.
+    """
+    rows = store.splits[settings.train_on]
+    if settings.train_on != "train":
+        rows = np.setdiff1d(rows, store.splits["query"], assume_unique=True)
+    if settings.imbalance == 1:
+        return rows
+    if store.labels is None or store.labels.ndim != 1:
+        found = "none" if store.labels is None else f"several ({store.labels.shape[1]} classes, zeros and ones)"
+        raise UsageError(f"--imbalance needs one label a row, {settings.features} has {found}")
+    kept = long_tail(rows, store.labels[rows], settings.imbalance, settings.seed)
+    log.info("imbalance %g: %d of %d training rows are kept", settings.imbalance, len(kept), len(rows))
+    return kept
 
 
 def leads() -> bool:
@@ -113,16 +139,13 @@ def leads() -> bool:
 
 
 def _train(
-    settings: TrainSettings, recipe: Recipe, store: FeatureStore, wanted: dict[str, Any], start: float,
-    world: World | None,
+    settings: TrainSettings, recipe: Recipe, store: FeatureStore, rows: np.ndarray, wanted: dict[str, Any],
+    start: float, world: World | None,
 ) -> Path:  # fmt: skip
     from sdc.train.checkpoint import Checkpoint
     from sdc.train.fit import fit
     from sdc.train.model import Model
 
-    rows = store.splits[settings.train_on]
-    if settings.train_on != "train":
-        rows = np.setdiff1d(rows, store.splits["query"], assume_unique=True)
     log.info(
         "training %s, %d bits, on %d × %d features of %s",
         recipe.method, recipe.bits, len(rows), store.dimension, settings.features,
@@ -130,14 +153,19 @@ def _train(
     checkpoint = Checkpoint(settings.out, wanted)
     tensors, summary = fit(
         store.features, rows, recipe,
-        views=store.views, device=settings.device, checkpoint=checkpoint, resume=settings.resume,
+        views=store.views, extras={"tokens": store.tokens, "labels": store.labels}, device=settings.device,
+        checkpoint=checkpoint, resume=settings.resume,
         world=world, start=start,
     )  # fmt: skip
     if world is not None and world.rank > 0:
         return settings.out
     # Relative to the model's folder, so that the same run gives the same file wherever it takes place.
     path = os.path.relpath(store.path, Path(settings.out).absolute().parent)
-    model = Model(tensors, metadata(recipe, wanted, path, store.fingerprint, store.provenance, summary))
+    groups = class_groups(store.labels[rows]) if store.labels is not None and "imbalance" in wanted else None
+    described = metadata(
+        recipe, wanted, path, store.fingerprint, store.provenance, summary, preset=settings.preset, groups=groups
+    )
+    model = Model(tensors, described)
     model.save(settings.out)
     checkpoint.remove()
     for alarm in training_alarms(summary["curve"], solved=recipe.init == "itq" and recipe.head == "linear"):
@@ -148,11 +176,15 @@ def _train(
 
 def metadata(
     recipe: Recipe, settings: dict[str, Any], path: str | None, fingerprint: str, provenance: dict[str, Any],
-    summary: dict[str, Any],
+    summary: dict[str, Any], *, preset: str, groups: dict[str, list[int]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What model.safetensors records beside its tensors."""
+    """What model.safetensors records beside its tensors; `groups` as `sdc.train.imbalance.class_groups` gives them.
+
+    The preset's name is no setting: what it stands for is, and the same settings come from another or from options.
+    """
     return {
         "method": recipe.method,
+        "preset": preset,
         "settings": settings,
         "training": summary,
         "features": {
@@ -160,5 +192,6 @@ def metadata(
             "fingerprint": fingerprint,
             "provenance": provenance,
         },
+        **({"groups": groups} if groups else {}),
         "version": __version__,
     }

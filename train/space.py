@@ -1,8 +1,8 @@
 """The space a head is trained in: a linear map of the features, which is folded into the head when training is done.
 
-`raw` is the features as they are, as in the paper. `principal` centres them, keeps at most `AXES` principal axes, or
-one for each bit, and divides the whole by its root mean square, so that a recipe means the same whatever the scale of
-the features. On top of it comes the recipe's *locality*, from 0 to 1: how far to turn from the features' own
+`raw` is the features as they are, as in the paper. `principal` centres them, keeps four principal axes for each bit,
+but at least `AXES`, and divides the whole by its root mean square, so that a recipe means the same whatever the scale
+of the features. On top of it comes the recipe's *locality*, from 0 to 1: how far to turn from the features' own
 similarities to those that tell neighbourhoods apart.
 
 - The space is whitened by the covariance C of the differences between a row and its `NEAREST` nearest neighbours:
@@ -56,7 +56,7 @@ class Space:
 
 def principal_space(sample: np.ndarray, bits: int, locality: float, device: torch.device) -> Space:
     """The space of a recipe, from a sample (n, d) float32 of the training rows in random order."""
-    count = min(max(AXES, bits), sample.shape[1], len(sample) - 1)
+    count = min(max(AXES, 4 * bits), sample.shape[1], len(sample) - 1)
     mean, axes = principal_axes(sample, count)
     centred = (sample - mean) @ axes.T
     turn = axes.T

@@ -47,7 +47,14 @@ class Trained(nn.Module):
         Args:
             features: (B, p) in the recipe's space; (B, V, p) where the method learns from V > 1 views.
             outputs: (B, K), or (B, V, K), of the head.
+
+        What `extras` names is given beside them as keywords, of the same rows.
         """
+
+    @classmethod
+    def extras(cls, recipe: Recipe) -> tuple[str, ...]:
+        """What the method learns from beside features: `tokens` (B, T, w) as stored, `labels` (B,) or (B, C)."""
+        return ()
 
     def teacher(self, features: Tensor) -> Tensor:
         """The unit vectors (B, p) of features (B, p) whose cosines say what is near to what."""

@@ -86,6 +86,14 @@ def test_what_is_kept_is_the_best_head_not_the_last(monkeypatch):
     assert not np.array_equal(tensors["output.weight"], seen[5]["output.weight"].numpy())
 
 
+@pytest.mark.parametrize(("locality", "first"), [(0.0, 0), (1.0, 100)])
+def test_the_start_is_a_candidate_only_without_locality(monkeypatch, locality, first):
+    falling = iter(range(1000, 0, -1))
+    monkeypatch.setattr(Agreement, "__call__", lambda self, head: next(falling) / 1000)
+    _, summary = fit(X, ROWS, make_recipe(bits=16, epochs=30, batch_size=64, locality=locality))
+    assert summary["best_step"] == first
+
+
 def test_a_short_run_holds_nothing_out_and_so_does_one_without_patience():
     for chosen in ({"epochs": 3}, {"epochs": 25, "patience": 0}):
         _, summary = fit(X, ROWS, make_recipe(bits=16, batch_size=64, **chosen))

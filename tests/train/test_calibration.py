@@ -110,7 +110,8 @@ def test_parameters_of_any_size_give_a_table_or_are_refused(name, exponents, n):
     try:
         inverse = inverse_cdf(spec)
     except UsageError as error:
-        assert "all the similarity" in str(error)  # noqa: PT017
+        message = str(error)
+        assert "all the similarity" in message or "cannot be computed, they fall" in message
         return
     quantile_table(inverse, n)  # checks that it is finite, within the bounds and does not fall
     ends = inverse(np.array([0.0, 1.0]))

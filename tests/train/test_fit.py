@@ -142,6 +142,17 @@ def test_it_trains_in_another_thread_too():
     assert equal(found[0], fit(X, ROWS, RECIPE)[0])
 
 
+def test_a_checkpoint_of_other_batches_is_refused(monkeypatch, tmp_path):
+    """As where fewer processes share a batch: a step would be another place in the epoch, or beyond its end."""
+    checkpoint = Checkpoint(tmp_path / "model.safetensors", {})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Interrupted):
+            fit(X, ROWS, RECIPE, checkpoint=checkpoint)
+    with pytest.raises(UsageError, match="rows of a batch"):
+        fit(X, ROWS, make_recipe(bits=16, epochs=4, batch_size=100), checkpoint=checkpoint, resume=True)
+
+
 def test_a_killed_run_leaves_its_last_checkpoint_whole(tmp_path):
     """kill -9 while checkpoints are written all the time: the next run resumes and ends as an undisturbed one."""
     script = (

@@ -15,13 +15,12 @@ RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((600, 20)) @ RNG.standard_normal((20, 32)) + 3).astype(np.float32)
 
 
-def test_every_method_loads_and_makes_codes():
-    for name in METHODS:
-        bits = 32
-        codes = sdc.Hasher(bits=bits, method=name, **({"epochs": 1} if name == "sdc" else {})).fit(X).encode(X)
-        assert load_method(name)
-        assert codes.shape == (600, bits // 8)
-        assert codes.dtype == np.uint8
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"wch"}))  # which takes patch tokens, see test_wch.py
+def test_every_method_makes_codes(name):
+    codes = sdc.Hasher(bits=32, method=name, epochs=1, batch_size=64).fit(X).encode(X)
+    assert codes.shape == (600, 4)
+    assert codes.dtype == np.uint8
+    assert len(np.unique(codes, axis=0)) > 100
 
 
 def test_lsh_is_the_sign_of_gaussian_projections_without_centring():

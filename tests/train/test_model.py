@@ -48,6 +48,32 @@ def test_outputs_are_those_of_the_torch_head(hidden):
     np.testing.assert_allclose(model_of(head).outputs(x), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("hidden", [0, 20])
+def test_another_mean_shifts_what_the_batch_norm_gives(hidden):
+    head = trained_head(hidden)
+    model = model_of(head)
+    x = np.random.default_rng(0).standard_normal((50, 12)).astype(np.float32) + 1
+    with torch.no_grad():
+        projected = head.project(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(model.projections(x), projected, atol=2e-5)
+    recentered = model.recentered(projected.mean(0))
+    bias = model.tensors["norm.bias"]
+    np.testing.assert_allclose(recentered.outputs(x).mean(0), bias, atol=1e-5)
+    np.testing.assert_allclose(recentered.outputs(x).std(0), model.outputs(x).std(0), rtol=1e-4)
+    assert recentered.fingerprint != model.fingerprint
+    assert recentered.metadata == model.metadata
+    with pytest.raises(SdcError, match=r"norm\.running_mean should be \(16,\)"):
+        model.recentered(np.zeros(8))
+
+
+def test_a_head_without_batch_norm_says_so():
+    model = Model({"output.bias": np.zeros(8, np.float32)}, metadata())
+    assert not model.normalizes
+    assert model_of(trained_head(0)).normalizes
+    with pytest.raises(SdcError, match="not a hash head"):
+        model.recentered(np.zeros(8))
+
+
 def test_float16_features_are_taken_as_their_values():
     model = model_of(trained_head(20))
     x = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float16)

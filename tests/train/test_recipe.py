@@ -43,6 +43,7 @@ def test_a_chosen_value_replaces_the_presets():
         ({"quantization": "x"}, "unknown quantization"),
         ({"batchsize": 8}, "did you mean 'batch_size'"),
         ({"epochs": 0}, "epochs = 0"),
+        ({"seed": 2**31}, "seed = 2147483648: must be at most"),
         ({"batch_size": 1}, "batch_size = 1"),
         ({"lr": float("nan")}, "lr = nan"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0"),

@@ -74,7 +74,13 @@ X = (X + np.random.default_rng(1).standard_normal(X.shape)).astype(np.float32)
     ids=str,
 )
 def test_trained_heads_raise_no_alarm_and_untrained_ones_do(settings):
-    settings = {"batch_size": 64, "epochs": 8, **settings}
+    settings = {"batch_size": 64, "epochs": 8, "head": "mlp", "init": "random", "lr": 2e-3, **settings}
     assert training_alarms(sdc.Hasher(**settings).fit(X).model.metadata["training"]["curve"]) == []
     still = sdc.Hasher(**{**settings, "lr": 1e-9}).fit(X).model.metadata["training"]["curve"]
     assert any("collapse persists" in alarm for alarm in training_alarms(still))
+
+
+@pytest.mark.parametrize("locality", [0.0, 1.0])
+def test_a_run_that_starts_from_a_solution_need_not_improve_on_it(locality):
+    hasher = sdc.Hasher(batch_size=64, epochs=8, locality=locality).fit(X)
+    assert training_alarms(hasher.model.metadata["training"]["curve"], solved=True) == []

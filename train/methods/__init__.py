@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 
 METHODS = {
     "sdc": "sdc.train.methods.sdc",
+    "sdc-contrastive": "sdc.train.methods.sdc_contrastive",
+    "cibhash": "sdc.train.methods.cibhash",
+    "greedyhash": "sdc.train.methods.greedyhash",
+    "bihalf": "sdc.train.methods.bihalf",
     "itq": "sdc.train.methods.itq",
     "lsh": "sdc.train.methods.lsh",
+    "nsh": "sdc.train.methods.nsh",
     "pcah": "sdc.train.methods.pcah",
     "random-rotation": "sdc.train.methods.random_rotation",
     "sh": "sdc.train.methods.sh",
+    "ssdh": "sdc.train.methods.ssdh",
     "sign": "sdc.train.methods.sign",
+    "tbh": "sdc.train.methods.tbh",
+    "wch": "sdc.train.methods.wch",
+    "wch-global": "sdc.train.methods.wch_global",
 }
 
 

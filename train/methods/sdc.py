@@ -33,8 +33,14 @@ class SDC(Trained):
             table = quantile_table(inverse_cdf(recipe.calibration), sample_length(batch_size, recipe.pairs))
             self.quantiles = torch.from_numpy(table).to(sample.device)
 
-    def loss(self, features: Tensor, outputs: Tensor) -> Loss:
+    @classmethod
+    def extras(cls, recipe: Recipe) -> tuple[str, ...]:
+        return ("labels",) if recipe.supervised else ()
+
+    def loss(self, features: Tensor, outputs: Tensor, labels: Tensor | None = None) -> Loss:
         unit = self.teacher(features)
+        if labels is not None:
+            unit = relevant_first(unit, labels)
         if self.quantiles is None:
             return linear_scaling_loss(unit, outputs, **self.options)
         return calibration_loss(unit, outputs, self.quantiles, **self.options)
@@ -47,6 +53,22 @@ class SDC(Trained):
         similarities, nearest = (unit @ self.bank.T).topk(min(NEAREST, len(self.bank)), sorted=False)
         near = torch.einsum("bk,bkp->bp", similarities.clamp(min=0) ** 3, self.bank[nearest])
         return F.normalize(unit + self.recipe.locality * F.normalize(near))
+
+
+def relevant_first(unit: Tensor, labels: Tensor) -> Tensor:
+    """Vectors among which pairs that share a label have higher cosines than all that share none.
+
+    Among pairs that share as many labels, the order of the cosines of `unit` stays.
+
+    Args:
+        unit: (B, p), of unit length.
+        labels: (B,) whole numbers, or (B, C) zeros and ones.
+    """
+    if labels.ndim == 1:
+        labels = F.one_hot(torch.unique(labels, return_inverse=True)[1])
+    lifted = torch.cat([unit, 2 * labels.to(unit.dtype)], 1)  # 4 a shared label: cosines differ by 2 at most
+    scaled: Tensor = lifted / lifted.norm(dim=1).max()
+    return scaled
 
 
 METHOD = SDC
