@@ -20,7 +20,7 @@ class Hasher:
 
     Args:
         bits: K, the length of a code; a multiple of 8.
-        method: `sdc`, `itq`, `lsh`, `random-rotation` or `sign`.
+        method: one of `sdc.train.methods.METHODS`.
         preset: see `sdc.train.recipe.PRESETS`.
         device: of PyTorch, for training; None takes CUDA where there is one.
         settings: any other field of `sdc.train.recipe.Recipe`, e.g. `epochs=20`.
@@ -44,6 +44,7 @@ class Hasher:
         from sdc.train.recipe import make_recipe
 
         self.recipe = make_recipe(preset, bits=bits, method=method, **settings)
+        self._preset = preset
         self.device = device
         self._model: Model | None = None
 
@@ -62,7 +63,9 @@ class Hasher:
         tensors, summary = fit(x, np.arange(len(x)), self.recipe, device=self.device)
         content = checksum(np.ascontiguousarray(x))
         settings = {**vars(self.recipe), "features": content}
-        self._model = Model(tensors, metadata(self.recipe, settings, None, content, {"source": "memory"}, summary))
+        origin = {"source": "memory"}
+        described = metadata(self.recipe, settings, None, content, origin, summary, preset=self._preset)
+        self._model = Model(tensors, described)
         return self
 
     @property
@@ -93,10 +96,12 @@ class Hasher:
 
         model = Model.load(path)
         settings = {
-            name: value for name, value in model.metadata["settings"].items() if name not in ("features", "train_on")
+            name: value
+            for name, value in model.metadata["settings"].items()
+            if name not in ("features", "train_on", "imbalance")
         }
         hasher = cls(**settings)
-        hasher._model = model
+        hasher._preset, hasher._model = model.metadata.get("preset", hasher._preset), model
         return hasher
 
 
@@ -155,6 +160,8 @@ def _inspect_features(path: Path) -> dict[str, Any]:
         "tokens": None if store.tokens is None else list(store.tokens.shape[1:]),
         "splits": {name: len(rows) for name, rows in store.splits.items()},
         "labels": None if store.labels is None else list(store.labels.shape),
+        "labels_coarse": None if store.labels_coarse is None else list(store.labels_coarse.shape),
+        "groundtruth": {name: len(lists.values) for name, lists in store.groundtruth.items()},
         "skipped": len(store.skipped),
         "fingerprint": store.fingerprint,
         "provenance": store.provenance,

@@ -207,6 +207,11 @@ def torch_device(name: str | None) -> torch.device:
     return device
 
 
+def processors() -> int:
+    """How many of them this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Progress:
     """Progress of one long task: a bar on a terminal, else a log line now and then.
 

@@ -13,14 +13,18 @@ from typing import Any, TypeVar
 import click
 
 from sdc import __version__
+from sdc.ablate.grid import OVER
+from sdc.ablate.run import AblateSettings
 from sdc.artifacts import SdcError, log
 from sdc.extract.embeddings import ImportSettings
+from sdc.extract.images import LONGEST, SCALES
 from sdc.extract.run import ExtractSettings
 from sdc.retrieve.collapse import DiagnoseSettings
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.evaluate import EvaluateSettings
 from sdc.retrieve.search import SearchSettings
 from sdc.train.export import ExportSettings
+from sdc.train.methods import METHODS
 from sdc.train.run import TrainSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +39,14 @@ def out(default: Path) -> Callable[[F], F]:
 
 def features(default: Path = TrainSettings.features) -> Callable[[F], F]:
     return click.option("--features", type=PATH, default=default, show_default=True, help="Feature file to read.")
+
+
+def _scales(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """0.7071,1,1.4142"""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected factors, such as 0.7071,1,1.4142") from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -56,17 +68,28 @@ def cli() -> None:
     "--backbone",
     default=ExtractSettings.backbone,
     show_default=True,
-    help="vgg16, resnet50, deit_base, efficientnet_lite0, or any timm model.",
+    help="vgg16, resnet50, deit_base, vit_base, efficientnet_lite0, or any timm model.",
 )
 @click.option(
     "--data",
     default=ExtractSettings.data,
     show_default=True,
-    help="fashion-mnist, or folder: any folder of images, a subfolder a label.",
+    help="A set that `sdc datasets` lists; folder: any folder of images, a subfolder a label.",
 )
-@click.option("--root", type=PATH, help="Where the data lies.")
+@click.option("--root", type=PATH, help="Where the data lies.  [default: $SDC_DATA/NAME]")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights instead of its pretrained ones.")
-@click.option("--image-size", type=int, help="Side of the square input, in pixels.  [default: the backbone's]")
+@click.option(
+    "--image-size",
+    type=int,
+    help="Side of the square input, in pixels.  [default: the backbone's]  Landmark sets: the longest side at most.  "
+    f"[default: {LONGEST}]",
+)
+@click.option(
+    "--scales",
+    callback=_scales,
+    metavar="S,S,...",
+    help=f"Landmark sets: average over these scales.  [default: {','.join(f'{scale:g}' for scale in SCALES)}]",
+)
 @click.option("--limit", type=int, help="Take a stratified sample of so many images.")
 @click.option(
     "--views",
@@ -79,8 +102,10 @@ def cli() -> None:
 @click.option(
     "--split",
     metavar="RATIO|FILE",
-    help="folder: the share of images held out as queries, or a file of `path split` lines.",
+    help="folder: the share of images held out as queries, or a file of `path split` lines; cifar10: an npz.",
 )
+@click.option("--strip-prefix", metavar="FOLDERS", help="List files: leading folders that come off their paths.")
+@click.option("--add-prefix", metavar="FOLDER", help="List files: a folder that goes in front of their paths.")
 @click.option("--batch-size", type=int, default=ExtractSettings.batch_size, show_default=True)
 @click.option(
     "--part-rows",
@@ -105,18 +130,50 @@ def extract(as_json: bool, **options: Any) -> None:
     _report(run(ExtractSettings(**options)), as_json)
 
 
+@cli.command("datasets")
+@as_json
+def datasets_(as_json: bool) -> None:
+    """List the sets of images: what must be on disk, where to get it, splits, labels and protocol.
+
+    \b
+    With SDC_DATA=/data, the set NAME is sought in /data/NAME where --root names no folder.
+    """
+    from sdc.extract.datasets import catalogue
+
+    found = catalogue()
+    if as_json:
+        _print_json(found)
+        return
+    for entry in found["datasets"]:
+        needs: dict[str, list[str]] = {}
+        for piece in entry["needs"]:
+            needs.setdefault(piece["from"], []).append(piece["path"])
+        at = entry["protocol"].get("at")
+        lines = [
+            *(f"needs {', '.join(paths)}, from {source}" for source, paths in needs.items()),
+            f"splits: {entry['splits']}",
+            f"labels: {entry['labels']}",
+            f"protocol: {entry['protocol']['name']}, {f'mAP@{at}' if at else 'mAP over all'}",
+        ]
+        click.echo(f"{entry['name']}: {entry['summary']}")
+        for line in lines:
+            click.echo(f"    {line}")
+
+
 @cli.command("import")
 @click.argument("vectors", type=PATH)
 @click.option("--labels", type=PATH, help="npy, or text with a label a line.")
+@click.option("--labels-coarse", type=PATH, help="A second level above the labels, in the same forms.")
 @click.option("--ids", type=PATH, help="npy, or text with an id a line.  [default: row numbers]")
 @click.option("--splits", type=PATH, help="npz with the row numbers of train, query and database.")
+@click.option("--groundtruth", type=PATH, help="gnd_roxford5k.pkl or gnd_rparis6k.pkl, for their features.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")
 @click.option("--seed", type=int, default=ImportSettings.seed, show_default=True)
 @out(ImportSettings.out)
 @overwrite
 @as_json
 def import_(as_json: bool, **options: Any) -> None:
-    """Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs or bvecs."""
+    """Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs, bvecs, or .pt and .pth of torch.save."""
     from sdc.extract.embeddings import run
 
     _report(run(ImportSettings(**options)), as_json)
@@ -145,8 +202,14 @@ def _seconds(context: click.Context, parameter: click.Parameter, text: str | Non
     help="The split to train on: train, or database (but its queries).",
 )
 @click.option(
-    "--method", default=TrainSettings.method, show_default=True, help="sdc, itq, lsh, random-rotation or sign."
+    "--imbalance",
+    type=float,
+    metavar="RATIO",
+    default=TrainSettings.imbalance,
+    show_default=True,
+    help="Subsample the classes to a long tail: the largest has RATIO times the rows of the smallest.",
 )
+@click.option("--method", default=TrainSettings.method, show_default=True, help=f"{', '.join(METHODS)}.")
 @click.option("--bits", type=int, default=TrainSettings.bits, show_default=True, help="Length of a code.")
 @click.option(
     "--preset",
@@ -163,6 +226,9 @@ def _seconds(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--quantization", help="cosine, l1, l2 or cubic.")
 @click.option("--quantization-weight", type=float, help="λ_q.")
 @click.option("--contrastive-weight", type=float, help="λ_cl of sdc-contrastive.")
+@click.option(
+    "--supervised", is_flag=True, default=None, help="With labels: rank pairs that share one above the others."
+)
 @click.option("--space", help="principal: centred, on the principal axes; or raw.")
 @click.option("--locality", type=float, help="0: rank pairs by the features; 1: by what tells neighbourhoods apart.")
 @click.option("--head", help="linear or mlp.")
@@ -218,6 +284,12 @@ def train(as_json: bool, **options: Any) -> None:
 @features(EncodeSettings.features)
 @click.option("--model", type=PATH, default=EncodeSettings.model, show_default=True)
 @click.option("--index-type", default=EncodeSettings.index_type, show_default=True, help="flat: exact search.")
+@click.option(
+    "--recenter/--no-recenter",
+    default=EncodeSettings.recenter,
+    help="Take the batch norm's mean from the database instead of the training set, for a database unlike it.  "
+    "[default: for models of the preset paper-instance]",
+)
 @out(EncodeSettings.out)
 @overwrite
 @as_json
@@ -266,7 +338,17 @@ def search(as_json: bool, **options: Any) -> None:
 @cli.command()
 @click.option("--index", type=PATH, default=EvaluateSettings.index, show_default=True)
 @click.option("--at", type=int, help="R of mAP@R.  [default: the data set's, else 1000]")
-@click.option("--protocol", help="What counts as relevant.  [default: the data set's]")
+@click.option(
+    "--protocol",
+    help="category: items that share a label; relevant or revisited: those that the ground truth lists.  "
+    "[default: the data set's]",
+)
+@click.option(
+    "--denominator",
+    type=click.Choice(["found", "all", "capped"]),
+    help="Of AP: relevant items found in the top R, all there are, or these but R at most.  "
+    "[default: found; all for relevant]",
+)
 @click.option(
     "--no-hit",
     type=click.Choice(["zero", "skip"]),
@@ -285,14 +367,17 @@ def search(as_json: bool, **options: Any) -> None:
 )
 @as_json
 def evaluate(as_json: bool, **options: Any) -> None:
-    """Score the index on its query split: mAP over ties, precision, recall, neighbour recall."""
+    """Score the index on its query split: mAP over ties, precision, recall, neighbour recall.
+
+    Landmark sets are scored by their own protocol.  The conventions that were used stand below the scores.
+    """
     from sdc.retrieve.evaluate import evaluate as score
 
     found = score(EvaluateSettings(**options))
     if as_json:
         _print_json(found)
         return
-    _print_numbers(found, "@")
+    _print_numbers(found)
 
 
 @cli.command()
@@ -316,12 +401,82 @@ def diagnose(as_json: bool, **options: Any) -> None:
         _print_json(found)
         return
     findings, notes = found.pop("findings"), found.pop("notes")
-    _print_numbers(found, ".")
+    _print_numbers(found)
     for kind, said in (("finding", findings), ("note", notes)):
         for finding in said:
             click.echo(f"{kind}: {finding['message']}")
     if not findings:
         click.echo("no sign of a collapse")
+
+
+ABLATIONS = """
+\b
+The paper's experiments and three checks of them, a command each:
+  methods over bits   sdc ablate --over method --bits 16,32,64
+  instance-level      sdc ablate --over method=itq,sdc --preset paper-instance --bits 128,256,512
+  distributions       sdc ablate --over calibration
+  alpha = beta        sdc ablate --over alpha
+  overlap and gain    sdc ablate --features a.h5 --features b.h5 --over method=lsh,itq,sdc
+  alpha x beta        sdc ablate --features a.h5 --features b.h5 --over alpha --over beta --seeds 1
+  linear scaling      sdc ablate --over method=itq,sdc --over calibration=linear,beta:16,16
+
+The folder gets results.csv (a row a cell), results.md (mean ± sd over seeds) and figures. Killed or interrupted, the
+same command goes on: finished cells are kept.
+"""
+
+
+def _lengths(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected lengths of codes, such as 64 or 16,32,64") from None
+
+
+@cli.command(epilog=ABLATIONS)
+@click.option(
+    "--features",
+    type=PATH,
+    multiple=True,
+    default=AblateSettings.features,
+    show_default=True,
+    help="Feature file to read; may be repeated.",
+)
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="NAME[=V,V,...]",
+    help=f"A setting to vary; may be repeated, for a product. With default values: {', '.join(OVER)}; any other "
+    "setting of `sdc train` takes values.",
+)
+@click.option(
+    "--bits",
+    default=",".join(map(str, AblateSettings.bits)),
+    show_default=True,
+    callback=_lengths,
+    help="Lengths of a code, such as 16,32,64.",
+)
+@click.option("--seeds", type=int, default=AblateSettings.seeds, show_default=True, help="Runs of each cell.")
+@click.option("--preset", default=AblateSettings.preset, show_default=True)
+@click.option("--method", default=AblateSettings.method, show_default=True)
+@click.option("--epochs", type=int, help="At most.  [default: the preset's or the method's]")
+@click.option(
+    "--set", "fixed", multiple=True, metavar="NAME=V", help="Any other setting of `sdc train`; may be repeated."
+)
+@click.option("--jobs", type=int, help="Cells at once, a process of one thread each.  [default: one a processor]")
+@click.option("--out", type=PATH, default=AblateSettings.out, show_default=True, help="Folder to fill.")
+@overwrite
+@as_json
+def ablate(as_json: bool, **options: Any) -> None:
+    """Vary settings of training over a grid, and compare what comes of it."""
+    from sdc.ablate.run import run
+    from sdc.ablate.tables import read_csv
+
+    path = run(AblateSettings(**options))
+    if not as_json:
+        click.echo((path / "results.md").read_text(encoding="utf-8"), nl=False)
+        return
+    rows = read_csv(path / "results.csv")
+    _print_json({"out": str(path), "cells": len(rows), "rows": rows})
 
 
 @cli.command()
@@ -383,13 +538,13 @@ def _report(path: Path, as_json: bool) -> None:
         click.echo(f"{path}: {found['rows']} rows of {width}")
 
 
-def _print_numbers(found: dict[str, Any], separator: str, prefix: str = "") -> None:
-    """A number a line, under the path of its keys."""
+def _print_numbers(found: dict[str, Any], path: str = "") -> None:
+    """A number a line, under the path of its keys: `precision@10`, `coarse.map`."""
     for key, value in found.items():
+        label = f"{path}{'@' if key.isdigit() else '.'}{key}" if path else key
         if isinstance(value, dict):
-            _print_numbers(value, separator, f"{prefix}{key}{separator}")
+            _print_numbers(value, label)
         else:
-            label = f"{prefix}{key}"
             click.echo(f"{label:22} {value:.4f}" if isinstance(value, float) else f"{label:22} {value}")
 
 
@@ -415,6 +570,10 @@ def main() -> None:
         sys.exit(1)
     except MemoryError:
         _fail("out of memory", 1)
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error) and "out of memory" not in str(error):
+            raise
+        _fail("out of memory: a smaller --batch-size, --hidden or number of --bits takes less", 1)
     except PermissionError as error:
         _fail(f"no permission for {error.filename}: get it, or name another file", 1)
     except OSError as error:

@@ -46,6 +46,8 @@ def test_the_wheel_holds_every_module_of_the_stages_and_only_sdc(wheel):
     for stage in ("extract", "kernels", "train", "retrieve"):
         for module in (ROOT / stage).rglob("*.py"):
             assert f"sdc/{module.relative_to(ROOT)}" in names
+    for module in (ROOT / "sdc" / "ablate").glob("*.py"):
+        assert str(module.relative_to(ROOT)) in names
 
 
 def test_it_installs_in_a_fresh_environment_and_help_is_quick(wheel, tmp_path):
@@ -64,6 +66,7 @@ def test_it_installs_in_a_fresh_environment_and_help_is_quick(wheel, tmp_path):
         done = subprocess.run([python.parent / "sdc", "--help"], capture_output=True, text=True, cwd=tmp_path)
         seconds.append(time.perf_counter() - started)
         assert done.returncode == 0, done.stderr
-    for command in ("extract", "import", "train", "encode", "search", "evaluate", "export", "inspect"):
+    commands = "extract import datasets train encode search evaluate diagnose ablate export inspect"
+    for command in commands.split():
         assert f"\n  {command} " in done.stdout
     assert statistics.median(seconds[1:]) < 0.5

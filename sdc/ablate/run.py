@@ -1,0 +1,246 @@
+"""`sdc ablate`: a grid of settings of `sdc train`, each cell trained, encoded, evaluated and diagnosed.
+
+The folder it fills: cells/ (a file for each finished cell: what `sdc evaluate` and `sdc diagnose` say, and the
+similarity histograms beside it), results.csv (a row a cell), results.md (mean ± sd over seeds), settings.json, and
+figures. A finished cell is kept and not computed again: a run that is killed loses the cells under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdc import __version__
+from sdc.ablate.figures import AGAINST_OVERLAP, MOST, OVER_BITS, SENSITIVITY, read_histograms, write_figures
+from sdc.ablate.grid import Cell, Value, describe, make_cells, parse_fixed, parse_over
+from sdc.ablate.jobs import compute_all
+from sdc.ablate.tables import Row, grouped, make_rows, markdown, write_csv
+from sdc.artifacts import (
+    SdcError,
+    UsageError,
+    describing,
+    differing,
+    log,
+    processors,
+    replacing,
+    required,
+    settle,
+    writable,
+)
+from sdc.extract.store import FeatureStore
+from sdc.retrieve import histograms
+from sdc.train.run import TrainSettings
+
+CELLS, SETTINGS, CSV, TABLE = "cells", "settings.json", "results.csv", "results.md"
+STRETCHING = "histograms.png"  # the paper's figure of the similarities before and after
+FIGURES = (STRETCHING, SENSITIVITY, OVER_BITS, AGAINST_OVERLAP)
+
+
+@dataclass(frozen=True)
+class AblateSettings:
+    """What `sdc ablate` does; the defaults are the command's.
+
+    Attributes:
+        features: feature files; the grid is run on each.
+        over: the settings to vary, each `NAME` or `NAME=value,…`; several make a product. Names are those of
+            `sdc.ablate.grid.OVER`, which have default values, and of `sdc.train.run.TrainSettings`. `alpha` alone
+            stands for beta:a,a, `alpha` and `beta` for beta:a,b; `beta` alone keeps the calibration's alpha.
+        bits: lengths of a code.
+        seeds: every cell is computed with the seeds 0, 1, … of so many.
+        preset, method, epochs: of `sdc train`, where they are not varied.
+        fixed: further settings of `sdc train`, each `name=value`.
+        jobs: cells computed at once, each by a process of one thread; None is one a processor.
+        out: the folder to fill.
+        overwrite: replace an `out` that was made with other settings; cells that belong to these are kept.
+    """
+
+    features: tuple[Path, ...] = (Path("feats.h5"),)
+    over: tuple[str, ...] = ()
+    bits: tuple[int, ...] = (64,)
+    seeds: int = 3
+    preset: str = TrainSettings.preset
+    method: str = TrainSettings.method
+    epochs: int | None = None
+    fixed: tuple[str, ...] = ()
+    jobs: int | None = None
+    out: Path = Path("ablation")
+    overwrite: bool = False
+
+
+def run(settings: AblateSettings) -> Path:
+    """Computes the cells of the grid that are not there yet, then writes tables and figures.
+
+    Settings that training refuses or fails with leave a cell without scores, and the reason in its place. The jobs are
+    processes that are spawned: a script that calls this does so under `if __name__ == "__main__"`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: an unknown setting or a bad value, a folder made with other settings, holding something else, or
+            being filled by another run.
+        SdcError: features are missing or damaged or have no queries, the disk is full, or a job was killed.
+    """
+    _check(settings)
+    over, fixed = parse_over(settings.over), _fixed(settings)
+    stores = _stores(settings)
+    cells = make_cells(stores, over, fixed, settings.bits, settings.seeds)
+    wanted = {
+        "features": [store.fingerprint for store in stores.values()],
+        "over": over,
+        "bits": list(settings.bits),
+        "seeds": settings.seeds,
+        "train": fixed,
+    }
+    out = settings.out
+    with _claimed(out):
+        left = _left(settings, cells, wanted)
+        if left is not None:
+            total = len({cell.name for cell in cells})
+            compute_all(left, settings.jobs or processors(), out / CELLS, total)
+            _write(out, cells, list(over), wanted)
+    return out
+
+
+def _check(settings: AblateSettings) -> None:
+    if settings.seeds < 1:
+        raise UsageError(f"--seeds {settings.seeds}: must be at least 1")
+    if settings.jobs is not None and settings.jobs < 1:
+        raise UsageError(f"--jobs {settings.jobs}: must be at least 1")
+    if not settings.bits or len(set(settings.bits)) < len(settings.bits):
+        raise UsageError(f"--bits {','.join(map(str, settings.bits))}: expected lengths that differ, such as 16,32,64")
+
+
+def _fixed(settings: AblateSettings) -> dict[str, Value]:
+    """The settings of `sdc train` that are not varied: `preset` and `method` give way to --over, others do not."""
+    varied = [text.partition("=")[0] for text in settings.over]
+    defaults: dict[str, Value] = {"preset": settings.preset, "method": settings.method}
+    epochs = [] if settings.epochs is None else [f"epochs={settings.epochs}"]
+    given = parse_fixed([*epochs, *settings.fixed])
+    return {name: value for name, value in defaults.items() if name not in varied} | given
+
+
+def _stores(settings: AblateSettings) -> dict[Path, FeatureStore]:
+    stores: dict[Path, FeatureStore] = {}
+    for path in settings.features:
+        store = FeatureStore(required(path, "features file", "sdc extract"))
+        if store.fingerprint in {other.fingerprint for other in stores.values()}:
+            raise UsageError(f"--features {path}: the same features are given twice")
+        for split in ("train", "query", "database"):
+            if not len(store.splits[split]):
+                raise SdcError(f"{path} has no rows in its {split} split: make features that have (see `sdc import`)")
+        stores[path] = store
+    return stores
+
+
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Makes the folder if need be, and keeps others from filling it meanwhile."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: --out must name a folder")
+    if out.is_dir() and not (out / SETTINGS).exists():
+        foreign = {path.name for path in out.iterdir() if path.name[0] != "."} - {CELLS, CSV, TABLE, *FIGURES}
+        if foreign:
+            raise UsageError(
+                f"{out} holds other files, such as {min(foreign)}: --out must name a new or empty folder, or one of "
+                "sdc ablate's"
+            )
+    writable(out / SETTINGS if out.is_dir() else out)
+    with describing(out):
+        (out / CELLS).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UsageError(f"{out} is being filled by another sdc ablate: wait for it, or choose another --out") from None
+    finally:
+        os.close(descriptor)
+
+
+def _left(settings: AblateSettings, cells: Sequence[Cell], wanted: Mapping[str, Any]) -> dict[str, Cell] | None:
+    """The cells to compute, by name; None where all is there. Records the settings of a new folder."""
+    out = settings.out
+    recorded, folder = out / SETTINGS, out / CELLS
+    for path in folder.glob(".*"):  # of cells that were under way when a run was killed
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    left = {cell.name: cell for cell in cells if not (folder / f"{cell.name}.json").exists()}
+    if recorded.exists():
+        found = {name: value for name, value in _read(recorded).items() if name != "version"}
+        whole = not left and all((out / name).exists() for name in (CSV, TABLE))
+        different = differing(found, wanted)
+        if not settings.overwrite and (whole or different):
+            settle(out, found, wanted)
+            return None
+        if different:
+            _clear(out, {cell.name for cell in cells})
+    with replacing(recorded) as temporary:
+        temporary.write_text(json.dumps({**wanted, "version": __version__}, ensure_ascii=False, indent=1))
+    done = len({cell.name for cell in cells}) - len(left)
+    if done:
+        log.info("%s: %d cells are there and kept, %d are left to compute", out, done, len(left))
+    return left
+
+
+def _clear(out: Path, kept: set[str]) -> None:
+    """Removes what was made with other settings."""
+    for name in (CSV, TABLE, *FIGURES):
+        (out / name).unlink(missing_ok=True)
+    for path in (out / CELLS).iterdir():
+        if path.stem not in kept:
+            path.unlink()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise SdcError(f"{path} is damaged: remove it, and run the command again") from None
+    return found
+
+
+def _write(out: Path, cells: Sequence[Cell], varied: Sequence[str], wanted: Mapping[str, Any]) -> None:
+    """The tables and figures of finished cells."""
+    rows = make_rows(cells, [_read(out / CELLS / f"{cell.name}.json") for cell in cells])
+    panels = _panels(out / CELLS, cells, rows, varied)
+    if panels:
+        histograms.write(out / STRETCHING, panels)
+    write_figures(out, rows, varied)
+    write_csv(out / CSV, rows)
+    fixed = ", ".join(f"{name} {value}" for name, value in wanted["train"].items())
+    title = f"Ablation over {', '.join(varied)}" if varied else "Ablation"
+    notes = f"{fixed}; {wanted['seeds']} seed(s) a cell, mean ± sd; scores expected over ties; sdc {__version__}"
+    with replacing(out / TABLE) as temporary:
+        temporary.write_text(markdown(rows, varied, title, notes), encoding="utf-8")
+    refused = sum(row["refused"] is not None for row in rows)
+    log.info("%s: %d cells%s", out, len(rows), f", {refused} of them without scores" if refused else "")
+
+
+def _panels(
+    folder: Path, cells: Sequence[Cell], rows: Sequence[Row], varied: Sequence[str]
+) -> dict[str, histograms.Histogram]:
+    """Before and after: the features' cosines, and for each combination the similarities of its longest codes.
+
+    Of more than `MOST` combinations only those of the least and of the greatest overlap.
+    """
+    names = {id(row): cell.name for row, cell in zip(rows, cells, strict=True)}
+    sets = grouped([row for row in rows if row["refused"] is None], ["features"])
+    panels: dict[str, histograms.Histogram] = {}
+    for (features,), own in sets.items():
+        shown = [max(group, key=lambda row: int(row["bits"])) for group in grouped(own, varied).values()]
+        if len(shown) > MOST:
+            shown.sort(key=lambda row: float(row["overlap"] or 0))
+            shown = [shown[0], shown[-1]]
+        prefix = f"{features}: " if len(sets) > 1 else ""
+        for row in shown:
+            before, after = read_histograms(folder / f"{names[id(row)]}.csv").values()
+            panels[f"{prefix}features"] = before
+            panels[prefix + describe({name: row[name] for name in varied}, row["bits"])] = after
+    return panels
