@@ -106,8 +106,8 @@ def _diversity(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "few_codes",
             f"{sample} items have only {round(found['unique'] * sample)} distinct codes{tied}: among items of one code "
-            "the ranking is arbitrary. Use more --bits, fewer --epochs, a lower --lr or a narrower --calibration; or "
-            "the features hold many copies",
+            "the ranking is arbitrary. Use --locality 0, more --bits, fewer --epochs, a lower --lr or a narrower "
+            "--calibration; or the features hold many copies",
         )
     largest, in_class = found["largest_code"], found.get("largest_code_of_a_class", 0.0)
     unlike = found.get("unlike", 0.0) if bits >= 32 and largest > CROWD else 0.0
@@ -117,8 +117,8 @@ def _diversity(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "one_code",
             f"the commonest code stands for {largest:.1%} of all items{more}: a whole cluster has fallen together "
-            "and cannot be ranked inside. Use more --bits, a lower --lr, fewer --epochs or a narrower --calibration; "
-            "or these items are copies of one another",
+            "and cannot be ranked inside. Use --locality 0, more --bits, a lower --lr, fewer --epochs or a narrower "
+            "--calibration; or these items are copies of one another",
         )
 
 
@@ -143,7 +143,7 @@ def _meaning(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "fine_grain_lost",
             "between classes the codes follow the features, but inside them hardly at all (correlation "
             f"{agreement['within']:.2f}, over all pairs {agreement['all']:.2f}): fine-grained retrieval suffers. "
-            "Use more --bits, fewer --epochs, or a narrower --calibration",
+            "Use --locality 0, more --bits, fewer --epochs, or a narrower --calibration",
         )
     if found["target_known"] and found["target_distance"] > TARGET:
         yield (
