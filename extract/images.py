@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, unknown
+from sdc.artifacts import SdcError, UsageError, processors, unknown
 from sdc.extract.augment import Augmentation
 
 if TYPE_CHECKING:
@@ -228,11 +227,6 @@ def _reason(error: Exception) -> str:
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
-def _cpus() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def batches(
     open_image: Callable[[int], Image],
     groups: Iterable[Sequence[int]],
@@ -251,7 +245,7 @@ def batches(
     """
     from PIL.Image import DecompressionBombWarning
 
-    workers = workers or _cpus()
+    workers = workers or processors()
     pending: deque[Future[Batch]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
         warnings.simplefilter("error", DecompressionBombWarning)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import sdc
-from sdc.artifacts import Progress, SdcError, UsageError, fingerprint, log
+from sdc.artifacts import MOST_SEED, Progress, SdcError, UsageError, fingerprint, log
 from sdc.extract import backbones, datasets
 from sdc.extract.augment import Augmentation
 from sdc.extract.backbones.base import Backbone
@@ -76,8 +76,8 @@ class ExtractSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, expected at least 1")
-        if not 0 <= self.seed < 2**31:
-            raise UsageError(f"--seed is {self.seed}, expected 0 to {2**31 - 1}")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise UsageError(f"--seed is {self.seed}, expected 0 to {MOST_SEED}")
 
 
 def run(settings: ExtractSettings) -> Path:

@@ -21,9 +21,10 @@ from sdc.retrieve import histograms
 from sdc.retrieve.bits import hamming, unpack
 from sdc.retrieve.findings import explain
 from sdc.retrieve.index import Index
+from sdc.retrieve.neighbors import encoded_features
+from sdc.train.methods import CALIBRATED
 
 CUTOFFS = (10, 100)
-CALIBRATED = ("sdc", "sdc-contrastive")  # methods that pull code similarities to the recipe's calibration
 COPIES = 0.95  # |correlation| from which on two bits say the same
 ALIKE = 0.8  # level of the cosines above which two items count as alike
 SMALL_CLASS = 20  # sampled items below which a class is too small to be judged
@@ -100,20 +101,12 @@ def run(settings: DiagnoseSettings) -> dict[str, Any]:
 def _features(settings: DiagnoseSettings, index: Index) -> FeatureStore | None:
     """The features the index was encoded from; None where they are not asked for and not where they were."""
     try:
-        path, fingerprint = index.recorded("features")
-        store = FeatureStore(settings.features or path, verify=settings.verify)
+        return encoded_features(index, settings.features, verify=settings.verify)
     except SdcError as error:
         if settings.features is not None:
             raise
-        log.info("the codes are examined without their features: %s", error)
+        log.warning("the codes are examined without their features: %s", error)
         return None
-    if store.fingerprint == fingerprint:
-        return store
-    message = f"{settings.index} was encoded from features {fingerprint}, but {store.path} has {store.fingerprint}"
-    if settings.features is not None:
-        raise UsageError(f"{message}: name the right ones, or encode again")
-    log.warning("the codes are examined without their features: %s", message)
-    return None
 
 
 def _target(index: Index) -> tuple[str | None, InverseCdf]:

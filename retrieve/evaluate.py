@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from sdc.artifacts import SdcError, UsageError, log, unknown
-from sdc.extract.store import FeatureStore
 from sdc.retrieve import curves, protocols
 from sdc.retrieve.entries import Entries
 from sdc.retrieve.index import Index
 from sdc.retrieve.marks import COARSE, FINE, relevance
-from sdc.retrieve.neighbors import CUTOFFS, Cosines
+from sdc.retrieve.neighbors import CUTOFFS, Cosines, encoded_features
 from sdc.retrieve.protocols import NEIGHBORS, RELEVANT, REVISITED, Protocol
 from sdc.retrieve.ranking import Denominator, Order, average_precision, average_precision_of_groups, check_at
 from sdc.retrieve.revisited import revisited, revisited_scores
@@ -94,7 +93,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     _check_curves(settings, protocol)
     by_cosine = None
     if settings.neighbors or protocol.name == NEIGHBORS:
-        cosines = Cosines(_features(settings, index), queries.rows, database.rows)
+        store = encoded_features(index, settings.features, verify=settings.verify)
+        cosines = Cosines(store, queries.rows, database.rows)
         by_cosine = ByCosine(cosines, protocol.at, protocol.score)
     cutoffs = [k for k in CUTOFFS if k <= ranked]
     in_rows = protocol.name == REVISITED
@@ -135,17 +135,6 @@ def _check_curves(settings: EvaluateSettings, protocol: Protocol) -> None:
         raise UsageError(f"{settings.index} has no labels: there are no curves to write without")
     if protocol.name == NEIGHBORS:
         log.info("%s has no labels: the recall of the features' neighbours is evaluated instead", settings.index)
-
-
-def _features(settings: EvaluateSettings, index: Index) -> FeatureStore:
-    path, fingerprint = index.recorded("features")
-    store = FeatureStore(settings.features or path, verify=settings.verify)
-    if store.fingerprint != fingerprint:
-        raise UsageError(
-            f"{settings.index} was encoded from features {fingerprint}, but {store.path} has {store.fingerprint}: "
-            "name the right ones with --features, or encode again"
-        )
-    return store
 
 
 def _by_relevance(

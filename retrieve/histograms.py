@@ -17,6 +17,7 @@ import numpy as np
 from sdc.artifacts import SdcError, UsageError, log, replacing, writable
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate import relevance
+from sdc.retrieve.neighbors import row_lengths
 
 BINS = 200
 FORMATS = (".png", ".csv")
@@ -90,8 +91,7 @@ def count_pairs(codes: np.ndarray, features: np.ndarray | None = None, labels: n
     counts = np.zeros(2 * distances * bins, np.int64)
     if features is not None:
         features = features.astype(np.float32)
-        lengths = np.linalg.norm(features, axis=1, keepdims=True)
-        features = features / np.where(lengths > 0, lengths, 1)
+        features = features / row_lengths(features)[:, None]
     size = max(1, _PAIRS // count)
     for start in range(0, count, size):
         rows, others = slice(start, start + size), slice(start, None)

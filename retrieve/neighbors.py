@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from sdc.artifacts import SdcError
+from sdc.artifacts import SdcError, UsageError
 from sdc.extract.store import FeatureStore
+from sdc.retrieve.index import Index
 
 CUTOFFS = (1, 10, 100)
 _GRID = 1e9
+
+
+def encoded_features(index: Index, path: Path | None, *, verify: bool) -> FeatureStore:
+    """The features an index was encoded from, at `path`, or where they were then.
+
+    Raises:
+        UsageError: the index records none, or these are others.
+        SdcError: they are missing or damaged.
+    """
+    recorded, fingerprint = index.recorded("features")
+    store = FeatureStore(path or recorded, verify=verify)
+    if store.fingerprint != fingerprint:
+        raise UsageError(
+            f"{index.path} was encoded from features {fingerprint}, but {store.path} has {store.fingerprint}: "
+            "name the right ones with --features, or encode again"
+        )
+    return store
 
 
 class Cosines:
@@ -27,13 +46,13 @@ class Cosines:
         last = max(int(database.max()), int(queries.max(initial=0)))
         if last >= len(store):
             raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
-        lengths = [_lengths(block.astype(np.float64)) for block in store.blocks(database)]
+        lengths = [row_lengths(block.astype(np.float64)) for block in store.blocks(database)]
         self._scale = _GRID / np.concatenate(lengths)
 
     def distances(self, part: slice) -> np.ndarray:
         """(1 − cosine)·1e9, whole numbers, (b, N) float64, for the queries in `part`. A row of zeros has cosine 0."""
         queries = self.store.take(self.queries[part]).astype(np.float64)
-        queries /= _lengths(queries)[:, None]
+        queries /= row_lengths(queries)[:, None]
         out = np.empty((len(queries), len(self.database)))
         done = 0
         for block in self.store.blocks(self.database):
@@ -44,7 +63,7 @@ class Cosines:
         return out
 
 
-def _lengths(features: np.ndarray) -> np.ndarray:
+def row_lengths(features: np.ndarray) -> np.ndarray:
     """The rows' lengths; 1 for a row of zeros."""
     lengths: np.ndarray = np.sqrt(np.einsum("nd,nd->n", features, features))
     lengths[lengths == 0] = 1

@@ -207,6 +207,9 @@ def torch_device(name: str | None) -> torch.device:
     return device
 
 
+MOST_SEED = 2**31 - 1  # of any seed, that all generators take
+
+
 def processors() -> int:
     """How many of them this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -112,11 +112,14 @@ class _Run:
         self.world, self.start = world, start
         self.device = torch_device(world.device)
         self.recipe = recipe = recipe.resolved(features.shape[1])
-        self.batch_size = _batch_size(recipe, len(rows), world.size)
-        held = rows[:0]
+        self.batch_size, held = _batch_size(recipe, len(rows), world.size), rows[:0]
         if recipe.patience and (recipe.budget or recipe.epochs * (len(rows) // self.batch_size) >= FROM_STEPS):
             rows, held = held_out(rows, recipe.seed)
             self.batch_size = _batch_size(recipe, len(rows), world.size)
+        if self.batch_size < recipe.batch_size:
+            few = len(rows) < recipe.batch_size
+            why = f"the train split has {len(rows)} rows" if few else "it is cut into equal parts"
+            log.info("%s: the batch is %d, not %d", why, self.batch_size, recipe.batch_size)
         self.held = len(held)
         self.batches = Batches(features, rows, self.batch_size, recipe.seed, world.rank, world.size, views, extras)
         sample = _sample(features, rows, recipe.seed)
@@ -141,7 +144,7 @@ class _Run:
         self.best: dict[str, Tensor] | None = None
         self.agreement: Agreement | None = None
         if self.held and len(mapped) > NEIGHBORS:
-            queries = self._map(features[held].astype(np.float32))
+            queries = self._map(features[held])
             self.agreement = Agreement(self.method.teacher, queries, mapped[:DATABASE])
         self.optimizer = torch.optim.Adam(self.modules.parameters(), weight_decay=recipe.weight_decay, fused=True)
 
@@ -318,9 +321,6 @@ def _batch_size(recipe: Recipe, rows: int, ranks: int) -> int:
     size -= size % math.lcm(2 if recipe.pairs == "halves" else 1, ranks)
     if not size:
         raise UsageError(f"a batch of {min(recipe.batch_size, rows)} rows has no share for each of {ranks} processes")
-    if size < recipe.batch_size:
-        why = f"the train split has {rows} rows" if rows < recipe.batch_size else "it is cut into equal parts"
-        log.info("%s: the batch is %d, not %d", why, size, recipe.batch_size)
     return size
 
 

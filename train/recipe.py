@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sdc.artifacts import UsageError, unknown
-from sdc.train.methods import METHODS
+from sdc.artifacts import MOST_SEED, UsageError, unknown
+from sdc.train.methods import CALIBRATED, METHODS
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,6 @@ class Recipe:
 
 LEAST_LR, LR = 1e-5, 4e-2  # by the rule, at locality 0 and 1
 CUT, CUTS = 0.3, 3  # of the learning rate, when held-out rows gain no more
-SUPERVISED = ("sdc", "sdc-contrastive")  # methods that can learn from labels
-MOST_SEED = 2**31 - 1
 LEAST_GAIN = 0.001  # of agreement, that counts
 
 # What methods other than `sdc` are published with, as far as it differs from `Recipe`. All are trained 100 epochs, as
@@ -175,8 +173,8 @@ def _check(recipe: Recipe) -> None:
             raise UsageError(f"{name} = {getattr(recipe, name)}: must not be negative")
     if recipe.seed > MOST_SEED:
         raise UsageError(f"seed = {recipe.seed}: must be at most {MOST_SEED}")
-    if recipe.supervised and recipe.method not in SUPERVISED:
-        raise UsageError(f"{recipe.method} has no use for labels: --supervised is for {' and '.join(SUPERVISED)}")
+    if recipe.supervised and recipe.method not in CALIBRATED:
+        raise UsageError(f"{recipe.method} has no use for labels: --supervised is for {' and '.join(CALIBRATED)}")
     if recipe.locality is not None and not 0 <= recipe.locality <= 1:
         raise UsageError(f"locality = {recipe.locality}: must lie between 0 and 1")
     if recipe.locality and recipe.space == "raw":

@@ -58,11 +58,11 @@ def principal_space(sample: np.ndarray, bits: int, locality: float, device: torc
     """The space of a recipe, from a sample (n, d) float32 of the training rows in random order."""
     count = min(max(AXES, 4 * bits), sample.shape[1], len(sample) - 1)
     mean, axes = principal_axes(sample, count)
-    centred = (sample - mean) @ axes.T
-    turn = axes.T
+    turn, mapped = axes.T, (sample - mean) @ axes.T
     if locality:
-        turn = turn @ local_whitening(centred[:LOCAL], locality / 2)
-    scale = np.sqrt(np.square((sample - mean) @ turn, dtype=np.float64).mean()) or 1.0
+        whitening = local_whitening(mapped[:LOCAL], locality / 2)
+        turn, mapped = turn @ whitening, mapped @ whitening
+    scale = np.sqrt(np.square(mapped, dtype=np.float64).mean()) or 1.0
     return Space(torch.from_numpy(mean).to(device), torch.from_numpy((turn / scale).astype(np.float32)).to(device))
 
 

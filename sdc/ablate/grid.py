@@ -11,8 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from sdc.artifacts import UsageError, fingerprint, unknown
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.collapse import CALIBRATED
-from sdc.train.methods import METHODS, ClosedForm, load_method
+from sdc.train.methods import CALIBRATED, METHODS, ClosedForm, load_method
 from sdc.train.recipe import Recipe
 from sdc.train.run import TrainSettings
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-import sdc.train.fit as fit_module
 from sdc.artifacts import UsageError
 from sdc.train.agreement import Agreement, held_out
 from sdc.train.checkpoint import Checkpoint
-from sdc.train.fit import Interrupted, fit
+from sdc.train.fit import fit
 from sdc.train.recipe import make_recipe
 
 RNG = np.random.default_rng(0)
@@ -101,25 +100,12 @@ def test_a_short_run_holds_nothing_out_and_so_does_one_without_patience():
         assert summary["steps"] == chosen["epochs"] * (3000 // 64)
 
 
-def test_a_stopped_run_resumes_bit_for_bit_with_its_best_head(monkeypatch, tmp_path):
+def test_a_stopped_run_resumes_bit_for_bit_with_its_best_head(stopped_after, tmp_path):
     recipe = make_recipe(bits=16, epochs=30, batch_size=64, lr=0.05)
     undisturbed, expected = fit(X, ROWS, recipe)
-    step = fit_module._Run._step
-
-    def interrupting(self, batch, number):
-        self.steps_done = getattr(self, "steps_done", 0) + 1
-        if self.steps_done == 777:
-            import os
-            import signal
-
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, number)
-
     checkpoint = Checkpoint(tmp_path / "m", {})
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_step", interrupting)
-        with pytest.raises(Interrupted):
-            fit(X, ROWS, recipe, checkpoint=checkpoint)
+    with stopped_after(777):
+        fit(X, ROWS, recipe, checkpoint=checkpoint)
     resumed, summary = fit(X, ROWS, recipe, checkpoint=checkpoint, resume=True)
     assert summary == expected
     for name, value in undisturbed.items():

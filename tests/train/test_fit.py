@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,9 +14,8 @@ import torch
 
 import sdc
 from sdc.artifacts import SdcError, UsageError
-from sdc.train import fit as fit_module
 from sdc.train.checkpoint import Checkpoint
-from sdc.train.fit import Interrupted, fit
+from sdc.train.fit import fit
 from sdc.train.recipe import make_recipe
 
 
@@ -90,39 +88,22 @@ def test_divergence_is_said():
         fit(X * 1e30, ROWS, make_recipe(bits=16, epochs=2, lr=1e30, space="raw", init="random"))
 
 
-def stop_after(monkeypatch, steps):
-    """Sends this process SIGINT in the middle of a run, after so many steps."""
-    step, done = fit_module._Run._step, [0]
-
-    def counted(self, batch, number):
-        done[0] += 1
-        if done[0] == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, number)
-
-    monkeypatch.setattr(fit_module._Run, "_step", counted)
-
-
 @pytest.mark.parametrize("steps", [1, 6, 13])
-def test_interrupted_and_resumed_it_ends_bit_for_bit_the_same(monkeypatch, tmp_path, steps):
+def test_interrupted_and_resumed_it_ends_bit_for_bit_the_same(stopped_after, tmp_path, steps):
     undisturbed, summary = fit(X, ROWS, RECIPE)
     checkpoint = Checkpoint(tmp_path / "model.safetensors", {"bits": 16})
-    with monkeypatch.context() as patch:
-        stop_after(patch, steps)
-        with pytest.raises(Interrupted, match="--resume"):
-            fit(X, ROWS, RECIPE, checkpoint=checkpoint)
+    with stopped_after(steps, match="--resume"):
+        fit(X, ROWS, RECIPE, checkpoint=checkpoint)
     assert checkpoint.path.exists()
     resumed, again = fit(X, ROWS, RECIPE, checkpoint=checkpoint, resume=True)
     assert equal(undisturbed, resumed)
     assert again == summary
 
 
-def test_a_checkpoint_of_other_settings_is_refused(monkeypatch, tmp_path):
+def test_a_checkpoint_of_other_settings_is_refused(stopped_after, tmp_path):
     out = tmp_path / "model.safetensors"
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(Interrupted):
-            fit(X, ROWS, RECIPE, checkpoint=Checkpoint(out, {"lr": 1.0}))
+    with stopped_after(3):
+        fit(X, ROWS, RECIPE, checkpoint=Checkpoint(out, {"lr": 1.0}))
     with pytest.raises(UsageError, match=r"lr: found 1\.0, wanted 2\.0"):
         fit(X, ROWS, RECIPE, checkpoint=Checkpoint(out, {"lr": 2.0}), resume=True)
     whole = (tmp_path / "model.safetensors.checkpoint").read_bytes()
@@ -142,13 +123,11 @@ def test_it_trains_in_another_thread_too():
     assert equal(found[0], fit(X, ROWS, RECIPE)[0])
 
 
-def test_a_checkpoint_of_other_batches_is_refused(monkeypatch, tmp_path):
+def test_a_checkpoint_of_other_batches_is_refused(stopped_after, tmp_path):
     """As where fewer processes share a batch: a step would be another place in the epoch, or beyond its end."""
     checkpoint = Checkpoint(tmp_path / "model.safetensors", {})
-    with monkeypatch.context() as patch:
-        stop_after(patch, 5)
-        with pytest.raises(Interrupted):
-            fit(X, ROWS, RECIPE, checkpoint=checkpoint)
+    with stopped_after(5):
+        fit(X, ROWS, RECIPE, checkpoint=checkpoint)
     with pytest.raises(UsageError, match="rows of a batch"):
         fit(X, ROWS, make_recipe(bits=16, epochs=4, batch_size=100), checkpoint=checkpoint, resume=True)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -14,9 +12,8 @@ from hypothesis import strategies as st
 
 import sdc
 from sdc.artifacts import UsageError
-from sdc.train import fit as fit_module
 from sdc.train.checkpoint import Checkpoint
-from sdc.train.fit import Interrupted, fit
+from sdc.train.fit import fit
 from sdc.train.methods.nsh import NSH, soft_sort, sorted_nce
 from sdc.train.recipe import make_recipe
 
@@ -119,21 +116,11 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("steps", [1, 6, 9])  # an epoch has six
-def test_interrupted_and_resumed_with_views_that_stand_in_it_ends_bit_for_bit_the_same(monkeypatch, tmp_path, steps):
+def test_interrupted_and_resumed_with_views_that_stand_in_it_ends_bit_for_bit_the_same(stopped_after, tmp_path, steps):
     undisturbed, summary = fit(X, ROWS, RECIPE)
-    step, done = fit_module._Run._step, [0]
-
-    def interrupted(self, batch, number):
-        done[0] += 1
-        if done[0] == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, number)
-
     checkpoint = Checkpoint(tmp_path / "model.safetensors", {"bits": 16})
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_step", interrupted)
-        with pytest.raises(Interrupted):
-            fit(X, ROWS, RECIPE, checkpoint=checkpoint)
+    with stopped_after(steps):
+        fit(X, ROWS, RECIPE, checkpoint=checkpoint)
     resumed, again = fit(X, ROWS, RECIPE, checkpoint=checkpoint, resume=True)
     assert equal(resumed, undisturbed)
     assert again == summary

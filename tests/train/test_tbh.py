@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sdc.train import fit as fit_module
 from sdc.train.checkpoint import Checkpoint
 from sdc.train.fit import fit
 from sdc.train.methods.tbh import TBH, code_graph, game, smoothing, stochastic_bits
@@ -159,21 +158,13 @@ def test_the_reconstruction_falls_below_the_variance():
     assert training_alarms(summary["curve"]) == []
 
 
-def test_the_same_seed_gives_the_same_run_and_resumes_bit_for_bit(monkeypatch, tmp_path):
+def test_the_same_seed_gives_the_same_run_and_resumes_bit_for_bit(killed_before, tmp_path):
     recipe = make_recipe(**SHORT, epochs=4)
     undisturbed, summary = fit(X, ROWS, recipe)
     assert equal(undisturbed, fit(X, ROWS, recipe)[0])
     assert not equal(undisturbed, fit(X, ROWS, make_recipe(**SHORT, epochs=4, seed=1))[0])
-    checkpoint, step = Checkpoint(tmp_path / "m", {}), fit_module._Run._step
-
-    def stopped(self, batch, number):
-        if number == 13:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit_module, "SAVE_EVERY", 0.0)
-        patch.setattr(fit_module._Run, "_step", stopped)
+    checkpoint = Checkpoint(tmp_path / "m", {})
+    with killed_before(13):
         fit(X, ROWS, recipe, checkpoint=checkpoint)
     resumed, again = fit(X, ROWS, recipe, checkpoint=checkpoint, resume=True)
     assert equal(undisturbed, resumed)

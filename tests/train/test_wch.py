@@ -16,7 +16,6 @@ from sdc.artifacts import UsageError
 from sdc.extract.layout import Column
 from sdc.extract.store import Listing, write_features
 from sdc.train import batches as batches_module
-from sdc.train import fit as fit_module
 from sdc.train.batches import Batches
 from sdc.train.checkpoint import Checkpoint
 from sdc.train.fit import fit
@@ -166,22 +165,13 @@ def test_other_methods_take_no_notice_of_tokens(name):
     assert equal(trained(name, epochs=2)[0], trained(name, epochs=2, tokens=TOKENS["shapes"])[0])
 
 
-def test_the_same_seed_gives_the_same_run_and_resumes_bit_for_bit(monkeypatch, tmp_path):
+def test_the_same_seed_gives_the_same_run_and_resumes_bit_for_bit(killed_before, tmp_path):
     chosen = {"tokens": TOKENS["colours"], "epochs": 3}
     undisturbed, _ = trained(**chosen)
     assert equal(undisturbed, trained(**chosen)[0])
     assert not equal(undisturbed, trained(**chosen, seed=1)[0])
     recipe, checkpoint = make_recipe(method="wch", **{**SHORT, "epochs": 3}), Checkpoint(tmp_path / "m", {})
-    step = fit_module._Run._step
-
-    def stopped(self, batch, number):
-        if number == 17:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit_module, "SAVE_EVERY", 0.0)
-        patch.setattr(fit_module._Run, "_step", stopped)
+    with killed_before(17):
         fit(X, ROWS, recipe, extras={"tokens": TOKENS["colours"]}, checkpoint=checkpoint)
     resumed, _ = fit(X, ROWS, recipe, extras={"tokens": TOKENS["colours"]}, checkpoint=checkpoint, resume=True)
     assert equal(undisturbed, resumed)

@@ -34,6 +34,8 @@ METHODS = {
     "wch": "sdc.train.methods.wch",
     "wch-global": "sdc.train.methods.wch_global",
 }
+# Those that rank pairs, by labels if need be, and pull their code similarities to the recipe's calibration.
+CALIBRATED = ("sdc", "sdc-contrastive")
 
 
 class ClosedForm(ABC):
