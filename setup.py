@@ -65,6 +65,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",
+            "scikit-image>=0.22",
             "scikit-learn>=1.4",
         ],
     },
