@@ -45,6 +45,7 @@ setup(
         "rich>=13",
         "safetensors>=0.4.3",
         "scipy>=1.11",
+        "threadpoolctl>=3.1",
         "timm>=1.0",
         "torch>=2.9",
         "torchvision>=0.24",
