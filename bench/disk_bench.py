@@ -70,7 +70,7 @@ def measure(path: Path, rows: int, dimension: int, in_memory: bool, group: Path 
         rows = min(rows, 500_000)
         features = np.array(features[:rows])
     try:
-        fit.fit(features, np.arange(rows), make_recipe(epochs=1000), device="cpu")
+        fit.fit(features, np.arange(rows), make_recipe(epochs=1000, patience=0), device="cpu")
     except Measured as measured:
         return float(measured.args[0])
     raise RuntimeError(f"{rows} rows are too few for {STEPS} steps: give more --rows")
