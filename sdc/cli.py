@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -556,6 +558,8 @@ def main() -> None:
     """The entry point: turns errors into one line and an exit code (1 data, 2 usage, 130 interrupted)."""
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else started so as to ignore it
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         cli.main(prog_name="sdc", standalone_mode=False)
     except click.ClickException as error:
@@ -578,6 +582,15 @@ def main() -> None:
         _fail(f"no permission for {error.filename}: get it, or name another file", 1)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C. A plain KeyboardInterrupt that passes through exec(), as in an import of dataclasses, makes Python
+    end `python -m sdc` by the signal itself, whatever exit code was asked for."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise _Interrupted
 
 
 def _fail(message: str, code: int) -> None:

@@ -224,6 +224,16 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_continues_it(chain, monkeypatch):
     assert chain.json("inspect", "a")["epochs"] == 1500
 
 
+def test_ctrl_c_during_an_import_ends_with_130_too(tmp_path):
+    (tmp_path / "pressed.py").write_text(
+        "import os, signal, sdc.cli\n"
+        "sdc.cli.cli.main = lambda **_: exec('os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(100): pass')\n"
+        "sdc.cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "pressed"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "sdc: error: interrupted\n")
+
+
 def test_search_and_evaluate_run_without_torch(chain):
     script = (
         "import sys; sys.modules['torch'] = None\n"
