@@ -1,0 +1,162 @@
+"""The commands about codes: encode, search, evaluate, diagnose, inspect."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sdc.commands.common import PATH, as_json, features, out, overwrite, print_json, print_numbers, report
+from sdc.retrieve.collapse import DiagnoseSettings
+from sdc.retrieve.encode import EncodeSettings
+from sdc.retrieve.evaluate import EvaluateSettings
+from sdc.retrieve.search import SearchSettings
+
+
+@click.command()
+@features(EncodeSettings.features)
+@click.option("--model", type=PATH, default=EncodeSettings.model, show_default=True)
+@click.option("--index-type", default=EncodeSettings.index_type, show_default=True, help="flat: exact search.")
+@click.option(
+    "--recenter/--no-recenter",
+    default=EncodeSettings.recenter,
+    help="Take the batch norm's mean from the database instead of the training set, for a database unlike it.  "
+    "[default: for models of the preset paper-instance]",
+)
+@out(EncodeSettings.out)
+@overwrite
+@as_json
+def encode(as_json: bool, **options: Any) -> None:
+    """Encode the database split into a searchable index of binary codes."""
+    from sdc.retrieve.encode import run
+
+    report(run(EncodeSettings(**options)), as_json)
+
+
+@click.command()
+@click.option("--index", type=PATH, default=SearchSettings.index, show_default=True)
+@click.option("--queries", type=PATH, metavar="FILE", help="Query vectors, in any format `sdc import` reads.")
+@click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="An image; may be repeated.")
+@click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
+@click.option("--limit", type=int, help="At most so many queries.  [default: 10 of the query split; all with --json]")
+@click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
+@click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
+@click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for --image.")
+@click.option(
+    "--verify/--no-verify",
+    default=SearchSettings.verify,
+    show_default=True,
+    help="Check every byte of the index first.",
+)
+@as_json
+def search(as_json: bool, **options: Any) -> None:
+    """Find the nearest codes of queries.
+
+    Without --queries, --image or --id the query split is searched.
+    """
+    from sdc.retrieve.search import search as find
+
+    named = options["queries"] or options["images"] or options["ids"]
+    if options["limit"] is None and not named and not as_json:
+        options["limit"] = 10
+    found = find(SearchSettings(**options))
+    if as_json:
+        print_json(found)
+        return
+    for result in found["results"]:
+        neighbors = "  ".join(f"{n['id']} ({n['distance']})" for n in result["neighbors"])
+        click.echo(f"{result['query']}: {neighbors}")
+
+
+@click.command()
+@click.option("--index", type=PATH, default=EvaluateSettings.index, show_default=True)
+@click.option("--at", type=int, help="R of mAP@R.  [default: the data set's, else 1000]")
+@click.option(
+    "--protocol",
+    help="category: items that share a label; relevant or revisited: those that the ground truth lists.  "
+    "[default: the data set's]",
+)
+@click.option(
+    "--denominator",
+    type=click.Choice(["found", "all", "capped"]),
+    help="Of AP: relevant items found in the top R, all there are, or these but R at most.  "
+    "[default: found; all for relevant]",
+)
+@click.option(
+    "--no-hit",
+    type=click.Choice(["zero", "skip"]),
+    default=EvaluateSettings.no_hit,
+    show_default=True,
+    help="A query without a relevant item in the top R counts as 0, or is left out.",
+)
+@click.option("--neighbors", type=click.Choice(["float"]), help="Compare with the features' own cosine ranking too.")
+@click.option("--features", type=PATH, help="The features that were encoded.  [default: where they were then]")
+@click.option("--curves", type=PATH, metavar="FILE", help="Write curves and per-query values to a .csv or .json.")
+@click.option(
+    "--verify/--no-verify",
+    default=EvaluateSettings.verify,
+    show_default=True,
+    help="Check every byte of the files first.",
+)
+@as_json
+def evaluate(as_json: bool, **options: Any) -> None:
+    """Score the index on its query split: mAP over ties, precision, recall, neighbour recall.
+
+    Landmark sets are scored by their own protocol.  The conventions that were used stand below the scores.
+    """
+    from sdc.retrieve.evaluate import evaluate as score
+
+    found = score(EvaluateSettings(**options))
+    if as_json:
+        print_json(found)
+        return
+    print_numbers(found)
+
+
+@click.command()
+@click.option("--index", type=PATH, default=DiagnoseSettings.index, show_default=True)
+@click.option("--features", type=PATH, help="The features that were encoded.  [default: where they were then]")
+@click.option(
+    "--sample", type=int, default=DiagnoseSettings.sample, show_default=True, help="Rows whose pairs are examined."
+)
+@click.option("--seed", type=int, default=DiagnoseSettings.seed, show_default=True)
+@click.option("--out", type=PATH, metavar="FILE", help="Similarity histograms as a .png figure or a .csv table.")
+@click.option(
+    "--verify/--no-verify", default=DiagnoseSettings.verify, show_default=True, help="Check every byte first."
+)
+@as_json
+def diagnose(as_json: bool, **options: Any) -> None:
+    """Say whether the codes have collapsed, how, and what to change."""
+    from sdc.retrieve.collapse import run
+
+    found = run(DiagnoseSettings(**options))
+    if as_json:
+        print_json(found)
+        return
+    findings, notes = found.pop("findings"), found.pop("notes")
+    print_numbers(found)
+    for kind, said in (("finding", findings), ("note", notes)):
+        for finding in said:
+            click.echo(f"{kind}: {finding['message']}")
+    if not findings:
+        click.echo("no sign of a collapse")
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@as_json
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what a file holds, where it came from, and whether it is whole."""
+    from sdc.api import inspect as describe
+
+    found = describe(file)
+    if as_json:
+        print_json(found)
+    else:
+        for key, value in found.items():
+            click.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    if not found["whole"]:
+        sys.exit(1)

@@ -1,0 +1,49 @@
+"""What the commands share: common options, and how they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is the stages' to say
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that was made with other settings.")
+
+
+def out(default: Path) -> Callable[[F], F]:
+    return click.option("--out", type=PATH, default=default, show_default=True, help="File to write.")
+
+
+def features(default: Path) -> Callable[[F], F]:
+    return click.option("--features", type=PATH, default=default, show_default=True, help="Feature file to read.")
+
+
+def report(path: Path, as_json: bool) -> None:
+    """Says what a stage wrote."""
+    from sdc.api import inspect as describe
+
+    found = describe(path)
+    if as_json:
+        print_json({"out": str(path), **found})
+    else:
+        width = f"{found['bits']} bits" if "bits" in found else f"{found['dimension']} dimensions"
+        click.echo(f"{path}: {found['rows']} rows of {width}")
+
+
+def print_numbers(found: dict[str, Any], path: str = "") -> None:
+    """A number a line, under the path of its keys: `precision@10`, `coarse.map`."""
+    for key, value in found.items():
+        label = f"{path}{'@' if key.isdigit() else '.'}{key}" if path else key
+        if isinstance(value, dict):
+            print_numbers(value, label)
+        else:
+            click.echo(f"{label:22} {value:.4f}" if isinstance(value, float) else f"{label:22} {value}")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))

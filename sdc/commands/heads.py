@@ -1,0 +1,217 @@
+"""The commands about hash heads: train, ablate, export."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sdc.ablate.grid import OVER
+from sdc.ablate.run import AblateSettings
+from sdc.commands.common import PATH, as_json, features, out, overwrite, print_json
+from sdc.train.export import ExportSettings
+from sdc.train.methods import METHODS
+from sdc.train.run import TrainSettings
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """30s, 5m, 1.5h or plain seconds."""
+    if text is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise click.BadParameter(f"{text!r} is no time: give seconds, or a number with s, m or h, such as 30s")
+    return seconds
+
+
+@click.command()
+@features(TrainSettings.features)
+@click.option(
+    "--train-on",
+    default=TrainSettings.train_on,
+    show_default=True,
+    help="The split to train on: train, or database (but its queries).",
+)
+@click.option(
+    "--imbalance",
+    type=float,
+    metavar="RATIO",
+    default=TrainSettings.imbalance,
+    show_default=True,
+    help="Subsample the classes to a long tail: the largest has RATIO times the rows of the smallest.",
+)
+@click.option("--method", default=TrainSettings.method, show_default=True, help=f"{', '.join(METHODS)}.")
+@click.option("--bits", type=int, default=TrainSettings.bits, show_default=True, help="Length of a code.")
+@click.option(
+    "--preset",
+    default=TrainSettings.preset,
+    show_default=True,
+    help="default, paper-category, paper-instance or paper-code; the options below change parts of it.",
+)
+@click.option(
+    "--calibration",
+    help="Distribution of the code similarities: beta:5,5, gaussian:0.3, binomial, linear, empirical:FILE, ...",
+)
+@click.option("--pairs", help="rows, halves or all.")
+@click.option("--loss", help="l1, l2 or one-sided.")
+@click.option("--quantization", help="cosine, l1, l2 or cubic.")
+@click.option("--quantization-weight", type=float, help="λ_q.")
+@click.option("--contrastive-weight", type=float, help="λ_cl of sdc-contrastive.")
+@click.option(
+    "--supervised", is_flag=True, default=None, help="With labels: rank pairs that share one above the others."
+)
+@click.option("--space", help="principal: centred, on the principal axes; or raw.")
+@click.option("--locality", type=float, help="0: rank pairs by the features; 1: by what tells neighbourhoods apart.")
+@click.option("--head", help="linear or mlp.")
+@click.option("--hidden", type=int, help="Width of the mlp's hidden layer; 0 takes the features'.")
+@click.option("--norm/--no-norm", default=None, help="A batch norm at the end of the head.")
+@click.option("--init", help="Start of a linear head: itq or random.")
+@click.option("--epochs", type=int, help="At most.")
+@click.option("--budget", callback=_seconds, metavar="TIME", help="Train the best head for so long, e.g. 30s or 5m.")
+@click.option("--patience", type=int, help="Checks on held-out rows without gain before the rate is cut; 0: never.")
+@click.option("--batch-size", type=int)
+@click.option("--lr", type=float, help="Adam's learning rate.")
+@click.option("--decay-at", type=int, help="Divide the learning rate by 10 from this epoch on; 0 for never.")
+@click.option("--weight-decay", type=float)
+@click.option("--seed", type=int, default=TrainSettings.seed, show_default=True)
+@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run from its checkpoint.")
+@out(TrainSettings.out)
+@overwrite
+@as_json
+def train(as_json: bool, **options: Any) -> None:
+    """Train a hash head on the train split.  Ctrl-C saves a checkpoint.
+
+    Several processes: torchrun --nproc-per-node N -m sdc train ...
+    """
+    from sdc.train.model import Model
+    from sdc.train.run import leads, run
+
+    started = time.monotonic()
+    path = run(TrainSettings(**options))
+    seconds = time.monotonic() - started
+    if not leads():
+        return
+    model = Model.load(path)
+    training = model.metadata["training"]
+    if as_json:
+        print_json(
+            {
+                "model": str(path),
+                "method": model.metadata["method"],
+                "bits": model.bits,
+                "seconds": round(seconds, 3),
+                "loss": training["loss"],
+                "epochs": training["epochs"],
+                "fingerprint": model.fingerprint,
+            }
+        )
+    else:
+        loss = "" if training["loss"] is None else f", loss {training['loss']:.4f} after {training['epochs']} epochs"
+        click.echo(f"{path}: {model.metadata['method']}, {model.bits} bits{loss}")
+
+
+ABLATIONS = """
+\b
+The paper's experiments and three checks of them, a command each:
+  methods over bits   sdc ablate --over method --bits 16,32,64
+  instance-level      sdc ablate --over method=itq,sdc --preset paper-instance --bits 128,256,512
+  distributions       sdc ablate --over calibration
+  alpha = beta        sdc ablate --over alpha
+  overlap and gain    sdc ablate --features a.h5 --features b.h5 --over method=lsh,itq,sdc
+  alpha x beta        sdc ablate --features a.h5 --features b.h5 --over alpha --over beta --seeds 1
+  linear scaling      sdc ablate --over method=itq,sdc --over calibration=linear,beta:16,16
+
+The folder gets results.csv (a row a cell), results.md (mean ± sd over seeds) and figures. Killed or interrupted, the
+same command goes on: finished cells are kept.
+"""
+
+
+def _lengths(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected lengths of codes, such as 64 or 16,32,64") from None
+
+
+@click.command(epilog=ABLATIONS)
+@click.option(
+    "--features",
+    type=PATH,
+    multiple=True,
+    default=AblateSettings.features,
+    show_default=True,
+    help="Feature file to read; may be repeated.",
+)
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="NAME[=V,V,...]",
+    help=f"A setting to vary; may be repeated, for a product. With default values: {', '.join(OVER)}; any other "
+    "setting of `sdc train` takes values.",
+)
+@click.option(
+    "--bits",
+    default=",".join(map(str, AblateSettings.bits)),
+    show_default=True,
+    callback=_lengths,
+    help="Lengths of a code, such as 16,32,64.",
+)
+@click.option("--seeds", type=int, default=AblateSettings.seeds, show_default=True, help="Runs of each cell.")
+@click.option("--preset", default=AblateSettings.preset, show_default=True)
+@click.option("--method", default=AblateSettings.method, show_default=True)
+@click.option("--epochs", type=int, help="At most.  [default: the preset's or the method's]")
+@click.option(
+    "--set", "fixed", multiple=True, metavar="NAME=V", help="Any other setting of `sdc train`; may be repeated."
+)
+@click.option("--jobs", type=int, help="Cells at once, a process of one thread each.  [default: one a processor]")
+@click.option("--out", type=PATH, default=AblateSettings.out, show_default=True, help="Folder to fill.")
+@overwrite
+@as_json
+def ablate(as_json: bool, **options: Any) -> None:
+    """Vary settings of training over a grid, and compare what comes of it."""
+    from sdc.ablate.run import run
+    from sdc.ablate.tables import read_csv
+
+    path = run(AblateSettings(**options))
+    if not as_json:
+        click.echo((path / "results.md").read_text(encoding="utf-8"), nl=False)
+        return
+    rows = read_csv(path / "results.csv")
+    print_json({"out": str(path), "cells": len(rows), "rows": rows})
+
+
+@click.command()
+@click.option("--model", type=PATH, default=ExportSettings.model, show_default=True)
+@click.option("--onnx", type=PATH, metavar="FILE", help="Write an ONNX file; needs sdc-hash[export].")
+@click.option("--torch", type=PATH, metavar="FILE", help="Write a program for torch.export.load.")
+@overwrite
+@as_json
+def export(model: Path, as_json: bool, overwrite: bool, **files: Path | None) -> None:
+    """Write the head for other programs: features in, packed codes out.
+
+    Each file is checked against PyTorch, bit for bit, before it appears.
+    """
+    from sdc.train.export import run
+    from sdc.train.model import Model
+
+    if not any(files.values()):
+        raise click.UsageError("nothing to write: give --onnx FILE, --torch FILE or both")
+    for name, file in files.items():
+        if file is not None:
+            run(ExportSettings(model=model, format=name, out=file, overwrite=overwrite))
+    head = Model.load(model)
+    if as_json:
+        written = {name: file and str(file) for name, file in files.items()}
+        made_of = {"method": head.metadata["method"], "bits": head.bits, "fingerprint": head.fingerprint}
+        print_json({"model": str(model), **made_of, **written})
+        return
+    for name, file in files.items():
+        if file is not None:
+            click.echo(f"{file}: {head.metadata['method']}, {head.bits} bits, for {name}")
