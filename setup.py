@@ -12,8 +12,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 STAGES = ("extract", "kernels", "train", "retrieve")
 
-packages = ["sdc", "sdc.ablate", "sdc.commands"]
-package_dir = {"sdc": "sdc", "sdc.ablate": "sdc/ablate", "sdc.commands": "sdc/commands"}
+packages = ["sdc", "sdc.ablate", "sdc.commands", "sdc.reproduce"]
+package_dir = {name: name.replace(".", "/") for name in packages}
 for stage in STAGES:
     names = [stage, *(f"{stage}.{name}" for name in find_packages(str(ROOT / stage)))]
     for name in names:

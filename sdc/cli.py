@@ -11,7 +11,7 @@ import click
 
 from sdc import __version__
 from sdc.artifacts import SdcError, log
-from sdc.commands import codes, features, heads
+from sdc.commands import codes, experiments, features, heads
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,12 +33,14 @@ for command in (
     features.datasets_,
     features.import_,
     heads.train,
-    heads.ablate,
+    experiments.ablate,
+    experiments.reproduce,
     heads.export,
     codes.encode,
     codes.search,
     codes.evaluate,
     codes.diagnose,
+    codes.compare,
     codes.inspect,
 ):
     cli.add_command(command)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SENSITIVITY, OVER_BITS, AGAINST_OVERLAP = "sensitivity.png", "bits.png", "overlap.png"
-SCORES = ("map", "recall@10", "recall@1")  # the first that was measured is drawn
+SCORES = ("map", "map_medium", "recall@10", "recall@1")  # the first that was measured is drawn
 MOST = 12  # lines, points or panels that are told apart by name
 
 
@@ -186,8 +186,8 @@ def _against_overlap(rows: Sequence[Row], varied: Sequence[str], score: str) -> 
             if overlap and found:
                 label = describe({name: own[0][name] for name in varied}, own[0]["bits"])
                 axes.errorbar(overlap[0], found[0], found[1], overlap[1], marker="o", label=label)
-        overlap, found = mean_sd(chosen, "overlap_float"), mean_sd(chosen, "map_float")
-        if overlap and found and score == "map":
+        overlap, found = mean_sd(chosen, "overlap_float"), mean_sd(chosen, f"{score}_float")
+        if overlap and found:
             axes.plot(overlap[0], found[0], "k*", markersize=10, label="float features")
         axes.set(xlabel="overlap of positive and negative pairs", ylabel=_title(rows, score))
         axes.set_title(str(features), fontsize=10)
@@ -196,8 +196,8 @@ def _against_overlap(rows: Sequence[Row], varied: Sequence[str], score: str) -> 
 
 
 def _float_line(draw: Any, rows: Sequence[Row], score: str) -> None:
-    found = mean_sd(rows, "map_float")
-    if found and score == "map":
+    found = mean_sd(rows, f"{score}_float")
+    if found:
         draw(found[0], color="black", linestyle=":", label="float features")
 
 

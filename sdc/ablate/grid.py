@@ -50,12 +50,16 @@ class Cell:
         values: of the varied settings, by the names they were varied under.
         settings: of its training.
         name: of its file; of what the result depends on, and of nothing else.
+        encoded: the feature file that is encoded and evaluated, where it is not the one trained on.
+        diagnosed: it is also compared with the float features' ranking, and diagnosed.
     """
 
     features: Path
     values: Mapping[str, Value]
     settings: TrainSettings
     name: str
+    encoded: Path | None = None
+    diagnosed: bool = True
 
     @property
     def label(self) -> str:
@@ -157,7 +161,7 @@ def make_cells(
     made = []
     for seed, (path, store), values, length in product(range(seeds), stores.items(), combinations, bits):
         settings = TrainSettings(features=path, bits=length, seed=seed, **_chosen(values, fixed))
-        made.append(Cell(path, values, settings, _name(settings, store.fingerprint)))
+        made.append(Cell(path, values, settings, cell_name(settings, store.fingerprint)))
     return made
 
 
@@ -213,8 +217,14 @@ def _recorded_alpha(calibration: str) -> float:
     return float(found[1])
 
 
-def _name(settings: TrainSettings, features: str) -> str:
+def cell_name(settings: TrainSettings, features: str, **further: Value) -> str:
+    """The name of a cell's file: method, bits, seed, and a hash of all that its result depends on.
+
+    Args:
+        features: the fingerprint of those trained on.
+        further: what it depends on beside the settings and them.
+    """
     recipe = settings.recipe()
     others = {name: value for name, value in vars(settings).items() if name not in RECIPE | UNESSENTIAL}
-    made_of = fingerprint({**vars(recipe), **others, "features": features})
+    made_of = fingerprint({**vars(recipe), **others, **further, "features": features})
     return f"{recipe.method}-{recipe.bits}-{recipe.seed}-{made_of[:16]}"

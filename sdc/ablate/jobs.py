@@ -1,4 +1,4 @@
-"""The jobs of `sdc ablate`: processes of one thread that compute cells."""
+"""The jobs of `sdc ablate` and `sdc reproduce`: processes of one thread that compute cells."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ import numpy as np
 from sdc import __version__
 from sdc.ablate.grid import Cell
 from sdc.artifacts import Progress, SdcError, replacing
-from sdc.train.run import TrainSettings
 
 # Set before NumPy and PyTorch are loaded: one thread a job, and none that spins while others compute.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def compute_all(cells: Mapping[str, Cell], jobs: int, folder: Path, total: int) -> None:
+def compute_all(cells: Mapping[str, Cell], jobs: int, folder: Path, total: int, what: str) -> None:
     """Computes cells, by name, in `jobs` processes.
 
     Args:
         folder: of the cells' files.
         total: cells of the whole grid, for the progress shown.
+        what: the name of the command, likewise.
 
     Raises:
         SdcError: as `compute`, or a job was killed.
@@ -44,11 +44,11 @@ def compute_all(cells: Mapping[str, Cell], jobs: int, folder: Path, total: int) 
         return
     context = multiprocessing.get_context("spawn")
     lifeline, held = context.Pipe(duplex=False)  # the jobs end when `held` is closed, by us or with us
-    with _environment(ONE_THREAD), Progress("ablate", total, "cells", total - len(cells)) as progress:
+    with _environment(ONE_THREAD), Progress(what, total, "cells", total - len(cells)) as progress:
         pool = ProcessPoolExecutor(min(jobs, len(cells)), context, initializer=_start_job, initargs=(lifeline,))
         try:
             with _ctrl_c_blocked():
-                futures = {pool.submit(compute, c.settings, folder / f"{name}.json"): c for name, c in cells.items()}
+                futures = {pool.submit(compute, c, folder / f"{name}.json"): c for name, c in cells.items()}
             for future in as_completed(futures):
                 future.result()
                 progress.advance(1, futures[future].label)
@@ -102,11 +102,11 @@ def _start_job(lifeline: Connection) -> None:
     Hasher(bits=8, epochs=1, batch_size=8).fit(np.random.default_rng(0).standard_normal((32, 16)))
 
 
-def compute(settings: TrainSettings, kept: Path) -> None:
-    """Trains, encodes, evaluates and diagnoses once; writes what was found, and the histograms beside it.
+def compute(cell: Cell, kept: Path) -> None:
+    """Trains, encodes, evaluates and, where it is to be, diagnoses; writes what was found, and histograms beside it.
 
     Args:
-        settings: of the training, but where its model goes.
+        cell: what to compute; where its model goes is decided here.
         kept: the cell's .json file, the last to be written.
 
     Raises:
@@ -121,21 +121,21 @@ def compute(settings: TrainSettings, kept: Path) -> None:
     found: dict[str, Any] = {"version": __version__}
     started = time.monotonic()
     try:
-        train.run(replace(settings, out=model, overwrite=True))
+        train.run(replace(cell.settings, out=model, overwrite=True))
     except SdcError as error:
         if error.exit_code == 130 or isinstance(error.__cause__, OSError):  # interrupted, or a full disk
             raise
         found["refused"] = " ".join(str(error).split())
     else:
         found["seconds"] = time.monotonic() - started
-        features = settings.features
+        features = cell.encoded or cell.features
         encode.run(encode.EncodeSettings(features=features, model=model, out=index, overwrite=True))
         found["evaluate"] = evaluate.evaluate(
-            evaluate.EvaluateSettings(index=index, features=features, neighbors="float")
+            evaluate.EvaluateSettings(index=index, features=features, neighbors="float" if cell.diagnosed else None)
         )
-        found["diagnose"] = collapse.run(
-            collapse.DiagnoseSettings(index=index, features=features, out=kept.with_suffix(".csv"))
-        )
+        if cell.diagnosed:
+            diagnose = collapse.DiagnoseSettings(index=index, features=features, out=kept.with_suffix(".csv"))
+            found["diagnose"] = collapse.run(diagnose)
     with replacing(kept) as temporary:
         temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)

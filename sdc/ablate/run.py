@@ -7,38 +7,22 @@ figures. A finished cell is kept and not computed again: a run that is killed lo
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdc import __version__
 from sdc.ablate.figures import AGAINST_OVERLAP, MOST, OVER_BITS, SENSITIVITY, read_histograms, write_figures
+from sdc.ablate.folder import CSV, TABLE, GridFolder
 from sdc.ablate.grid import Cell, Value, describe, make_cells, parse_fixed, parse_over
 from sdc.ablate.jobs import compute_all
 from sdc.ablate.tables import Row, grouped, make_rows, markdown, write_csv
-from sdc.artifacts import (
-    SdcError,
-    UsageError,
-    describing,
-    differing,
-    log,
-    processors,
-    replacing,
-    required,
-    settle,
-    writable,
-)
-from sdc.extract.store import FeatureStore
+from sdc.artifacts import SdcError, UsageError, log, processors, replacing, required
+from sdc.extract.store import SPLITS, FeatureStore
 from sdc.retrieve import histograms
 from sdc.train.run import TrainSettings
 
-CELLS, SETTINGS, CSV, TABLE = "cells", "settings.json", "results.csv", "results.md"
 STRETCHING = "histograms.png"  # the paper's figure of the similarities before and after
 FIGURES = (STRETCHING, SENSITIVITY, OVER_BITS, AGAINST_OVERLAP)
 
@@ -90,7 +74,9 @@ def run(settings: AblateSettings) -> Path:
     """
     _check(settings)
     over, fixed = parse_over(settings.over), _fixed(settings)
-    stores = _stores(settings)
+    stores = _stores(
+        settings, {str(fixed.get("train_on", TrainSettings.train_on)), *map(str, over.get("train_on", []))}
+    )
     cells = make_cells(stores, over, fixed, settings.bits, settings.seeds)
     wanted = {
         "features": [store.fingerprint for store in stores.values()],
@@ -99,14 +85,14 @@ def run(settings: AblateSettings) -> Path:
         "seeds": settings.seeds,
         "train": fixed,
     }
-    out = settings.out
-    with _claimed(out):
-        left = _left(settings, cells, wanted)
+    folder = GridFolder(settings.out, "sdc ablate", FIGURES)
+    with folder.claimed():
+        left = folder.left(cells, wanted, overwrite=settings.overwrite)
         if left is not None:
             total = len({cell.name for cell in cells})
-            compute_all(left, settings.jobs or processors(), out / CELLS, total)
-            _write(out, cells, list(over), wanted)
-    return out
+            compute_all(left, settings.jobs or processors(), folder.cells, total, "ablate")
+            _write(folder, cells, list(over), wanted)
+    return settings.out
 
 
 def _check(settings: AblateSettings) -> None:
@@ -127,89 +113,23 @@ def _fixed(settings: AblateSettings) -> dict[str, Value]:
     return {name: value for name, value in defaults.items() if name not in varied} | given
 
 
-def _stores(settings: AblateSettings) -> dict[Path, FeatureStore]:
+def _stores(settings: AblateSettings, trained_on: set[str]) -> dict[Path, FeatureStore]:
     stores: dict[Path, FeatureStore] = {}
     for path in settings.features:
         store = FeatureStore(required(path, "features file", "sdc extract"))
         if store.fingerprint in {other.fingerprint for other in stores.values()}:
             raise UsageError(f"--features {path}: the same features are given twice")
-        for split in ("train", "query", "database"):
+        for split in sorted({"query", "database", *trained_on} & {*SPLITS}):
             if not len(store.splits[split]):
                 raise SdcError(f"{path} has no rows in its {split} split: make features that have (see `sdc import`)")
         stores[path] = store
     return stores
 
 
-@contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Makes the folder if need be, and keeps others from filling it meanwhile."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: --out must name a folder")
-    if out.is_dir() and not (out / SETTINGS).exists():
-        foreign = {path.name for path in out.iterdir() if path.name[0] != "."} - {CELLS, CSV, TABLE, *FIGURES}
-        if foreign:
-            raise UsageError(
-                f"{out} holds other files, such as {min(foreign)}: --out must name a new or empty folder, or one of "
-                "sdc ablate's"
-            )
-    writable(out / SETTINGS if out.is_dir() else out)
-    with describing(out):
-        (out / CELLS).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UsageError(f"{out} is being filled by another sdc ablate: wait for it, or choose another --out") from None
-    finally:
-        os.close(descriptor)
-
-
-def _left(settings: AblateSettings, cells: Sequence[Cell], wanted: Mapping[str, Any]) -> dict[str, Cell] | None:
-    """The cells to compute, by name; None where all is there. Records the settings of a new folder."""
-    out = settings.out
-    recorded, folder = out / SETTINGS, out / CELLS
-    for path in folder.glob(".*"):  # of cells that were under way when a run was killed
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    left = {cell.name: cell for cell in cells if not (folder / f"{cell.name}.json").exists()}
-    if recorded.exists():
-        found = {name: value for name, value in _read(recorded).items() if name != "version"}
-        whole = not left and all((out / name).exists() for name in (CSV, TABLE))
-        different = differing(found, wanted)
-        if not settings.overwrite and (whole or different):
-            settle(out, found, wanted)
-            return None
-        if different:
-            _clear(out, {cell.name for cell in cells})
-    with replacing(recorded) as temporary:
-        temporary.write_text(json.dumps({**wanted, "version": __version__}, ensure_ascii=False, indent=1))
-    done = len({cell.name for cell in cells}) - len(left)
-    if done:
-        log.info("%s: %d cells are there and kept, %d are left to compute", out, done, len(left))
-    return left
-
-
-def _clear(out: Path, kept: set[str]) -> None:
-    """Removes what was made with other settings."""
-    for name in (CSV, TABLE, *FIGURES):
-        (out / name).unlink(missing_ok=True)
-    for path in (out / CELLS).iterdir():
-        if path.stem not in kept:
-            path.unlink()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise SdcError(f"{path} is damaged: remove it, and run the command again") from None
-    return found
-
-
-def _write(out: Path, cells: Sequence[Cell], varied: Sequence[str], wanted: Mapping[str, Any]) -> None:
+def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], wanted: Mapping[str, Any]) -> None:
     """The tables and figures of finished cells."""
-    rows = make_rows(cells, [_read(out / CELLS / f"{cell.name}.json") for cell in cells])
-    panels = _panels(out / CELLS, cells, rows, varied)
+    out, rows = folder.path, make_rows(cells, folder.found(cells))
+    panels = _panels(folder.cells, cells, rows, varied)
     if panels:
         histograms.write(out / STRETCHING, panels)
     write_figures(out, rows, varied)

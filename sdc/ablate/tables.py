@@ -24,9 +24,13 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "map_float": ("evaluate", "map_float"),
     "overlap_float": ("diagnose", "overlap", "features"),
     "seconds": ("seconds",),
+    "version": ("version",),
 }
-# The same, only where they were measured: with coarse labels, and with imbalance.
+# The same, only where they were measured: in the revisited protocol, with coarse labels, and with imbalance.
+LEVELS = ("easy", "medium", "hard")
 OPTIONAL: dict[str, tuple[str, ...]] = {
+    **{f"map_{level}": ("evaluate", level, "map") for level in LEVELS},
+    **{f"map_{level}_float": ("evaluate", level, "map_float") for level in LEVELS},
     "map_coarse": ("evaluate", "coarse", "map"),
     "fall": ("evaluate", "fall"),
     "map_head": ("evaluate", "groups", "head", "map"),
@@ -36,6 +40,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 # Columns of results.md: titles and formats.
 SHOWN = {
     "map": ("mAP", ".3f"),
+    **{f"map_{level}": (f"mAP {level}", ".3f") for level in LEVELS},
     "map_coarse": ("coarse mAP", ".3f"),
     "fall": ("fall to fine", ".3f"),
     "map_head": ("mAP of head", ".3f"),
@@ -97,7 +102,7 @@ def _number(text: str) -> Value:
 
 def values(rows: Iterable[Row], column: str) -> list[float]:
     """What was measured of a column."""
-    return [row[column] for row in rows if row[column] is not None]
+    return [row[column] for row in rows if row.get(column) is not None]
 
 
 def mean_sd(rows: Iterable[Row], column: str) -> tuple[float, float] | None:
@@ -132,9 +137,10 @@ def _table(rows: Sequence[Row], varied: Sequence[str]) -> str:
     for place, own in grouped(rows, [*varied, "bits"]).items():
         scores = [_score(own, column, style) for column, (_, style) in shown.items()]
         lines.append([*map(show, place), *scores])
-    if values(rows, "map_float") or values(rows, "overlap_float"):
-        exact = {"map": values(rows, "map_float")[:1], "overlap": values(rows, "overlap_float")[:1]}
-        floats = ["".join(f"{value:{style}}" for value in exact.get(name, [])) for name, (_, style) in shown.items()]
+    exact = [values(rows, f"{column}_float")[:1] for column in shown]
+    if any(exact):
+        styles = [style for _, style in shown.values()]
+        floats = ["".join(f"{value:{style}}" for value in own) for own, style in zip(exact, styles, strict=True)]
         lines.append(["float features, cosine", *[""] * len(varied), *floats])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, as_json, features, out, overwrite, print_json, print_numbers, report
+from sdc.commands.common import PATH, as_json, features, lengths, out, overwrite, print_json, print_numbers, report
 from sdc.retrieve.collapse import DiagnoseSettings
+from sdc.retrieve.compare import CompareSettings
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.evaluate import EvaluateSettings
 from sdc.retrieve.search import SearchSettings
@@ -143,6 +144,48 @@ def diagnose(as_json: bool, **options: Any) -> None:
             click.echo(f"{kind}: {finding['message']}")
     if not findings:
         click.echo("no sign of a collapse")
+
+
+def _names(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+@click.command()
+@features(CompareSettings.features)
+@click.option(
+    "--bits",
+    default=",".join(map(str, CompareSettings.bits)),
+    show_default=True,
+    callback=lengths,
+    help="Lengths of a code, such as 64,128,256; other methods get as many bytes.",
+)
+@click.option(
+    "--methods",
+    default=",".join(CompareSettings.methods),
+    show_default=True,
+    callback=_names,
+    help="Any of `sdc train`, such a name and -asymmetric (the query in float), pq, rabitq and float16.",
+)
+@click.option("--queries", type=int, default=CompareSettings.queries, show_default=True, help="At most so many.")
+@click.option("--limit", type=int, help="A sample of so many vectors of the database.  [default: all]")
+@click.option("--seed", type=int, default=CompareSettings.seed, show_default=True)
+@click.option("--out", type=PATH, default=CompareSettings.out, show_default=True, help="Folder to fill.")
+@overwrite
+@as_json
+def compare(as_json: bool, **options: Any) -> None:
+    """Compare SDC with ITQ, sign, PQ, RaBitQ and float16 on your vectors, and say when it is not the best choice.
+
+    \b
+    The folder gets results.md (tables and advice), results.csv, results.json and plot.png:
+    recall of the exact neighbours, mAP where there are labels, bytes, build time and latency.
+    """
+    from sdc.retrieve.compare import TABLE, read, run
+
+    path = run(CompareSettings(**options))
+    if as_json:
+        print_json({"out": str(path), **read(path)})
+    else:
+        click.echo((path / TABLE).read_text(encoding="utf-8"), nl=False)
 
 
 @click.command()

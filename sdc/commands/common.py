@@ -23,6 +23,14 @@ def features(default: Path) -> Callable[[F], F]:
     return click.option("--features", type=PATH, default=default, show_default=True, help="Feature file to read.")
 
 
+def lengths(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """64 or 16,32,64"""
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected lengths of codes, such as 64 or 16,32,64") from None
+
+
 def report(path: Path, as_json: bool) -> None:
     """Says what a stage wrote."""
     from sdc.api import inspect as describe

@@ -1,0 +1,160 @@
+"""What `sdc reproduce` found, beside what was published: results.csv, results.md and results.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdc import __version__
+from sdc.ablate.folder import CSV, TABLE, GridFolder
+from sdc.ablate.grid import Cell
+from sdc.ablate.tables import Row, grouped, make_rows, mean_sd, values, write_csv
+from sdc.artifacts import log, replacing
+from sdc.extract.datasets import about_of
+from sdc.extract.store import SPLITS, FeatureStore
+from sdc.reproduce.tables import R50_DELG, Table, table_of
+
+JSON = "results.json"
+UNKNOWN, NONE = "unknown", "—"
+NEARLY = 0.01  # by which a split's size may differ from the paper's, whose own are rounded
+
+
+def departures(table: Table, limit: int | None, evaluated: FeatureStore, trained: FeatureStore) -> list[str]:
+    """Why figures of these features cannot be compared with the published ones; empty where they can."""
+    found = [] if limit is None else [f"--limit {limit}: a sample of the images"]
+    for split in SPLITS:
+        store = trained if split == "train" else evaluated
+        expected = _images(table)[split]
+        count = len(store.splits[split])
+        if abs(count - expected) > NEARLY * expected:
+            found.append(f"{count} {split} images, the paper has {expected}")
+    for store in dict.fromkeys((evaluated, trained)):
+        backbone, weights = store.provenance.get("backbone"), str(store.provenance.get("weights"))
+        if backbone is not None and backbone != table.backbone:
+            found.append(f"{store.path.name} is of {backbone}, the paper's features are of {table.backbone}")
+        if weights.startswith("random:"):
+            found.append(f"{store.path.name} is of random weights")
+    return found
+
+
+def _images(table: Table) -> Mapping[str, int]:
+    """What the splits are in the paper; heads may be trained on another set."""
+    if table.trained_on is None:
+        return table.images
+    return {**table.images, "train": table_of(table.trained_on).images["train"]}
+
+
+def write(folder: GridFolder, name: str, cells: Sequence[Cell], notes: Sequence[str]) -> None:
+    """Writes the table of finished cells.
+
+    Args:
+        name: the table's.
+        notes: why it cannot be compared, see `departures`.
+    """
+    table, found = table_of(name), folder.found(cells)
+    rows = compared(table, make_rows(cells, found))
+    conventions: Mapping[str, str] = next((one["evaluate"]["conventions"] for one in found if "evaluate" in one), {})
+    content = {
+        "table": name,
+        "place": table.place,
+        "about": table.about,
+        "data": table.data,
+        "trained_on": table.trained_on or table.data,
+        "backbone": table.backbone,
+        "protocol": dict(about_of(table.data).protocol),
+        "comparable": not notes,
+        "departures": list(notes),
+        "notes": list(table.notes),
+        "conventions": conventions,
+        "settings": {entry: dict(table.entries[entry].settings) for entry in dict.fromkeys(r["method"] for r in rows)},
+        "version": __version__,
+        "rows": rows,
+    }
+    write_csv(folder.path / CSV, rows)
+    with replacing(folder.path / JSON) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    with replacing(folder.path / TABLE) as temporary:
+        temporary.write_text(markdown(content), encoding="utf-8")
+    log.info("%s: %d cells", folder.path, len(cells))
+
+
+def compared(table: Table, rows: Sequence[Row]) -> list[Row]:
+    """A row for each method, length and score: ours (mean over seeds) beside the published figure, in percent.
+
+    What is not known is None.
+    """
+    made: list[Row] = []
+    for (method, bits), own in grouped(rows, ["method", "bits"]).items():
+        assert isinstance(method, str)
+        assert isinstance(bits, int)
+        reasons = [str(row["refused"]) for row in own if row["refused"]]
+        for score in table.scores:
+            found = mean_sd(own, score)
+            ours = None if found is None else 100 * found[0]
+            published = table.published.get((method, bits))
+            made.append(
+                {
+                    "method": method,
+                    "label": table.entries[method].label,
+                    "bits": bits,
+                    "score": score,
+                    "ours": ours,
+                    "sd": 100 * found[1] if found and len(values(own, score)) > 1 else None,
+                    "seeds": len(values(own, score)),
+                    "published": published,
+                    "difference": None if ours is None or published is None else ours - published,
+                    "seconds": (mean_sd(own, "seconds") or (None,))[0],
+                    "refused": reasons[0] if reasons else None,
+                }
+            )
+    return made
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The table as it is printed."""
+    rows: Sequence[Row] = content["rows"]
+    comparable = "" if content["comparable"] else "Not comparable with the published figures: "
+    departures = f"{comparable}{'; '.join(content['departures'])}." if content["departures"] else ""
+    trained = "" if content["trained_on"] == content["data"] else f", heads trained on {content['trained_on']}"
+    own = {entry: ", ".join(f"{k} {v}" for k, v in chosen.items()) for entry, chosen in content["settings"].items()}
+    sections = [
+        f"# {content['about']} ({content['place']})",
+        f"{content['data']}, {_backbone(content['backbone'])}{trained}. {_score(content)} in percent: ours, "
+        f"published, and the difference. Paper presets: the last epoch. sdc {content['version']}.",
+        departures,
+        _table(rows),
+        "\n".join(f"- {key}: {value}" for key, value in content["conventions"].items()),
+        "\n".join(f"- {entry}: {chosen}" for entry, chosen in own.items()),
+        "\n".join(f"- {note}" for note in content["notes"]),
+        "\n".join(
+            f"{NONE} {row['label']}, {row['bits']} bits: {row['refused']}"
+            for row in rows
+            if row["refused"] and row["score"] == rows[0]["score"]
+        ),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _score(content: Mapping[str, Any]) -> str:
+    at = content["protocol"].get("at")
+    return f"mAP@{at}" if at else "mAP"
+
+
+def _backbone(name: str) -> str:
+    return "R50-DELG-GLDv2-clean" if name == R50_DELG else name
+
+
+def _table(rows: Sequence[Row]) -> str:
+    several = len({row["score"] for row in rows}) > 1
+    titles = ["method", "bits", *(["difficulty"] if several else []), "ours", "published", "difference"]
+    lines = [titles, ["---"] * len(titles)]
+    for row in rows:
+        ours = (
+            NONE if row["ours"] is None else f"{row['ours']:.1f}" + ("" if row["sd"] is None else f" ± {row['sd']:.1f}")
+        )
+        published = UNKNOWN if row["published"] is None else f"{row['published']:.1f}"
+        difference = NONE if row["difference"] is None else f"{row['difference']:+.1f}"
+        place = [row["score"].removeprefix("map_")] if several else []
+        lines.append([row["label"], str(row["bits"]), *place, ours, published, difference])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
