@@ -2,8 +2,8 @@
 
 A part holds what was made of `part_rows` consecutive rows of the listing (features, and further views and tokens where
 these were asked for) in a file that is immutable, checksummed and bound to the settings it was made with. Resuming
-means making the parts that are missing; processes may share the work by part numbers. When all are there, feats.h5 is
-put together from them and they go.
+means making the parts that are missing; processes share the work by part numbers, see `sdc.extract.claims`. When all
+are there, feats.h5 is put together from them and they go.
 """
 
 from __future__ import annotations
@@ -13,15 +13,27 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, describing, differing, fingerprint, log, replacing, settle, writable
+from sdc.artifacts import (
+    SdcError,
+    UsageError,
+    describing,
+    differing,
+    fingerprint,
+    log,
+    machine,
+    replacing,
+    settle,
+    temporary,
+    writable,
+)  # fmt: skip
 from sdc.extract import layout, part
+from sdc.extract.claims import alive, now
 from sdc.extract.store import FEATURES, FeatureStore, Listing, finite_rows, write_features
 
 T = TypeVar("T")
@@ -104,7 +116,7 @@ class Parts:
                 "Finish it with those, choose another --out, or --overwrite to start again."
             )
         if different:
-            _remove(self.folder)
+            _remove(self.folder, found)
         self.folder.mkdir(exist_ok=True)
         _clean(self.folder)
         if not found or different:
@@ -120,6 +132,40 @@ class Parts:
     def rows(self, number: int) -> range:
         """The listing's rows that part `number` is made of."""
         return range(number * self.part_rows, min((number + 1) * self.part_rows, len(self.listing.ids)))
+
+    def finished(self) -> bool:
+        """Whether feats.h5 is there and its parts have gone, as the process leaves it that puts them together.
+
+        Raises:
+            SdcError: the parts have gone, but it is not there.
+        """
+        if self.folder.is_dir():
+            return False
+        if self.out.is_file():
+            found = FeatureStore(self.out, verify=False).provenance
+            if _comparable(found) == _comparable(self.provenance):
+                return True
+        raise SdcError(f"{self.folder} was removed while parts were made: run the same command again")
+
+    def absent(self) -> list[int]:
+        """The numbers of the parts that have no file; none where all is `finished`.
+
+        Unlike `missing` it reads none of those that are there, which makes it cheap to be asked again and again.
+
+        Raises:
+            SdcError: as `finished`.
+        """
+        try:
+            there = set(os.listdir(self.folder))
+        except FileNotFoundError:
+            if self.finished():
+                return []
+            raise
+        return [number for number in range(len(self)) if self._path(number).name not in there]
+
+    def has(self, number: int) -> bool:
+        """Whether this part has a file."""
+        return self._path(number).exists()
 
     def missing(self) -> list[int]:
         """The numbers of the parts still to be made. A damaged one is thrown away, and missing."""
@@ -138,7 +184,7 @@ class Parts:
         skipped: list[tuple[str, str]],
         further: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Writes one part, atomically.
+        """Writes one part, atomically. It is dropped where another process has finished meanwhile.
 
         Args:
             features: (n, d) float16 or float32.
@@ -159,7 +205,11 @@ class Parts:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise ValueError(f"part {number}: {shapes} for {len(kept)} kept and {len(skipped)} skipped of {rows}")
         self._check_finite(arrays, kept)
-        self._seen[number] = part.write(self._path(number), self._settings, number, kept, skipped, arrays)
+        try:
+            self._seen[number] = part.write(self._path(number), self._settings, number, kept, skipped, arrays)
+        except (SdcError, FileNotFoundError):
+            if not self.finished():
+                raise
 
     def assemble(self) -> Path:
         """Puts feats.h5 together, part by part, and removes the parts.
@@ -192,6 +242,8 @@ class Parts:
             for name, (shape, dtype) in (kinds or [{FEATURES: ((0,), "<f4")}])[0].items()
         ]
         features = columns.pop(0)
+        if not listing.ids:
+            _remove(self.folder)  # nothing to go on from
         write_features(
             self.out, listing, self.provenance, features.shape[1], features.dtype, features.blocks, skipped, columns
         )
@@ -246,13 +298,20 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _remove(folder: Path) -> None:
-    """Removes the parts. They lose their name first: a kill midway leaves no folder with some of them."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+def _remove(folder: Path, manifest: Mapping[str, Any] | None = None) -> None:
+    """Removes the parts. They lose their name first: a kill midway leaves no folder with some of them.
+
+    Args:
+        manifest: theirs. With another one they are those of a process that was faster, and stay.
+    """
+    aside = temporary(folder)
     try:
         folder.rename(aside)
     except FileNotFoundError:
         return  # another process was faster
+    if manifest is not None and _manifest(aside) != manifest:
+        aside.rename(folder)
+        return
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -260,24 +319,19 @@ def _clean(folder: Path, name: str = "") -> None:
     """Removes temporary files (those for `name` and its parts) whose process is gone or that are long abandoned."""
     if not folder.is_dir():
         return
-    pattern = re.compile(rf"\.{re.escape(name)}.*\.(\d+)\.tmp")
+    pattern = re.compile(rf"\.{re.escape(name)}.*?(?:\.([0-9a-f]{{8}}))?\.(\d+)\.tmp")
     for path in folder.iterdir():
         match = pattern.fullmatch(path.name)
         try:
-            if match and (not _alive(int(match[1])) or time.time() - path.stat().st_mtime > ABANDONED):
+            if match and (_gone(match[1], int(match[2])) or now(folder) - path.stat().st_mtime > ABANDONED):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
-        except (FileNotFoundError, PermissionError):
+        except OSError:
             continue  # its process has just finished, or it is another user's
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+def _gone(where: str | None, process: int) -> bool:
+    """Whether a process of this machine has ended; of those of others one cannot tell."""
+    return where in (None, machine()) and not alive(process)

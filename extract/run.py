@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import shutil
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import sdc
-from sdc.artifacts import MOST_SEED, Progress, SdcError, UsageError, fingerprint, log
+from sdc.artifacts import MOST_SEED, Progress, UsageError, fingerprint, leads, log
 from sdc.extract import backbones, datasets
 from sdc.extract.augment import Augmentation
 from sdc.extract.backbones.base import Backbone
 from sdc.extract.backbones.tokens import require_tokens
+from sdc.extract.claims import Claims
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import Prefixes
 from sdc.extract.encoder import Encoder
-from sdc.extract.images import LONGEST, SCALES, Batch, Preprocessing, batches
+from sdc.extract.images import LONGEST, SCALES, Preprocessing, batches
+from sdc.extract.making import Maker, assembled
 from sdc.extract.parts import Parts, settled
 from sdc.extract.sample import stratified
-from sdc.extract.store import FEATURES, TOKENS, FeatureStore, view_name
+from sdc.extract.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ExtractSettings:
         batch_size: images at once through the backbone.
         part_rows: images in a part, which is what a kill can cost.
         workers: threads that load images; by default one for each CPU.
-        device: by default CUDA where there is one.
+        device: by default CUDA where there is one; of several each process of torchrun takes its own.
         seed: for the sample, random splits and augmented views.
         out: the feature store to write.
         overwrite: replace an `out` made with other settings.
@@ -83,8 +83,9 @@ class ExtractSettings:
 def run(settings: ExtractSettings) -> Path:
     """Writes the features of a set of images; does nothing where they are there already.
 
-    Run again after an interruption, it makes only the parts that are missing. Images that cannot be read are left
-    out, listed in the store, and reported.
+    Run again after an interruption, it makes only the parts that are missing. Run several times at once, on one host or
+    on several that share the folder of `settings.out`, the runs share the parts, and each ends when all is done. Images
+    that cannot be read are left out, listed in the store, and reported.
 
     Returns:
         `settings.out`.
@@ -93,6 +94,8 @@ def run(settings: ExtractSettings) -> Path:
         UsageError: settings that are unknown or do not fit, or an `out` of other settings.
         SdcError: the set, the weights or the disk are not as they must be, or no image at all can be read.
     """
+    if not leads():
+        log.setLevel(logging.WARNING)
     if settings.tokens:
         require_tokens(settings.backbone, backbones.recipe_of(settings.backbone))
     prefixes = Prefixes(settings.strip_prefix, settings.add_prefix)
@@ -104,19 +107,32 @@ def run(settings: ExtractSettings) -> Path:
     dataset = whole
     if settings.limit is not None:
         dataset = whole.select(stratified(whole.listing, settings.limit, settings.seed))
-    encoder = Encoder(backbone, settings.device)
+    encoder = Encoder(backbone, _device(settings.device))
     parts = Parts(settings.out, dataset.listing, provenance, settings.part_rows, overwrite=settings.overwrite)
+    if settled(settings.out, provenance, overwrite=settings.overwrite):
+        return settings.out  # another process ended while this one began
     try:
         make_parts(parts, dataset, preprocessing, encoder, settings)
-        out = parts.assemble()
+        out = assembled(parts)
     except KeyboardInterrupt:
         log.warning(
             "interrupted: %d of %d parts are kept in %s, the same command goes on from there",
-            len(parts) - len(parts.missing()), len(parts), parts.folder,
+            len(parts) - len(parts.absent()), len(parts), parts.folder,
         )  # fmt: skip
         raise
-    _report(FeatureStore(out, verify=False), len(dataset))
+    if leads():
+        _report(FeatureStore(out, verify=False), len(dataset))
     return out
+
+
+def _device(name: str | None) -> str | None:
+    """Of several CUDA devices each process of torchrun takes its own, unless one is named by its number."""
+    if name in (None, "cuda") and "TORCHELASTIC_RUN_ID" in os.environ:
+        import torch
+
+        if count := torch.cuda.device_count():
+            return f"cuda:{int(os.environ['LOCAL_RANK']) % count}"
+    return name
 
 
 def _prepared(settings: ExtractSettings, resize: str) -> tuple[Backbone, Preprocessing]:
@@ -160,53 +176,29 @@ def _provenance(
 def make_parts(
     parts: Parts, dataset: Dataset, preprocessing: Preprocessing, encoder: Encoder, settings: ExtractSettings
 ) -> None:
-    """Makes the missing parts. Images are loaded ahead over the borders of parts, but no batch crosses one.
+    """Makes parts until all are there. Parts that other processes make are waited for, or taken over if these are gone.
+
+    Images are loaded ahead over the borders of parts, but no batch crosses one.
 
     Raises:
         SdcError: no image at all can be read; the parts are gone then.
     """
-    ids = dataset.listing.ids
     augmentation = None
     if settings.views > 1:
-        augmentation = Augmentation(settings.views - 1, preprocessing.size, settings.seed, ids)
+        augmentation = Augmentation(settings.views - 1, preprocessing.size, settings.seed, dataset.listing.ids)
     # Images of shapes of their own go through the backbone one by one, and are large.
     size = 1 if preprocessing.scales else settings.batch_size
-    plan = {number: _groups(parts.rows(number), size) for number in parts.missing()}
-    loading = batches(dataset.open, itertools.chain(*plan.values()), preprocessing, settings.workers, augmentation)
-    total = sum(len(parts.rows(number)) for number in plan)
-    embedded, failed = 0, ""
-    with Progress("extract", total, "images") as progress, contextlib.closing(loading) as loaded:
-        for number, groups in plan.items():
-            made, kept, skipped = [], [], []
-            for batch in itertools.islice(loaded, len(groups)):
-                made.append(_embedded(batch, encoder, tokens=settings.tokens))
-                kept.append(batch.rows)
-                skipped += [(ids[row], reason) for row, reason in batch.skipped]
-                progress.advance(len(batch.rows) + len(batch.skipped))
-            # Popped, so that the batches' arrays go as soon as they are joined: tokens are large.
-            arrays = {name: np.concatenate([blocks.pop(name) for blocks in made]) for name in list(made[0])}
-            parts.write(number, arrays.pop(FEATURES), np.concatenate(kept), skipped, arrays)
-            embedded += len(parts.rows(number)) - len(skipped)
-            failed = failed or ": ".join(skipped[0] if skipped else ())
-    if not embedded and len(plan) == len(parts):
-        shutil.rmtree(parts.folder, ignore_errors=True)  # nothing to go on from
-        raise SdcError(f"none of the {len(ids)} images can be read; the first: {failed}")
-
-
-def _embedded(batch: Batch, encoder: Encoder, *, tokens: bool) -> dict[str, np.ndarray]:
-    """What the backbone makes of a batch, by the names of the store's datasets.
-
-    Each view goes through it in batches of its own, so that the plain one's features do not depend on the others.
-    """
-    views = {view_name(number): encoder(pixels) for number, pixels in enumerate(batch.views, 1)}
-    if not tokens:
-        return {FEATURES: encoder.features(batch), **views}
-    features, patches = encoder.with_tokens(batch.pixels)
-    return {FEATURES: features, **views, TOKENS: patches}
-
-
-def _groups(rows: range, size: int) -> list[range]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    with Claims(parts.folder) as claims, Progress("extract", 0, "images", silent=not leads()) as progress:
+        maker = Maker(parts, claims, progress, encoder, size, tokens=settings.tokens)
+        while absent := parts.absent():
+            made = maker.made
+            loading = batches(dataset.open, maker.groups(absent), preprocessing, settings.workers, augmentation)
+            with contextlib.closing(loading) as loaded:
+                for batch in loaded:
+                    maker.make(batch, loaded)
+            if maker.made == made:
+                maker.wait(absent)
+        maker.finish()
 
 
 def _report(store: FeatureStore, total: int) -> None:

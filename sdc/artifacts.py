@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import functools
 import json
 import logging
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -101,15 +103,36 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = temporary(path)
     try:
         with describing(path):
-            yield temporary
-            sync(temporary)
-            os.replace(temporary, path)
+            yield aside
+            sync(aside)
+            os.replace(aside, path)
             sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """A hidden name beside `path` that no other process uses, not even of another host that shares the folder."""
+    return path.with_name(f".{path.name}.{machine()}.{os.getpid()}.tmp")
+
+
+@functools.cache
+def machine() -> str:
+    """Where this process' id means something: 8 hex digits for the host since it started, or the container on it."""
+    marks = [platform.node()]
+    with contextlib.suppress(OSError):  # where there is no /proc
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            marks.append(file.read())
+        marks.append(os.readlink("/proc/self/ns/pid"))
+    return checksum("\n".join(marks).encode())[:8]
+
+
+def leads() -> bool:
+    """Whether this process writes messages: all do but those of torchrun with a rank above 0."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
 def writable(path: Path, *sources: Path) -> None:

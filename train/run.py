@@ -13,6 +13,7 @@ import numpy as np
 
 from sdc import __version__
 from sdc.artifacts import SdcError, UsageError, log, required, settle, unknown, writable
+from sdc.artifacts import leads as leads
 from sdc.train.imbalance import class_groups, long_tail
 from sdc.train.recipe import Recipe, make_recipe
 from sdc.train.watch import training_alarms
@@ -131,11 +132,6 @@ def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
     kept = long_tail(rows, store.labels[rows], settings.imbalance, settings.seed)
     log.info("imbalance %g: %d of %d training rows are kept", settings.imbalance, len(kept), len(rows))
     return kept
-
-
-def leads() -> bool:
-    """Whether this process writes files and messages: all do but those of torchrun with a rank above 0."""
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
 def _train(

@@ -31,6 +31,7 @@ DATASETS = {
     "nuswide": "sdc.extract.datasets.nuswide",
     "roxf": "sdc.extract.datasets.roxf",
     "rparis": "sdc.extract.datasets.rparis",
+    "webdataset": "sdc.extract.datasets.webdataset",
 }
 
 

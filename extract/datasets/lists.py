@@ -8,7 +8,7 @@ zero or one for each class. An image may stand in several lists, with the same l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,12 +76,16 @@ def load_lists(
     elif columns not in (None, found):
         log.warning("%s usually has %d labels an image, these lists have %d", name, columns, found)
     ids = list(images)
-    places = [root / chosen.place(image) for image in ids]
-    sizes = _sizes(places)
-    _report_missing(root, images, places, sizes)
+
+    def place(row: int) -> Path:
+        return root / chosen.place(ids[row])  # made anew each time: millions of paths take half a gigabyte
+
+    sizes = _sizes(map(place, range(len(ids))))
+    _report_missing(root, images, place, sizes)
+    del images
 
     def picture(row: int) -> Image:
-        return open_file(places[row])
+        return open_file(place(row))
 
     return Dataset(
         name,
@@ -185,7 +189,7 @@ def _labels(images: Mapping[str, Line]) -> np.ndarray:
     return digits[:, ::2] - ord("0")
 
 
-def _sizes(places: Sequence[Path]) -> list[int]:
+def _sizes(places: Iterable[Path]) -> list[int]:
     sizes = []
     for place in places:
         try:
@@ -195,7 +199,7 @@ def _sizes(places: Sequence[Path]) -> list[int]:
     return sizes
 
 
-def _report_missing(root: Path, images: Mapping[str, Line], places: Sequence[Path], sizes: Sequence[int]) -> None:
+def _report_missing(root: Path, images: Mapping[str, Line], place: Callable[[int], Path], sizes: Sequence[int]) -> None:
     """Counts the images that are not there: each is left out and listed when its turn comes.
 
     Raises:
@@ -211,7 +215,7 @@ def _report_missing(root: Path, images: Mapping[str, Line], places: Sequence[Pat
         finding = [folder for folder in listed.parents if (root / listed.relative_to(folder)).exists()]
         advice = "--strip-prefix takes leading folders off, --add-prefix puts a folder in front"
         raise SdcError(
-            f"none of the {missing} images listed is there: {line} names {listed}, sought as {places[row]}; "
+            f"none of the {missing} images listed is there: {line} names {listed}, sought as {place(row)}; "
             f"{f'try --strip-prefix {finding[0]}' if finding else advice}"
         )
-    log.warning("%d of %d images listed are not there, the first is %s (%s)", missing, len(sizes), places[row], line)
+    log.warning("%d of %d images listed are not there, the first is %s (%s)", missing, len(sizes), place(row), line)

@@ -31,7 +31,7 @@ def _scales(context: click.Context, parameter: click.Parameter, text: str | None
     "--data",
     default=ExtractSettings.data,
     show_default=True,
-    help="A set that `sdc datasets` lists; folder: any folder of images, a subfolder a label.",
+    help="A set that `sdc datasets` lists; folder: any folder of images, a subfolder a label; webdataset: tar shards.",
 )
 @click.option("--root", type=PATH, help="Where the data lies.  [default: $SDC_DATA/NAME]")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights instead of its pretrained ones.")
@@ -81,10 +81,16 @@ def extract(as_json: bool, **options: Any) -> None:
     """Dump a backbone's features of a set of images.
 
     Killed or interrupted, the same command resumes where it stopped.
+
+    Started several times at once, also on hosts that share the folder of --out, or by torchrun --nproc-per-node N
+    -m sdc extract ..., the processes share the work, and what a killed one leaves is taken over.
     """
+    from sdc.artifacts import leads
     from sdc.extract.run import run
 
-    report(run(ExtractSettings(**options)), as_json)
+    path = run(ExtractSettings(**options))
+    if leads():
+        report(path, as_json)
 
 
 @click.command("datasets")
