@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, UsageError, log, settle, unknown, writable
+from sdc.artifacts import Progress, SdcError, UsageError, log, settle, writable
 from sdc.extract.store import FeatureStore
+from sdc.retrieve import tune
 from sdc.retrieve.bits import pack
 from sdc.retrieve.entries import Entries, Ids
-from sdc.retrieve.index import INDEX_TYPES, Index
+from sdc.retrieve.index import Index
 from sdc.train.model import NORM_EPS, Model
 
 RECENTERED = ("paper-instance",)  # presets for which re-centring is the default
@@ -27,7 +28,10 @@ class EncodeSettings:
     Attributes:
         features: the feature store to encode; it need not be the one the model was trained on.
         model: the hash head.
-        index_type: one of `sdc.retrieve.index.INDEX_TYPES`.
+        index_type: one of `sdc.retrieve.tune.INDEX_TYPES`: flat is exact; ivf scans part of the codes; auto is the one
+            that reaches `recall` faster, measured on these codes.
+        recall: recall@10 against exact search that IVF is to reach.
+        memory: bytes that codes and lists may take in a search; None is any number.
         recenter: give the head's batch norm the mean of the database instead of the training set's; by default for
             models of a preset in `RECENTERED` whose head has a batch norm.
         out: where db.bin goes.
@@ -37,6 +41,8 @@ class EncodeSettings:
     features: Path = Path("feats.h5")
     model: Path = Path("model.safetensors")
     index_type: str = "flat"
+    recall: float = tune.RECALL
+    memory: int | None = None
     recenter: bool | None = None
     out: Path = Path("db.bin")
     overwrite: bool = False
@@ -51,11 +57,11 @@ def run(settings: EncodeSettings) -> Path:
 
     Raises:
         SdcError: features or model are missing or damaged, the database split is empty, db.bin cannot be written.
-        UsageError: an unknown index type, features of another dimension than the model's, re-centring a head
-            without batch norm, or an `out` that was made from other features, by another model or centred otherwise.
+        UsageError: an unknown index type, recall or memory out of range, codes that do not fit into the memory,
+            features of another dimension than the model's, re-centring a head without batch norm, or an `out` that was
+            made from other features, by another model or with other settings.
     """
-    if settings.index_type not in INDEX_TYPES:
-        raise unknown("index type", settings.index_type, INDEX_TYPES)
+    tune.check(settings.index_type, settings.recall, settings.memory)
     model = Model.load(settings.model)
     store = FeatureStore(settings.features)
     recenter = _recenters(settings, model)
@@ -82,13 +88,19 @@ def run(settings: EncodeSettings) -> Path:
         groundtruth=store.groundtruth,
         **_labels(store, queries),
     )
+    labels = _labels(store, database)
     index = Index.build(
         codes,
         ids=store.ids(database),
-        **_labels(store, database),
+        labels=labels["labels"],
+        labels_coarse=labels["labels_coarse"],
         rows=database,
         queries=held if len(queries) else None,
         metadata=metadata,
+        index_type=settings.index_type,
+        recall=settings.recall,
+        memory=settings.memory,
+        copy=False,
     )
     index.save(out)
     log.info("%s: %d codes of %d bits, and %d queries", out, len(index), index.bits, len(queries))
@@ -150,6 +162,7 @@ def _check(settings: EncodeSettings, model: Model, store: FeatureStore) -> None:
         )
     if not len(store.splits["database"]):
         raise SdcError(f"{settings.features} has no rows in its database split: there is nothing to encode")
+    tune.check_fits(len(store.splits["database"]), model.bits // 8, settings.index_type, settings.memory)
     trained_on = model.metadata.get("features", {}).get("fingerprint")
     if trained_on != store.fingerprint:
         log.info(
@@ -179,8 +192,12 @@ def _metadata(settings: EncodeSettings, model: Model, store: FeatureStore, *, re
             "fingerprint": store.fingerprint,
             "provenance": store.provenance,
         },
-        # Only where it was done, so that the settings of other indexes stay what they were.
-        "settings": {"index_type": settings.index_type, **({"recenter": True} if recenter else {})},
+        # Only where they make a difference, so that the settings of other indexes stay what they were.
+        "settings": {
+            "index_type": settings.index_type,
+            **({} if settings.index_type == "flat" else {"recall": settings.recall, "memory": settings.memory}),
+            **({"recenter": True} if recenter else {}),
+        },
     }
 
 

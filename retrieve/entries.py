@@ -140,12 +140,12 @@ class Entries:
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """All but the codes, as arrays to be stored."""
-        found = {f"{prefix}.rows": self.rows.astype(np.int64)}
+        found = {f"{prefix}.rows": self.rows.astype(np.int64, copy=False)}
         if self.ids is not None:
             found |= {f"{prefix}.ids": self.ids.text, f"{prefix}.id_offsets": self.ids.offsets}
         for name, labels in (("labels", self.labels), ("labels_coarse", self.labels_coarse)):
             if labels is not None:
-                found[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
+                found[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8, copy=False)
         return found | {f"{prefix}.{name}": array for name, array in groundtruth.arrays(self.groundtruth).items()}
 
     @classmethod
@@ -157,6 +157,12 @@ class Entries:
         labels, labels_coarse = (arrays.get(f"{prefix}.{name}") for name in ("labels", "labels_coarse"))
         own = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
         return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth.of_arrays(own))
+
+
+def own_places(queries: Entries, database: Entries) -> np.ndarray:
+    """(Q,) the place of each query's own row in the database, or -1."""
+    place = np.minimum(np.searchsorted(database.rows, queries.rows), len(database) - 1)
+    return np.where(database.rows[place] == queries.rows, place, -1)
 
 
 def _described(array: np.ndarray) -> str:

@@ -16,14 +16,15 @@ import numpy as np
 
 from sdc.artifacts import SdcError, UsageError, log, unknown
 from sdc.retrieve import curves, protocols
-from sdc.retrieve.entries import Entries
+from sdc.retrieve.entries import Entries, own_places
 from sdc.retrieve.index import Index
 from sdc.retrieve.marks import COARSE, FINE, relevance
 from sdc.retrieve.neighbors import CUTOFFS, Cosines, encoded_features
 from sdc.retrieve.protocols import NEIGHBORS, RELEVANT, REVISITED, Protocol
 from sdc.retrieve.ranking import Denominator, Order, average_precision, average_precision_of_groups, check_at
 from sdc.retrieve.revisited import revisited, revisited_scores
-from sdc.retrieve.tally import ByCosine, Tally, own_places, tally
+from sdc.retrieve.tally import ByCosine, Tally, tally
+from sdc.retrieve.tune import recall_of
 
 __all__ = ["EvaluateSettings", "average_precision", "evaluate", "relevance", "revisited"]
 
@@ -67,7 +68,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         features' own mAP. Without labels and ground truth the protocol is `neighbors`, and neighbor_recall is the one
         score. With coarse labels also `coarse`, the same figures at that level, and `fall`, its map less the fine one.
         Where the model recorded groups of classes also `groups`: of head, middle and tail each map, the queries it is
-        the mean of, and classes. With the protocol `relevant` also `denominators`: map with either of its two.
+        the mean of, and classes. With the protocol `relevant` also `denominators`: map with either of its two. Of an
+        index of type ivf, all that is of exact rankings, and `ivf_recall` by cut-off is the share of the exact nearest
+        codes that its search finds, one as near as the last of them counting as found.
 
         With the protocol `revisited` instead: easy, medium and hard, each with map and mp by cut-off, of the order by
         (distance, row), both again with _expected, _best and _worst, and the queries they are the mean of. A setting
@@ -112,6 +115,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         scores |= _by_relevance(settings, index, queries, found, protocol)
     if by_cosine:
         scores["neighbor_recall"] = {str(k): float(values.mean()) for k, values in found.overlaps.items()}
+    if index.approximate:
+        shares = [recall_of(index.search, queries, own, found.sizes, k) for k in cutoffs]
+        scores["ivf_recall"] = dict(zip(map(str, cutoffs), shares, strict=True))
     if protocol.name != NEIGHBORS:
         scores["conventions"] = protocol.conventions(settings.no_hit)
     return scores

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 import sdc
 from sdc.artifacts import SdcError, UsageError, checksum, fingerprint, log
-from sdc.retrieve import container
+from sdc.retrieve import container, ivf, tune
 from sdc.retrieve.entries import Entries, Ids
+from sdc.retrieve.scan import Flat
+from sdc.retrieve.workers import faiss_module as faiss_module
 
-INDEX_TYPES = ("flat",)
+_BLOCK = 1 << 20  # row numbers looked at at once
 
 
-def faiss_module() -> Any:
-    """FAISS, imported with OpenMP threads that sleep while they wait.
+class Searcher(Protocol):
+    """Finds the nearest codes by their positions in the database; one class for each index type.
 
-    Spinning ones made a query 100 times slower beside other work on the cores. It has no effect if another
-    library started OpenMP before.
+    `within` restricts a search to these positions, ascending and distinct. Results are ordered by
+    (distance, position).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import faiss
 
-    return faiss
+    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> object:
+        """How `search` goes about so many queries, in words for `--explain`."""
+
+    def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Distances (Q, k) int32 and positions (Q, k) int64; position −1 where fewer than k were found."""
+
+    def range_search(
+        self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32, positions int64."""
+
+    def write(self, write: Callable[[bytes | memoryview], None]) -> None:
+        """The FAISS part of db.bin, piece by piece."""
 
 
 class Index:
@@ -37,15 +48,16 @@ class Index:
     Attributes:
         database: its codes, rows (ascending), ids and labels.
         queries: the query split's, where `sdc encode` stored one.
-        metadata: what db.bin says of itself: count, bits, bit_order, index_type, version, and, from `sdc encode`,
-            model, features ({path, fingerprint, …}, the path relative to db.bin's folder) and settings. Where the
-            model's batch norm was re-centred, model has the mean it was given: {recentered: {mean: K numbers}}.
+        metadata: what db.bin says of itself: count, bits, bit_order, index_type, version; where another type than flat
+            was asked for, plan (the fields of `sdc.retrieve.tune.Choice`); and, from `sdc encode`, model, features
+            ({path, fingerprint, …}, the path relative to db.bin's folder) and settings. Where the model's batch norm
+            was re-centred, model has the mean it was given: {recentered: {mean: K numbers}}.
         path: the file it was opened from, if any.
     """
 
     def __init__(
         self,
-        faiss_index: Any,
+        searcher: Searcher,
         database: Entries,
         queries: Entries | None,
         metadata: Mapping[str, Any],
@@ -53,7 +65,7 @@ class Index:
         trailer: str | None = None,
     ) -> None:
         self.database, self.queries, self.metadata, self.path = database, queries, dict(metadata), path
-        self._faiss, self._trailer = faiss_index, trailer
+        self._searcher, self._trailer = searcher, trailer
         if queries is not None:
             _check_queries(database, queries)
 
@@ -84,6 +96,16 @@ class Index:
         content = self._trailer or checksum(np.ascontiguousarray(self.database.codes))
         return fingerprint({"kind": "index", "content": content})
 
+    @property
+    def approximate(self) -> bool:
+        """Whether a search may miss some of the nearest codes: that of type ivf."""
+        return isinstance(self._searcher, ivf.Searcher)
+
+    @property
+    def nprobe(self) -> int | None:
+        """Lists that a search scans; None where the index has no lists."""
+        return self._searcher.nprobe if isinstance(self._searcher, ivf.Searcher) else None
+
     @classmethod
     def build(
         cls,
@@ -95,21 +117,30 @@ class Index:
         rows: np.ndarray | None = None,
         queries: Entries | None = None,
         metadata: Mapping[str, Any] | None = None,
+        index_type: str = "flat",
+        recall: float = tune.RECALL,
+        memory: int | None = None,
+        copy: bool = True,
     ) -> Index:
         """An index in memory.
 
         Args:
-            codes: (N, bits // 8) uint8, copied.
+            codes: (N, bits // 8) uint8.
             ids: N ids; without, an id is its row in digits.
             labels, labels_coarse: (N,) whole numbers, or (N, C) multi-hot.
             rows: (N,) distinct numbers that `search` returns; 0 … N − 1 without.
             queries: codes to be stored beside the database.
             metadata: further JSON-able facts for db.bin.
+            index_type: flat, ivf, or auto: the one that reaches the recall faster, measured on these codes.
+            recall: recall@10 against exact search that IVF is to reach.
+            memory: bytes that codes and lists may take in a search; without, any number.
+            copy: False takes the codes over where they lie, and makes them read-only.
 
         Raises:
-            UsageError: no codes, arrays of unequal length, or a row number that occurs twice.
+            UsageError: no codes, arrays of unequal length, a row number that occurs twice, an unknown index type, or
+                recall or memory out of range.
         """
-        codes = np.array(codes, order="C")
+        codes = np.array(codes, order="C") if copy else np.ascontiguousarray(codes)
         number = np.arange(len(codes), dtype=np.int64) if rows is None else np.asarray(rows)
         database = Entries(
             codes,
@@ -120,26 +151,29 @@ class Index:
         )
         if not len(database):
             raise UsageError("an index needs at least one code, found none")
-        if (np.diff(number) <= 0).any():
+        if not all(_ascend(number[start : start + _BLOCK + 1]) for start in range(0, len(number), _BLOCK)):
             # FAISS breaks ties by position: with ascending rows that is the order (distance, row).
             database = database.take(np.argsort(number, kind="stable"))
             twice = database.rows[1:][np.diff(database.rows) == 0]
             if len(twice):
                 raise UsageError(f"row numbers must be distinct, but {twice[0]} occurs twice")
         database.codes.setflags(write=False)
-        flat = faiss_module().IndexBinaryFlat(codes.shape[1] * 8)
-        flat.add(database.codes)
+        choice, inverted = tune.choose(database, queries, index_type, recall=recall, memory=memory)
         facts = {
             "count": len(database),
-            "bits": flat.d,
+            "bits": codes.shape[1] * 8,
             "bit_order": "least significant first",
-            "index_type": "flat",
+            "index_type": choice.index_type,
             "version": sdc.__version__,
         }
-        return cls(flat, database, queries, {**facts, **(metadata or {})})
+        if index_type != "flat":
+            log.info("%s", choice)
+            facts["plan"] = choice.described()
+        searcher = Flat(database.codes) if inverted is None else ivf.Searcher(inverted, database.codes, choice.nprobe)
+        return cls(searcher, database, queries, {**facts, **(metadata or {})})
 
     @classmethod
-    def open(cls, path: Path | str, *, verify: bool = True) -> Index:
+    def open(cls, path: Path | str, *, verify: bool = True, nprobe: int | None = None) -> Index:
         """Opens db.bin by memory map, read-only.
 
         A flat binary index that plain FAISS wrote is accepted with a warning: nothing vouches for its content,
@@ -147,9 +181,11 @@ class Index:
 
         Args:
             verify: check every byte against the checksums; False opens a huge file in milliseconds.
+            nprobe: lists that a search of an IVF index scans; without, as many as were chosen when it was made.
 
         Raises:
             SdcError: there is no such file, it is no db.bin, or it is damaged or truncated.
+            UsageError: nprobe < 1, or given for a flat index.
         """
         path = Path(path)
         before = _identity(path)
@@ -162,24 +198,65 @@ class Index:
             raise SdcError(f"{path} holds no codes, expected at least one: there is nothing to search in it")
         if held.checksum is None:
             log.warning("%s was written by plain FAISS: nothing vouches for its content, ids are positions", path)
-        mapped = _map(path)
+        if nprobe is not None and held.lists is None:
+            raise UsageError(f"--nprobe is for an index of type ivf, but {path} is flat: its search is exact")
+        searcher = Flat(database.codes) if held.lists is None else ivf.mapped(path, database.codes, nprobe)
         if _identity(path) != before:
             raise SdcError(f"{path} was replaced while it was being opened; try again")
-        return cls(mapped, database, queries, held.metadata, path, held.checksum)
+        return cls(searcher, database, queries, held.metadata, path, held.checksum)
 
-    def search(self, codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, codes: np.ndarray, k: int, *, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest codes by Hamming distance, ordered by (distance, row).
 
         Args:
             codes: (Q, bits // 8) uint8.
             k: how many; more than there are returns all.
+            within: search these rows alone, in any order; all without.
 
         Returns:
-            distances (Q, k) int32 and rows (Q, k) int64.
+            distances (Q, k) int32 and rows (Q, k) int64. Where an index that is not exact found fewer, they end
+            with row −1 at the distance 2147483647.
 
         Raises:
-            UsageError: k < 1, or codes of another width or type.
+            UsageError: k < 1, codes of another width or type, or rows that the database does not have.
         """
+        codes, k, positions = self._queries(codes), operator.index(k), self._positions(within)
+        if k < 1:
+            raise UsageError(f"k must be at least 1, found {k}")
+        k = min(k, self.ntotal if positions is None else len(positions))
+        distances, places = self._searcher.search(codes, k, positions)
+        return distances, self._rows(places)
+
+    def range_search(
+        self, codes: np.ndarray, radius: int, *, within: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All codes within a Hamming distance, ordered by (distance, row).
+
+        Args:
+            codes: (Q, bits // 8) uint8.
+            radius: the largest distance that still counts (FAISS leaves it out).
+            within: search these rows alone, in any order; all without.
+
+        Returns:
+            limits (Q + 1,) int64, distances (M,) int32 and rows (M,) int64: those of query q are at
+            limits[q]:limits[q + 1].
+
+        Raises:
+            UsageError: radius < 0, codes of another width or type, or rows that the database does not have.
+        """
+        codes, radius, positions = self._queries(codes), operator.index(radius), self._positions(within)
+        if radius < 0:
+            raise UsageError(f"the radius must be at least 0, found {radius}")
+        limits, distances, places = self._searcher.range_search(codes, radius, positions)
+        return limits, distances, self._rows(places)
+
+    def explain(self, queries: int, k: int, *, within: np.ndarray | None = None) -> str:
+        """How `search` goes about so many queries, and why."""
+        positions = self._positions(within)
+        what = f"{self.ntotal} codes" if positions is None else f"{len(positions)} of {self.ntotal} codes"
+        return f"{queries} queries in {what} of {self.bits} bits: {self._searcher.plan(queries, k, positions)}"
+
+    def _queries(self, codes: np.ndarray) -> np.ndarray:
         codes = np.asarray(codes)
         if codes.dtype != np.uint8 or codes.ndim != 2:
             raise UsageError(f"query codes must be (Q, bits // 8) uint8, found {codes.dtype} of shape {codes.shape}")
@@ -187,12 +264,24 @@ class Index:
             raise UsageError(
                 f"query codes have {codes.shape[1] * 8} bits, this index has {self.bits}: encode both with one model"
             )
-        k = min(operator.index(k), self.ntotal)
-        if k < 1:
-            raise UsageError(f"k must be at least 1, found {k}")
-        with _one_thread() if len(codes) == 1 else contextlib.nullcontext():
-            distances, positions = self._faiss.search(np.ascontiguousarray(codes), k)
-        return distances, self.database.rows[positions]
+        return np.ascontiguousarray(codes)
+
+    def _positions(self, rows: np.ndarray | None) -> np.ndarray | None:
+        """Where in the database rows are, ascending."""
+        if rows is None:
+            return None
+        rows = np.unique(np.asarray(rows))
+        positions = np.searchsorted(self.database.rows, rows)
+        unknown = rows[self.database.rows[np.minimum(positions, self.ntotal - 1)] != rows]
+        if len(unknown):
+            raise UsageError(f"the database has no row {unknown[0]} ({len(unknown)} of {len(rows)} rows are unknown)")
+        return positions
+
+    def _rows(self, positions: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self.database.rows[positions]
+        if positions.size and positions.min() < 0:
+            rows[positions < 0] = -1
+        return rows
 
     def ids(self, rows: np.ndarray) -> list[str]:
         """The ids of rows that `search` returned."""
@@ -219,12 +308,13 @@ class Index:
         arrays = self.database.arrays("database")
         if self.queries is not None:
             arrays |= {"queries.codes": self.queries.codes, **self.queries.arrays("queries")}
+        if self.approximate:  # its lists have the codes in another order
+            arrays[container.CODES] = self.database.codes
+        return container.write(Path(path), self._searcher.write, self.metadata, arrays)
 
-        def write_faiss(write: Callable[[bytes], None]) -> None:
-            faiss = faiss_module()
-            faiss.write_index_binary(self._faiss, faiss.PyCallbackIOWriter(write, container.CHUNK))
 
-        return container.write(Path(path), write_faiss, self.metadata, arrays)
+def _ascend(numbers: np.ndarray) -> bool:
+    return bool((numbers[1:] > numbers[:-1]).all())
 
 
 def _entries(held: container.Container) -> tuple[Entries, Entries | None]:
@@ -247,34 +337,9 @@ def _check_queries(database: Entries, queries: Entries) -> None:
             raise UsageError(f"{what} of the queries and of the database differ in width: {a.shape} and {b.shape}")
 
 
-def _map(path: Path) -> Any:
-    """The FAISS part, mapped without a copy. Nothing may add to or remove from it: FAISS would abort."""
-    faiss = faiss_module()
-    limit = faiss.get_deserialization_vector_byte_limit()
-    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
-    try:
-        return faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise SdcError(f"FAISS cannot read {path}: {str(error).splitlines()[0]}") from None
-    finally:
-        faiss.set_deserialization_vector_byte_limit(limit)
-
-
 def _identity(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
     except OSError:
         return None  # container.read says what is wrong
     return found.st_dev, found.st_ino, found.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """FAISS splits its work over queries only: for a single one further threads would just be woken."""
-    faiss = faiss_module()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -1,19 +1,28 @@
-"""`sdc search`: the nearest codes of a db.bin to vectors, images, items of its own, or its query split."""
+"""`sdc search`: the nearest codes of a db.bin to vectors, images, items of its own, or its query split.
+
+With `rerank` a second stage puts what the codes find into a finer order, see `sdc.retrieve.rerank`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sdc.artifacts import SdcError, UsageError, log
 from sdc.retrieve.bits import pack
 from sdc.retrieve.index import Index
+from sdc.retrieve.restrict import rows_of
+from sdc.retrieve.second_stage import Factor, SecondStage
+from sdc.retrieve.second_stage import check as check_rerank
 from sdc.train.model import Model
 
 _QUERIES = 1024  # searched at once
+_CELLS = 1 << 20  # candidates for reranking held at once
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,17 @@ class SearchSettings:
         ids: items of the database or the query split, by id.
         limit: at most so many queries; None takes all.
         k: neighbours a query; more than there are returns all.
+        radius: everything within this Hamming distance, inclusive, instead of the k nearest.
+        only_ids: a file with an id a line: search these alone.
+        only_labels: search what has one of these labels alone.
+        rerank: the factor that makes k the size of the shortlist whose features are compared, at least 1; `auto`
+            measures which reaches `recall`. None leaves the order by Hamming distance.
+        recall: of the k nearest by the features' cosine, for `auto`; None takes 0.95.
+        features: the features the index was encoded from, for reranking; None takes the recorded path.
         model: the model that encoded the index; None takes the recorded path.
         weights: the backbone's weights for images, where they can't be had by their tag.
+        nprobe: lists of an IVF index to scan; None takes what it was made with.
+        explain: say how the search is carried out, and why.
         verify: check every byte of the index.
     """
 
@@ -38,8 +56,16 @@ class SearchSettings:
     ids: tuple[str, ...] = ()
     limit: int | None = None
     k: int = 10
+    radius: int | None = None
+    only_ids: Path | None = None
+    only_labels: tuple[int, ...] = ()
+    rerank: Factor | None = None
+    recall: float | None = None
+    features: Path | None = None
     model: Path | None = None
     weights: str | None = None
+    nprobe: int | None = None
+    explain: bool = False
     verify: bool = True
 
 
@@ -48,57 +74,126 @@ def search(settings: SearchSettings) -> dict[str, Any]:
 
     Returns:
         The JSON of `sdc search`: index, k (as clamped to the database) and results, a query and its neighbors
-        (id, row of feats.h5, Hamming distance) each, ordered by (distance, row).
+        (id, row of feats.h5, Hamming distance) each, ordered by (distance, row). With rerank also `rerank`, what was
+        done, and each neighbour has a `similarity`, the features' cosine, or a `score`, the asymmetric one, where the
+        features are not at hand; that order then is by (similarity or score descending, row). With a radius k is
+        None, `radius` stands beside it, and each query has as many neighbours as there are.
 
     Raises:
         SdcError: a file is missing or damaged, or a query vector holds NaN or Inf.
-        UsageError: k or limit < 1, an unknown id, vectors of another dimension than the model's, or a model other
-            than the one that encoded the index.
+        UsageError: k or limit < 1, a radius below 0 or with rerank, an unknown id or label, vectors of another
+            dimension than the model's, or a model other than the one that encoded the index.
     """
     if settings.limit is not None and settings.limit < 1:
         raise UsageError(f"--limit must be at least 1, found {settings.limit}")
-    index = Index.open(settings.index, verify=settings.verify)
-    names, codes = _queries(settings, index)
-    results: list[dict[str, Any]] = []
-    for start in range(0, len(names), _QUERIES):
-        distances, rows = index.search(codes[start : start + _QUERIES], settings.k)
-        ids = iter(index.ids(rows.ravel()))
-        for name, found, near in zip(names[start:], rows.tolist(), distances.tolist(), strict=False):
-            neighbors = [
-                {"id": next(ids), "row": row, "distance": distance} for row, distance in zip(found, near, strict=True)
-            ]
-            results.append({"query": name, "neighbors": neighbors})
-    return {"index": str(settings.index), "k": min(settings.k, index.ntotal), "results": results}
+    if settings.k < 1:
+        raise UsageError(f"k must be at least 1, found {settings.k}")
+    check_rerank(settings.rerank, settings.recall)
+    if settings.radius is not None and settings.rerank is not None:
+        raise UsageError(
+            "--radius lists all within a Hamming distance, --rerank orders the k nearest: give one of them"
+        )
+    index = Index.open(settings.index, verify=settings.verify, nprobe=settings.nprobe)
+    parts = _queries(settings, index)
+    names = [name for part in parts for name in part.names][: settings.limit]
+    codes = np.concatenate([part.codes for part in parts])[: settings.limit]
+    within = rows_of(index.database, settings.only_ids, settings.only_labels)
+    k = min(settings.k, index.ntotal if within is None else len(within))
+    answer: dict[str, Any] = {"index": str(settings.index), "k": k}
+    if settings.explain:
+        log.info("%s", index.explain(min(len(codes), _QUERIES), k, within=within))
+    if settings.radius is not None:
+        found = _in_range(index, codes, settings.radius, within)
+        answer |= {"k": None, "radius": settings.radius}
+    elif settings.rerank is None:
+        found = _found(index, codes, settings.k, within)
+    else:
+        stage = _second_stage(settings, index)
+        vectors = np.concatenate([part.features(stage) for part in parts])[: settings.limit]
+        found, answer["rerank"] = _reranked(index, codes, vectors, stage, within), stage.described()
+    return {**answer, "results": [{"query": name, "neighbors": near} for name, near in zip(names, found, strict=True)]}
 
 
-def _queries(settings: SearchSettings, index: Index) -> tuple[list[str], np.ndarray]:
-    """The queries' names and codes, in the order vectors, images, ids; at most `limit`."""
+def _found(index: Index, codes: np.ndarray, k: int, within: np.ndarray | None) -> Iterator[list[dict[str, Any]]]:
+    """Of each query its neighbours by Hamming distance."""
+    for start in range(0, len(codes), _QUERIES):
+        distances, rows = index.search(codes[start : start + _QUERIES], k, within=within)
+        yield from _neighbors(index, {"row": rows, "distance": distances})
+
+
+def _in_range(
+    index: Index, codes: np.ndarray, radius: int, within: np.ndarray | None
+) -> Iterator[list[dict[str, Any]]]:
+    """Of each query all within the radius."""
+    for start in range(0, len(codes), _QUERIES):
+        limits, distances, rows = index.range_search(codes[start : start + _QUERIES], radius, within=within)
+        for first, last in pairwise(limits.tolist()):
+            part = slice(first, last)
+            yield from _neighbors(index, {"row": rows[None, part], "distance": distances[None, part]})
+
+
+def _reranked(
+    index: Index, codes: np.ndarray, vectors: np.ndarray, stage: SecondStage, within: np.ndarray | None
+) -> Iterator[list[dict[str, Any]]]:
+    """Of each query its neighbours after the second stage."""
+    step = min(_QUERIES, max(1, _CELLS // stage.candidates))
+    for start in range(0, len(codes), step):
+        part = slice(start, start + step)
+        best = stage.refine(*index.search(codes[part], stage.candidates, within=within), vectors[part])
+        yield from _neighbors(index, {"row": best.rows, "distance": best.distances, stage.measure: best.similarities})
+
+
+def _neighbors(index: Index, found: dict[str, np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+    """The JSON of each query's neighbours, given (Q, k) arrays of what is said of them; row −1 stands for none."""
+    ids = iter(index.ids(found["row"].ravel()))
+    for values in zip(*(array.tolist() for array in found.values()), strict=True):
+        near = [{"id": next(ids), **dict(zip(found, each, strict=True))} for each in zip(*values, strict=True)]
+        yield [neighbor for neighbor in near if neighbor["row"] >= 0]
+
+
+class _Queries(NamedTuple):
+    """Some of the queries: vectors that were given, or items of the index."""
+
+    names: list[str]
+    codes: np.ndarray  # (Q, bits // 8)
+    given: np.ndarray | None = None  # (Q, d)
+    rows: np.ndarray | None = None  # (Q,) of feats.h5
+
+    def features(self, stage: SecondStage) -> np.ndarray:
+        """(Q, d) float32."""
+        found = self.given if self.rows is None else stage.vectors(self.rows)
+        return np.asarray(found, np.float32)
+
+
+def _queries(settings: SearchSettings, index: Index) -> list[_Queries]:
+    """The queries, in the order vectors, images, ids."""
     found = []
     if settings.queries is not None:
         found.append(_of_vectors(settings, index))
     if settings.images:
         found.append(_of_images(settings, index))
     if settings.ids:
-        found.append((list(settings.ids), np.stack([_code_of(name, index) for name in settings.ids])))
+        codes, rows = zip(*(_item(name, index) for name in settings.ids), strict=True)
+        found.append(_Queries(list(settings.ids), np.stack(codes), rows=np.array(rows)))
     if not found:
         if index.queries is None:
             raise UsageError(
                 f"{settings.index} has no query split: give queries with --queries FILE, --image FILE or --id ID"
             )
-        found.append((index.queries.names(), index.queries.codes))
-    names = [name for part, _ in found for name in part]
-    return names[: settings.limit], np.concatenate([codes for _, codes in found])[: settings.limit]
+        found.append(_Queries(index.queries.names(), index.queries.codes, rows=index.queries.rows))
+    return found
 
 
-def _of_vectors(settings: SearchSettings, index: Index) -> tuple[list[str], np.ndarray]:
+def _of_vectors(settings: SearchSettings, index: Index) -> _Queries:
     from sdc.extract.embeddings import read_vectors
 
     assert settings.queries is not None
     vectors, names = read_vectors(settings.queries)
-    return names, _encode(settings, index, vectors[: settings.limit], str(settings.queries))
+    vectors = vectors[: settings.limit]
+    return _Queries(names[: settings.limit], _encode(settings, index, vectors, str(settings.queries)), vectors)
 
 
-def _of_images(settings: SearchSettings, index: Index) -> tuple[list[str], np.ndarray]:
+def _of_images(settings: SearchSettings, index: Index) -> _Queries:
     from sdc.extract.encoder import features_of_images
 
     provenance = index.metadata.get("features", {}).get("provenance", {})
@@ -109,16 +204,16 @@ def _of_images(settings: SearchSettings, index: Index) -> tuple[list[str], np.nd
         )
     paths = settings.images[: settings.limit]
     features = features_of_images(paths, provenance, settings.weights)
-    return [str(path) for path in paths], _encode(settings, index, features, "the images")
+    return _Queries([str(path) for path in paths], _encode(settings, index, features, "the images"), features)
 
 
-def _code_of(name: str, index: Index) -> np.ndarray:
+def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
+    """The code and the row of an item of the index."""
     parts = [part for part in (index.database, index.queries) if part is not None]
     for part in parts:
         place = part.find(name)
         if place >= 0:
-            code: np.ndarray = part.codes[place]
-            return code
+            return part.codes[place], int(part.rows[place])
     near = [candidate for part in parts for candidate in part.nearest(name)]
     hint = f"did you mean {near[0]!r}?" if near else f"its ids look like {index.database.names(np.arange(1))[0]!r}"
     raise UsageError(f"unknown id {name!r}: neither database nor query split of {index.path} has it; {hint}")
@@ -136,6 +231,14 @@ def _encode(settings: SearchSettings, index: Index, vectors: np.ndarray, origin:
         listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise SdcError(f"{origin}: {len(bad)} vectors hold NaN or Inf (rows {listed}); remove or repair them")
     return pack(model.outputs(vectors))
+
+
+def _second_stage(settings: SearchSettings, index: Index) -> SecondStage:
+    assert settings.rerank is not None
+    return SecondStage.of(
+        index, _model(settings, index), min(settings.k, index.ntotal), settings.rerank,
+        recall=settings.recall, features=settings.features, verify=settings.verify,
+    )  # fmt: skip
 
 
 def _model(settings: SearchSettings, index: Index) -> Model:

@@ -52,12 +52,6 @@ class Tally:
     float_aps: list[Mapping[str, float]]
 
 
-def own_places(queries: Entries, database: Entries) -> np.ndarray:
-    """(Q,) the place of each query's own row in the database, or -1."""
-    place = np.minimum(np.searchsorted(database.rows, queries.rows), len(database) - 1)
-    return np.where(database.rows[place] == queries.rows, place, -1)
-
-
 def tally(
     queries: Entries,
     database: Entries,
@@ -71,7 +65,7 @@ def tally(
     """Goes over all pairs.
 
     Args:
-        own: as `own_places` gives it.
+        own: as `sdc.retrieve.entries.own_places` gives it.
         cutoffs: values of k, at least one, for the overlaps.
         by_cosine: for overlaps and APs by cosine.
         in_rows: fill `by_row` as well, which takes a sort a query.

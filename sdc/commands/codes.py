@@ -9,18 +9,48 @@ from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, as_json, features, lengths, out, overwrite, print_json, print_numbers, report
+from sdc.artifacts import UsageError
+from sdc.commands.common import (
+    PATH,
+    as_json,
+    features,
+    lengths,
+    out,
+    overwrite,
+    print_json,
+    print_numbers,
+    report,
+    size,
+)
 from sdc.retrieve.collapse import DiagnoseSettings
 from sdc.retrieve.compare import CompareSettings
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.evaluate import EvaluateSettings
+from sdc.retrieve.rerank import shortlist_size
 from sdc.retrieve.search import SearchSettings
+from sdc.retrieve.second_stage import Factor
+from sdc.retrieve.shortlist import RECALL
 
 
 @click.command()
 @features(EncodeSettings.features)
 @click.option("--model", type=PATH, default=EncodeSettings.model, show_default=True)
-@click.option("--index-type", default=EncodeSettings.index_type, show_default=True, help="flat: exact search.")
+@click.option(
+    "--index-type",
+    metavar="auto|flat|ivf",
+    default=EncodeSettings.index_type,
+    show_default=True,
+    help="flat: exact search.  ivf: faster and approximate, for millions of codes.  auto: whichever reaches --recall "
+    "faster, measured on these codes.",
+)
+@click.option(
+    "--recall",
+    type=float,
+    default=EncodeSettings.recall,
+    show_default=True,
+    help="Of the 10 nearest codes, how many IVF is to find.",
+)
+@click.option("--memory", callback=size, metavar="SIZE", help="What searching the codes may take, e.g. 4GB.")
 @click.option(
     "--recenter/--no-recenter",
     default=EncodeSettings.recenter,
@@ -37,6 +67,18 @@ def encode(as_json: bool, **options: Any) -> None:
     report(run(EncodeSettings(**options)), as_json)
 
 
+def _factor(context: click.Context, parameter: click.Parameter, text: str | None) -> Factor | None:
+    """A number from 1 on, or auto."""
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    try:
+        factor = float(text)
+        shortlist_size(1, factor, 1)
+    except (ValueError, UsageError):
+        raise click.BadParameter(f"{text!r}: expected a number from 1 on, or auto") from None
+    return factor
+
+
 @click.command()
 @click.option("--index", type=PATH, default=SearchSettings.index, show_default=True)
 @click.option("--queries", type=PATH, metavar="FILE", help="Query vectors, in any format `sdc import` reads.")
@@ -44,8 +86,24 @@ def encode(as_json: bool, **options: Any) -> None:
 @click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
 @click.option("--limit", type=int, help="At most so many queries.  [default: 10 of the query split; all with --json]")
 @click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
+@click.option("--radius", type=int, help="All within this Hamming distance, instead of the k nearest.")
+@click.option("--only-ids", type=PATH, metavar="FILE", help="Search the ids in FILE alone, one a line.")
+@click.option("--only-label", "only_labels", type=int, multiple=True, help="Search this label alone; may be repeated.")
+@click.option(
+    "--rerank",
+    callback=_factor,
+    metavar="FACTOR|auto",
+    help="Compare the features of FACTOR times k items that the codes put first, and order by their cosine.  "
+    "auto: measure once which factor reaches --recall.  Without features at hand: a finer order by codes alone.",
+)
+@click.option("--recall", type=float, help=f"Of the features' nearest, for --rerank auto.  [default: {RECALL}]")
+@click.option("--features", type=PATH, help="The features that were encoded, for --rerank.  [default: where they were]")
+@click.option(
+    "--nprobe", type=int, help="Lists of an IVF index to scan: more find more.  [default: chosen at `sdc encode`]"
+)
 @click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for --image.")
+@click.option("--explain", is_flag=True, help="Say how the search is carried out, and why.")
 @click.option(
     "--verify/--no-verify",
     default=SearchSettings.verify,
@@ -68,8 +126,15 @@ def search(as_json: bool, **options: Any) -> None:
         print_json(found)
         return
     for result in found["results"]:
-        neighbors = "  ".join(f"{n['id']} ({n['distance']})" for n in result["neighbors"])
+        neighbors = "  ".join(f"{n['id']} ({_nearness(n)})" for n in result["neighbors"])
         click.echo(f"{result['query']}: {neighbors}")
+
+
+def _nearness(neighbor: dict[str, Any]) -> str:
+    """What the order goes by: the Hamming distance, or the second stage's similarity."""
+    return next(
+        (f"{neighbor[name]:.4f}" for name in ("similarity", "score") if name in neighbor), str(neighbor["distance"])
+    )
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +12,19 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is the stages' to say
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that was made with other settings.")
+
+
+def size(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Bytes, from a number or one with a unit, as 800MB or 4GiB."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip().upper())
+    if not found:
+        raise click.BadParameter(f"{text!r}: expected bytes, or a number with a unit, e.g. 800MB or 4GiB")
+    return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
 def out(default: Path) -> Callable[[F], F]:

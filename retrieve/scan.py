@@ -1,0 +1,181 @@
+"""Exact search: every code is compared, by FAISS' kernels, with the work split over threads or GPUs as planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+
+from sdc.artifacts import log
+from sdc.retrieve import container
+from sdc.retrieve.gpus import Gpus
+from sdc.retrieve.plan import QUERY_GROUP, Plan, cpus, plan
+from sdc.retrieve.workers import faiss_module, shared_out
+
+_GATHERED = 1 << 24  # bytes of selected codes copied at once by a thread
+
+T = TypeVar("T")
+
+
+class Flat:
+    """The searcher of a flat index: it reads the codes where they lie, in memory or in a mapped file.
+
+    Whatever the split, results are ordered by (distance, position). `within` restricts a search to these positions,
+    ascending and distinct: their codes are gathered, which at every selectivity was faster than FAISS' selectors.
+    """
+
+    def __init__(self, codes: np.ndarray) -> None:
+        self.codes = codes
+        self._gpus: Gpus | None = None
+        self._gpu_failed = False
+
+    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> Plan:
+        """How `search` carries out so many queries."""
+        return self._plan(queries, k, within, 0 if self._gpu_failed else faiss_module().get_num_gpus())
+
+    def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest of each query: distances (Q, k) int32 and positions (Q, k) int64.
+
+        Args:
+            codes: (Q, bits // 8) uint8, contiguous.
+            k: from 0 to the number of codes searched.
+        """
+        planned = self.plan(len(codes), k, within)
+        if planned.how == "gpu":
+            try:
+                return self._search_gpus(codes, k, planned.shards)
+            except RuntimeError as error:
+                log.warning("no search on the GPU, but on the CPU: %s", str(error).splitlines()[0])
+                self._gpu_failed = True
+                planned = self._plan(len(codes), k, within)
+        return self._search(codes, k, within, planned)
+
+    def range_search(
+        self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32 and positions int64."""
+        planned = self._plan(len(codes), 1, within)
+        shared = self._share_out(partial(_within_radius, radius), codes, within, planned)
+        parts = [_concatenated(found) for found in shared]
+        counts, distances, positions = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]), distances, positions
+
+    def write(self, write: Callable[[bytes | memoryview], None]) -> None:
+        """The index as FAISS' IndexBinaryFlat is written."""
+        count, width = self.codes.shape
+        write(container.FAISS_HEADER.pack(b"IBxF", width * 8, width, count, True, 1, count * width))
+        for start in range(0, count, _GATHERED // width + 1):
+            write(np.ascontiguousarray(self.codes[start : start + _GATHERED // width + 1]).reshape(-1).data)
+
+    def _plan(self, queries: int, k: int, within: np.ndarray | None, gpus: int = 0) -> Plan:
+        count, width = self.codes.shape
+        if within is not None:
+            count, gpus = len(within), 0
+        return plan(queries, count, width, max(k, 1), threads=cpus(), gpus=gpus)
+
+    def _search(
+        self, codes: np.ndarray, k: int, within: np.ndarray | None, planned: Plan
+    ) -> tuple[np.ndarray, np.ndarray]:
+        parts = [_merged(found, k) for found in self._share_out(partial(_nearest, k), codes, within, planned)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _share_out(
+        self,
+        scan: Callable[[np.ndarray, np.ndarray], T],
+        codes: np.ndarray,
+        within: np.ndarray | None,
+        planned: Plan,
+    ) -> list[list[tuple[T, int | np.ndarray]]]:
+        """Scans groups of queries × slices of the database; for each group what was found, slice by slice.
+
+        Beside each result stands where its slice's positions are: the first, or all.
+        """
+        slices = planned.shards
+        group = -(-len(codes) // planned.threads) if planned.how == "queries" else len(codes)
+        if within is None:
+            count, group = len(self.codes), min(group, QUERY_GROUP)
+        else:  # gathering is done once for as many queries as there are
+            count = len(within)
+            slices = max(slices, -(-count * self.codes.shape[1] // _GATHERED))
+        borders = [count * n // slices for n in range(slices + 1)]
+        starts = range(0, max(len(codes), 1), max(group, 1))
+
+        def task(first: int, start: int, end: int) -> tuple[T, int | np.ndarray]:
+            queries = codes[first : first + group]
+            if within is None:
+                return scan(queries, self.codes[start:end]), start
+            return scan(queries, np.take(self.codes, within[start:end], axis=0)), within[start:end]
+
+        tasks = [partial(task, first, start, end) for first in starts for start, end in pairwise(borders)]
+        found = shared_out(tasks, planned.threads)
+        return [found[n : n + slices] for n in range(0, len(found), slices)]
+
+    def _search_gpus(self, codes: np.ndarray, k: int, shards: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._gpus is None:
+            self._gpus = Gpus(self.codes, shards)
+        distances, positions, settled = self._gpus.search(codes, k)
+        left = np.flatnonzero(~settled)
+        if len(left):
+            distances[left], positions[left] = self._search(codes[left], k, None, self._plan(len(left), k, None))
+        return distances, positions
+
+
+def _nearest(k: int, queries: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest in one slice. FAISS' heap keeps and returns them by (distance, position)."""
+    faiss = faiss_module()
+    k = min(k, len(codes))
+    distances, positions = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries) if k else 0, QUERY_GROUP):
+        part = slice(start, start + QUERY_GROUP)
+        heap = faiss.int_maxheap_array_t()
+        heap.nh, heap.k = len(queries[part]), k
+        heap.val, heap.ids = faiss.swig_ptr(distances[part]), faiss.swig_ptr(positions[part])
+        faiss.hammings_knn_hc(heap, faiss.swig_ptr(queries[part]), faiss.swig_ptr(codes), *codes.shape, True)
+    return distances, positions
+
+
+def _merged(
+    found: list[tuple[tuple[np.ndarray, np.ndarray], int | np.ndarray]], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of those of consecutive slices: equal distances stay in the order of the slices."""
+    near = [(distances, _placed(positions, where)) for (distances, positions), where in found]
+    if len(near) == 1:
+        return near[0]
+    distances, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*near, strict=True))
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+
+def _within_radius(radius: int, queries: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts (Q,), distances and positions in one slice, by position."""
+    faiss = faiss_module()
+    result = faiss.RangeSearchResult(len(queries))
+    radius = min(radius, codes.shape[1] * 8)  # FAISS' radius is exclusive
+    faiss.hamming_range_search(
+        faiss.swig_ptr(queries), faiss.swig_ptr(codes), len(queries), len(codes), radius + 1, codes.shape[1], result
+    )
+    limits = faiss.rev_swig_ptr(result.lims, len(queries) + 1).astype(np.int64)
+    count = int(limits[-1])
+    distances = faiss.rev_swig_ptr(result.distances, count).astype(np.int32)
+    return np.diff(limits), distances, faiss.rev_swig_ptr(result.labels, count).astype(np.int64)
+
+
+def _concatenated(
+    found: list[tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int | np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts, distances and positions of a group of queries, each query's by (distance, position)."""
+    counts = np.stack([result[0] for result, _ in found])
+    distances = np.concatenate([result[1] for result, _ in found])
+    positions = np.concatenate([_placed(result[2], where) for result, where in found])
+    queries = np.concatenate([np.repeat(np.arange(counts.shape[1]), count) for count in counts])
+    order = np.lexsort((positions, distances, queries))
+    return counts.sum(axis=0), distances[order], positions[order]
+
+
+def _placed(positions: np.ndarray, where: int | np.ndarray) -> np.ndarray:
+    return where[positions] if isinstance(where, np.ndarray) else positions + where if where else positions
