@@ -33,10 +33,10 @@ from typing import Any
 
 import numpy as np
 
+from sdc.artifacts import processors
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.entries import Entries
 from sdc.retrieve.index import Index
-from sdc.retrieve.plan import cpus
 from sdc.retrieve.workers import faiss_module
 
 CASES = {"1M64": (1_000_000, 64), "1M256": (1_000_000, 256), "10M64": (10_000_000, 64)}
@@ -158,7 +158,7 @@ def run_case(name: str, budget: float) -> tuple[list[dict[str, Any]], list[str]]
                 print(f"  k {k:3}, {batch:4} at once: {each:8} {batch / middle[each]:10.1f} queries/s, "
                       f"p50 {middle[each] * 1e3:9.2f} ms{tail}")  # fmt: skip
             ratio = min(middle["faiss 1"], middle["faiss 2"]) / middle["sdc"]
-            bar = 1.7 if (name, batch) == ("10M64", 1) and cpus() > 1 else 1 / 1.05
+            bar = 1.7 if (name, batch) == ("10M64", 1) and processors() > 1 else 1 / 1.05
             print(f"  k {k:3}, {batch:4} at once: {ratio:.2f} × FAISS at its better thread count, bar {bar:.2f}",
                   flush=True)  # fmt: skip
             if ratio < bar:
@@ -200,7 +200,7 @@ def busy() -> list[str]:
         return float(subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout)
 
     idle = {who: measured(who) for who in ("sdc", "faiss")}
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cpus())]
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processors())]
     try:
         beside = {who: measured(who) for who in ("sdc", "faiss")}
     finally:
@@ -295,7 +295,7 @@ def main() -> int:
         "numpy": np.__version__,
         "faiss": faiss_module().__version__,
         "cpu": platform.processor() or platform.machine(),
-        "cpus": cpus(),
+        "cpus": processors(),
     }
     print(json.dumps(machine))
     if not importlib.util.find_spec("usearch"):

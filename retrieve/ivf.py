@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, UsageError
+from sdc.artifacts import Progress, SdcError, UsageError, processors
 from sdc.retrieve import container
-from sdc.retrieve.plan import cpus
 from sdc.retrieve.scan import Flat
 from sdc.retrieve.workers import faiss_module, shared_out
 
@@ -201,7 +200,7 @@ class Searcher:
 
     def _share_out(self, scan: Callable[[np.ndarray], T], codes: np.ndarray) -> list[T]:
         groups = [codes[start : start + _GROUP] for start in range(0, max(len(codes), 1), _GROUP)]
-        return shared_out([partial(scan, group) for group in groups], min(cpus(), len(groups)))
+        return shared_out([partial(scan, group) for group in groups], min(processors(), len(groups)))
 
     def _search(self, k: int, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of a few queries, by the calling thread; a position is −1 where too few codes were scanned."""

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from sdc.artifacts import log
+from sdc.artifacts import log, processors
 from sdc.retrieve import container
 from sdc.retrieve.gpus import Gpus
-from sdc.retrieve.plan import QUERY_GROUP, Plan, cpus, plan
+from sdc.retrieve.plan import QUERY_GROUP, Plan, plan
 from sdc.retrieve.workers import faiss_module, shared_out
 
 _GATHERED = 1 << 24  # bytes of selected codes copied at once by a thread
@@ -74,7 +74,7 @@ class Flat:
         count, width = self.codes.shape
         if within is not None:
             count, gpus = len(within), 0
-        return plan(queries, count, width, max(k, 1), threads=cpus(), gpus=gpus)
+        return plan(queries, count, width, max(k, 1), threads=processors(), gpus=gpus)
 
     def _search(
         self, codes: np.ndarray, k: int, within: np.ndarray | None, planned: Plan
@@ -96,10 +96,12 @@ class Flat:
         Beside each result stands where its slice's positions are: the first, or all.
         """
         slices = planned.shards
-        group = -(-len(codes) // planned.threads) if planned.how == "queries" else len(codes)
-        if within is None:
-            count, group = len(self.codes), min(group, QUERY_GROUP)
+        takers = planned.threads if planned.how == "queries" else 1
+        if within is None:  # groups of one size, as many for each thread
+            count, turns = len(self.codes), -(-len(codes) // (QUERY_GROUP * takers))
+            group = -(-len(codes) // max(turns * takers, 1))
         else:  # gathering is done once for as many queries as there are
+            group = -(-len(codes) // takers)
             count = len(within)
             slices = max(slices, -(-count * self.codes.shape[1] // _GATHERED))
         borders = [count * n // slices for n in range(slices + 1)]

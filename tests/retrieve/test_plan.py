@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from sdc.retrieve.plan import GPU_K, Plan, cpus, plan
+from sdc.artifacts import processors
+from sdc.retrieve.plan import GPU_K, Plan, plan
 
 M = 1_000_000
 
@@ -59,7 +60,7 @@ def test_a_plan_is_a_value_that_says_why():
 
 def test_cpus_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
-    assert cpus() == 3
+    assert processors() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cpus() == 1
+    assert processors() == 1
