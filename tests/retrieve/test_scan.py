@@ -114,6 +114,19 @@ def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch,
         assert same(Flat(codes).search(queries, k), expected)
 
 
+@pytest.mark.parametrize(
+    ("many", "dense", "room"),
+    [(10**9, 0, 1 << 30), (1, 0, 1 << 30), (10**9, 10**9, 1 << 30), (1, 0, 65 * 10 * 8 * 3), (1, 0, 100)],
+)
+def test_heap_and_counters_list_alike_in_whatever_groups(monkeypatch, many, dense, room):
+    for name, value in (("_MANY", many), ("_DENSE", dense), ("_COUNTERS", room)):
+        monkeypatch.setattr(scan, name, value)
+    rng = np.random.default_rng(8)
+    codes, queries = few_codes(rng, 3000, 8, 20), few_codes(rng, 40, 8, 20)
+    for k in (1, 10, 700, 3000):
+        assert same(Flat(codes).search(queries, k), brute_force(queries, codes, k))
+
+
 def test_the_real_plan_splits_a_large_database_and_finds_what_faiss_finds():
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 256, (300_000, 64), dtype=np.uint8)  # 2.4M words
