@@ -28,7 +28,8 @@ from sdc.extract.store import Listing, write_features
 from sdc.retrieve.bits import unpack
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
-from sdc.retrieve.index import Index, faiss_module
+from sdc.retrieve.index import Index
+from sdc.retrieve.workers import faiss_module
 from sdc.train.model import Model
 
 BAR = 20.0  # seconds

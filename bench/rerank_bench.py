@@ -37,9 +37,11 @@ from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.encode import run as encode
-from sdc.retrieve.index import Index, faiss_module
+from sdc.retrieve.index import Index
 from sdc.retrieve.rerank import WIDTH, rerank
+from sdc.retrieve.rivals import unit
 from sdc.retrieve.second_stage import SecondStage
+from sdc.retrieve.workers import faiss_module
 from sdc.train.model import Model
 
 K, QUERIES, CHECKED, TIMED, COLD, EXACT = 10, 1000, 5, 500, 50, 20
@@ -199,12 +201,6 @@ def exactly(scene: Scene) -> tuple[np.ndarray, list[float]]:
         index.add(unit(block))
     queries = unit(store.take(scene.unseen))
     return index.search(queries, K)[1], times(lambda n: index.search(queries[n : n + 1], K), EXACT)
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    found = features.astype(np.float32)
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return found
 
 
 def overlap(found: np.ndarray, truth: np.ndarray) -> float:

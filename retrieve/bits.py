@@ -41,6 +41,11 @@ def unpack(codes: np.ndarray) -> np.ndarray:
     return np.unpackbits(codes, axis=1, bitorder="little").astype(bool)
 
 
+def byte_signs() -> np.ndarray:
+    """(256, 8) float32, the bits of each value of a byte as ±1: +1 for a 1."""
+    return np.where(unpack(np.arange(256, dtype=np.uint8)[:, None]), 1, -1).astype(np.float32)
+
+
 def check_bits(bits: int) -> None:
     """Raises UsageError unless `bits` is a positive multiple of 8."""
     if bits <= 0 or bits % 8:

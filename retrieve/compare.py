@@ -17,23 +17,23 @@ from typing import Any
 import numpy as np
 
 from sdc import __version__
-from sdc.artifacts import MOST_SEED, SdcError, UsageError, describing, log, processors, replacing, settle, writable
+from sdc.artifacts import MOST_SEED, SdcError, UsageError, describing, fillable, log, processors, replacing, settle
 from sdc.extract.sample import stratified
 from sdc.extract.store import FeatureStore, Listing
 from sdc.retrieve import standings
 from sdc.retrieve.advice import Advice, advise
 from sdc.retrieve.bits import check_bits
 from sdc.retrieve.contest import Contest
-from sdc.retrieve.index import faiss_module
+from sdc.retrieve.entries import own_places
 from sdc.retrieve.marks import relevance
 from sdc.retrieve.measure import measure
 from sdc.retrieve.nearest import nearest
 from sdc.retrieve.neighbors import CUTOFFS
 from sdc.retrieve.rivals import check_method
 from sdc.retrieve.standings import Result, near_cutoff, of_length
+from sdc.retrieve.workers import faiss_module
 
 JSON, CSV, TABLE, PLOT = "results.json", "results.csv", "results.md", "plot.png"
-_TIMED = 1000  # queries that single ones are taken from for timing, at most
 
 
 @dataclass(frozen=True)
@@ -138,17 +138,7 @@ def _wanted(settings: CompareSettings, store: FeatureStore) -> dict[str, Any]:
 def _is_there(settings: CompareSettings, wanted: Mapping[str, Any]) -> bool:
     """Whether the folder holds these very results; refuses one that can't be filled, before any work is done."""
     out = settings.out
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: --out must name a folder")
-    writable(out / JSON if out.is_dir() else out)
-    if not out.is_dir():
-        return False
-    foreign = {path.name for path in out.iterdir() if path.name[0] != "."} - {JSON, CSV, TABLE, PLOT}
-    if foreign:
-        raise UsageError(
-            f"{out} holds other files, such as {min(foreign)}: --out must name a new or empty folder, or one of "
-            "sdc compare's"
-        )
+    fillable(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
     if settings.overwrite or not (out / JSON).exists():
         return False
     settle(out, read(out)["settings"], wanted)
@@ -166,8 +156,7 @@ def _contest(settings: CompareSettings, store: FeatureStore) -> Contest:
         names = [str(row) for row in database]
         listing = Listing(names, {"database": np.arange(len(database))}, None if labels is None else labels[database])
         database = database[stratified(listing, settings.limit, settings.seed)]
-    place = np.minimum(np.searchsorted(database, queries), len(database) - 1)
-    own = np.where(database[place] == queries, place, -1)
+    own = own_places(queries, database)
     ranked = len(database) - int((own >= 0).any())
     if not ranked:
         raise SdcError(f"{settings.features} holds nothing but the query itself: there is no ranking to compare")

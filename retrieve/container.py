@@ -27,9 +27,8 @@ from sdc.artifacts import SdcError, replacing, required
 CHUNK = 1 << 20  # bytes of the FAISS part a checksum covers
 FAISS_HEADER = struct.Struct("<4siiq?iQ")  # fourcc, bits, bytes a code, count, trained, metric, bytes of codes
 _INVERTED = struct.Struct("<4siiq?iQQ")  # fourcc, bits, bytes a code, count, trained, metric, lists, nprobe
-_LISTS = struct.Struct(
-    "<bQ4sQQ4sQ"
-)  # direct map: type, length; lists: mark, how many, bytes a code; sizes: kind, length
+# Direct map: type, length; lists: mark, how many, bytes a code; sizes: kind, length.
+_LISTS = struct.Struct("<bQ4sQQ4sQ")
 _FLAT, _IVF = b"IBxF", b"IBwF"  # FAISS' marks of an IndexBinaryFlat and an IndexBinaryIVF
 _MAGIC = b"sdc-db\r\n"  # the line end shows a transfer in text mode
 _VERSION = 1

@@ -159,10 +159,15 @@ class Entries:
         return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth.of_arrays(own))
 
 
-def own_places(queries: Entries, database: Entries) -> np.ndarray:
-    """(Q,) the place of each query's own row in the database, or -1."""
-    place = np.minimum(np.searchsorted(database.rows, queries.rows), len(database) - 1)
-    return np.where(database.rows[place] == queries.rows, place, -1)
+def own_places(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
+    """(Q,) the place of each query's own row in the database, or −1.
+
+    Args:
+        queries: (Q,) rows of feats.h5.
+        database: (N,) likewise, ascending.
+    """
+    place = np.minimum(np.searchsorted(database, queries), len(database) - 1)
+    return np.where(database[place] == queries, place, -1)
 
 
 def _described(array: np.ndarray) -> str:

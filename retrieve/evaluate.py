@@ -88,7 +88,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise UsageError(
             f"{settings.index} has no query split to evaluate with: encode features that have one (see `sdc import`)"
         )
-    own = own_places(queries, database)
+    own = own_places(queries.rows, database.rows)
     ranked = len(database) - int((own >= 0).any())
     if not ranked:
         raise SdcError(f"{settings.index} holds nothing but the query itself: there is no ranking to evaluate")

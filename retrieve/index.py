@@ -15,7 +15,6 @@ from sdc.artifacts import SdcError, UsageError, checksum, fingerprint, log
 from sdc.retrieve import container, ivf, tune
 from sdc.retrieve.entries import Entries, Ids
 from sdc.retrieve.scan import Flat
-from sdc.retrieve.workers import faiss_module as faiss_module
 
 _BLOCK = 1 << 20  # row numbers looked at at once
 
@@ -31,7 +30,7 @@ class Searcher(Protocol):
         """How `search` goes about so many queries, in words for `--explain`."""
 
     def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (Q, k) int32 and positions (Q, k) int64; position −1 where fewer than k were found."""
+        """Distances (Q, k) int32 and positions (Q, k) int64; k is at most the number searched."""
 
     def range_search(
         self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
@@ -214,8 +213,7 @@ class Index:
             within: search these rows alone, in any order; all without.
 
         Returns:
-            distances (Q, k) int32 and rows (Q, k) int64. Where an index that is not exact found fewer, they end
-            with row −1 at the distance 2147483647.
+            distances (Q, k) int32 and rows (Q, k) int64.
 
         Raises:
             UsageError: k < 1, codes of another width or type, or rows that the database does not have.
@@ -225,7 +223,7 @@ class Index:
             raise UsageError(f"k must be at least 1, found {k}")
         k = min(k, self.ntotal if positions is None else len(positions))
         distances, places = self._searcher.search(codes, k, positions)
-        return distances, self._rows(places)
+        return distances, self.database.rows[places]
 
     def range_search(
         self, codes: np.ndarray, radius: int, *, within: np.ndarray | None = None
@@ -248,7 +246,7 @@ class Index:
         if radius < 0:
             raise UsageError(f"the radius must be at least 0, found {radius}")
         limits, distances, places = self._searcher.range_search(codes, radius, positions)
-        return limits, distances, self._rows(places)
+        return limits, distances, self.database.rows[places]
 
     def explain(self, queries: int, k: int, *, within: np.ndarray | None = None) -> str:
         """How `search` goes about so many queries, and why."""
@@ -276,12 +274,6 @@ class Index:
         if len(unknown):
             raise UsageError(f"the database has no row {unknown[0]} ({len(unknown)} of {len(rows)} rows are unknown)")
         return positions
-
-    def _rows(self, positions: np.ndarray) -> np.ndarray:
-        rows: np.ndarray = self.database.rows[positions]
-        if positions.size and positions.min() < 0:
-            rows[positions < 0] = -1
-        return rows
 
     def ids(self, rows: np.ndarray) -> list[str]:
         """The ids of rows that `search` returned."""

@@ -11,9 +11,9 @@ import numpy as np
 from sdc.artifacts import SdcError, log
 from sdc.extract.store import FeatureStore
 from sdc.retrieve.contest import Contest, Scores, Timings, score, time_queries
-from sdc.retrieve.index import faiss_module
 from sdc.retrieve.rivals import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, Codes, Contender, quantize
 from sdc.retrieve.standings import Latency, Mean, Result, near_cutoff
+from sdc.retrieve.workers import faiss_module
 from sdc.train.model import Model
 
 _TIMED = 1000  # queries that single ones are taken from for timing, at most

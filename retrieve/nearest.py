@@ -6,7 +6,7 @@ import numpy as np
 
 from sdc.artifacts import Progress
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.neighbors import Cosines, Nearest
+from sdc.retrieve.neighbors import Nearest, cosine_distances, directions, row_lengths
 
 _QUERIES, _ITEMS = 1024, 8192  # ranked at once: a block of distances is 64 MiB
 
@@ -39,14 +39,16 @@ def _nearest(
 ) -> list[Nearest]:
     least = np.full((len(queries), count), np.inf)  # distances of the nearest so far
     candidates: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for start in range(0, len(database), _ITEMS):
-        rows = database[start : start + _ITEMS]
-        distances = Cosines(store, queries, rows).distances(slice(0, len(queries)))
-        here = np.flatnonzero((own >= start) & (own < start + len(rows)))
+    wanted, start = directions(store.take(queries)), 0
+    for block in store.blocks(database, _ITEMS):
+        vectors = block.astype(np.float64)
+        distances = cosine_distances(wanted, vectors, row_lengths(vectors))
+        here = np.flatnonzero((own >= start) & (own < start + len(vectors)))
         distances[here, own[here] - start] = np.inf
         least = np.partition(np.concatenate([least, distances], axis=1), count - 1, axis=1)[:, :count]
         query, place = np.nonzero(distances <= least.max(axis=1, keepdims=True))
         candidates.append((query, place + start, distances[query, place]))
+        start += len(vectors)
         progress.advance(distances.size)
     query, items, distances = (np.concatenate(column) for column in zip(*candidates, strict=True))
     order = np.argsort(query, kind="stable")

@@ -20,7 +20,7 @@ def encoded_features(index: Index, path: Path | None, *, verify: bool) -> Featur
 
     Raises:
         UsageError: the index records none, or these are others.
-        SdcError: they are missing or damaged.
+        SdcError: they are missing or damaged, or have fewer rows than the index refers to.
     """
     recorded, fingerprint = index.recorded("features")
     store = FeatureStore(path or recorded, verify=verify)
@@ -29,6 +29,10 @@ def encoded_features(index: Index, path: Path | None, *, verify: bool) -> Featur
             f"{index.path} was encoded from features {fingerprint}, but {store.path} has {store.fingerprint}: "
             "name the right ones with --features, or encode again"
         )
+    parts = [part for part in (index.database, index.queries) if part is not None]
+    last = max(int(part.rows.max(initial=0)) for part in parts)
+    if last >= len(store):
+        raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
     return store
 
 
@@ -36,31 +40,42 @@ class Cosines:
     """Cosine distances of queries to a database, both given by their rows of a feature store.
 
     They are computed in double precision and rounded to 1e-9, so that equal vectors tie wherever they stand.
-
-    Raises:
-        SdcError: the store has fewer rows than are referred to.
     """
 
     def __init__(self, store: FeatureStore, queries: np.ndarray, database: np.ndarray) -> None:
         self.store, self.queries, self.database = store, queries, database
-        last = max(int(database.max()), int(queries.max(initial=0)))
-        if last >= len(store):
-            raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
-        lengths = [row_lengths(block.astype(np.float64)) for block in store.blocks(database)]
-        self._scale = _GRID / np.concatenate(lengths)
+        self._lengths = np.concatenate([row_lengths(block.astype(np.float64)) for block in store.blocks(database)])
 
     def distances(self, part: slice) -> np.ndarray:
         """(1 − cosine)·1e9, whole numbers, (b, N) float64, for the queries in `part`. A row of zeros has cosine 0."""
-        queries = self.store.take(self.queries[part]).astype(np.float64)
-        queries /= row_lengths(queries)[:, None]
+        queries = directions(self.store.take(self.queries[part]))
         out = np.empty((len(queries), len(self.database)))
         done = 0
         for block in self.store.blocks(self.database):
             columns = slice(done, done + len(block))
-            scaled = (queries @ block.astype(np.float64).T) * self._scale[columns]
-            np.rint(np.subtract(_GRID, scaled, out=scaled), out=out[:, columns])
+            out[:, columns] = cosine_distances(queries, block.astype(np.float64), self._lengths[columns])
             done += len(block)
         return out
+
+
+def directions(features: np.ndarray) -> np.ndarray:
+    """The rows at unit length, float64; a row of zeros stays."""
+    x = features.astype(np.float64)
+    x /= row_lengths(x)[:, None]
+    return x
+
+
+def cosine_distances(queries: np.ndarray, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(1 − cosine)·1e9, whole numbers, (b, n) float64.
+
+    Args:
+        queries: (b, d), as `directions` gives them.
+        items: (n, d) float64.
+        lengths: (n,) theirs, as `row_lengths` gives them.
+    """
+    scaled: np.ndarray = (queries @ items.T) * (_GRID / lengths)
+    np.subtract(_GRID, scaled, out=scaled)
+    return np.asarray(np.rint(scaled, out=scaled))
 
 
 def row_lengths(features: np.ndarray) -> np.ndarray:

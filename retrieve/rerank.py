@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sdc.artifacts import UsageError
-from sdc.retrieve.bits import unpack
+from sdc.retrieve.bits import byte_signs
 from sdc.retrieve.index import Index
-from sdc.retrieve.neighbors import row_lengths
+from sdc.retrieve.neighbors import directions, row_lengths
 
 WIDTH = 4  # candidates by Hamming distance for each place in the shortlist
 _DIGITS = 9  # similarities are rounded to so many, so that equal vectors tie wherever they stand
@@ -109,8 +109,7 @@ def asymmetric(index: Index, rows: np.ndarray, outputs: np.ndarray) -> np.ndarra
     codes = index.database.codes
     scaled = outputs.astype(np.float64)
     scaled /= row_lengths(scaled)[:, None] * math.sqrt(index.bits)
-    signs = 2.0 * unpack(np.arange(256, dtype=np.uint8)[:, None]) - 1  # (256, 8), of each value of a byte
-    tables = scaled.reshape(len(rows), codes.shape[1], 8) @ signs.T  # (Q, bytes, 256)
+    tables = scaled.reshape(len(rows), codes.shape[1], 8) @ byte_signs().astype(np.float64).T  # (Q, bytes, 256)
     scores = np.empty(rows.shape)
     for table, found, out in zip(tables, rows, scores, strict=True):
         places = np.searchsorted(index.database.rows, found)
@@ -122,9 +121,8 @@ def cosines(query: np.ndarray, features: np.ndarray, rows: np.ndarray) -> np.nda
     """(n,) cosines of a query (d,) and the features of `rows` (n,), none of which other rows are read."""
     order = np.argsort(rows)  # in the order of the file
     taken = np.take(np.asarray(features), rows[order], axis=0).astype(np.float64)
-    wanted = query.astype(np.float64)[None]
     found = np.empty(len(rows))
-    found[order] = (taken @ (wanted / row_lengths(wanted)[:, None])[0]) / row_lengths(taken)
+    found[order] = (taken @ directions(query[None])[0]) / row_lengths(taken)
     return np.round(found, _DIGITS, out=found)
 
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from sdc.artifacts import Progress, SdcError, UsageError, unknown
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.bits import hamming, pack, unpack
+from sdc.retrieve.bits import byte_signs, hamming, pack
 from sdc.retrieve.encode import encode_rows
-from sdc.retrieve.index import faiss_module
 from sdc.retrieve.neighbors import row_lengths
+from sdc.retrieve.workers import faiss_module
 from sdc.train.methods import METHODS
 from sdc.train.model import Model
 
@@ -125,8 +125,7 @@ class Asymmetric(Scored):
     def __init__(self, codes: Codes) -> None:
         faiss, self.model, self.bytes = faiss_module(), codes.model, codes.bytes
         self._index = faiss.IndexPQ(8 * self.bytes, self.bytes, 8, faiss.METRIC_INNER_PRODUCT)
-        signs = np.where(unpack(np.arange(CENTROIDS, dtype=np.uint8)[:, None]), 1, -1).astype(np.float32)
-        faiss.copy_array_to_vector(np.tile(signs, (self.bytes, 1)).ravel(), self._index.pq.centroids)
+        faiss.copy_array_to_vector(np.tile(byte_signs(), (self.bytes, 1)).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
         self._index.add_sa_codes(codes.codes)
 

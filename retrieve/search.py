@@ -144,11 +144,10 @@ def _reranked(
 
 
 def _neighbors(index: Index, found: dict[str, np.ndarray]) -> Iterator[list[dict[str, Any]]]:
-    """The JSON of each query's neighbours, given (Q, k) arrays of what is said of them; row −1 stands for none."""
+    """The JSON of each query's neighbours, given (Q, k) arrays of what is said of them."""
     ids = iter(index.ids(found["row"].ravel()))
     for values in zip(*(array.tolist() for array in found.values()), strict=True):
-        near = [{"id": next(ids), **dict(zip(found, each, strict=True))} for each in zip(*values, strict=True)]
-        yield [neighbor for neighbor in near if neighbor["row"] >= 0]
+        yield [{"id": next(ids), **dict(zip(found, each, strict=True))} for each in zip(*values, strict=True)]
 
 
 class _Queries(NamedTuple):

@@ -129,9 +129,6 @@ def _features(index: Index, path: Path | None, *, needed: bool) -> FeatureStore 
             )  # fmt: skip
             return None
     store = encoded_features(index, path, verify=False)
-    last = int(index.database.rows[-1])
-    if last >= len(store):
-        raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
     mapped: Any = store.features.base
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)  # else the system reads 30 times as much around each row

@@ -116,7 +116,7 @@ class _Sample:
 
     @classmethod
     def of(cls, queries: Entries, index: Index, model: Model, store: FeatureStore, k: int) -> _Sample:
-        own = own_places(queries, index.database)
+        own = own_places(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
         return cls(index, queries, model.outputs(store.take(queries.rows)), near, k)
 

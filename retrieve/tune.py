@@ -95,7 +95,7 @@ class Queries:
         """Some of the query split, or, where that has too few, rows of the database, in random order."""
         if queries is not None and len(queries) >= _ENOUGH:
             chosen = chance.permutation(len(queries))[:_QUERIES]
-            return cls(queries.codes[chosen], own_places(queries, database)[chosen], "query split")
+            return cls(queries.codes[chosen], own_places(queries.rows, database.rows)[chosen], "query split")
         chosen = chance.permutation(len(database))[:_QUERIES]
         return cls(database.codes[chosen], chosen, "database rows")
 

@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,32 @@ def writable(path: Path, *sources: Path) -> None:
         for source in sources:
             if path.exists() and path.samefile(source):
                 raise UsageError(f"{path} is read here and would be replaced: choose another --out")
+
+
+def fillable(folder: Path, main: str, command: str, own: Collection[str] | None) -> None:
+    """Refuses a folder that a command could not, or should not, fill; to be asked before any work is done for it.
+
+    Args:
+        main: the name of the file in it by which the command knows its own folders.
+        command: whose results go there, for the message.
+        own: the names of all that it puts there; None allows any others beside them.
+
+    Raises:
+        UsageError: `folder` is a file, or holds something else.
+        SdcError: it, or the folder to make it in, may not be written to.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise UsageError(f"{folder} is a file: --out must name a folder")
+        writable(folder)
+        return
+    foreign = set() if own is None else {path.name for path in folder.iterdir() if path.name[0] != "."}.difference(own)
+    if foreign:
+        raise UsageError(
+            f"{folder} holds other files, such as {min(foreign)}: --out must name a new or empty folder, or one of "
+            f"{command}'s"
+        )
+    writable(folder / main)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdc import __version__
-from sdc.artifacts import SdcError, UsageError, log, required, settle, unknown, writable
-from sdc.artifacts import leads as leads
+from sdc.artifacts import SdcError, UsageError, leads, log, required, settle, unknown, writable
 from sdc.train.imbalance import class_groups, long_tail
 from sdc.train.recipe import Recipe, make_recipe
 from sdc.train.watch import training_alarms

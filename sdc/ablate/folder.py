@@ -17,7 +17,7 @@ from typing import Any
 
 from sdc import __version__
 from sdc.ablate.grid import Cell
-from sdc.artifacts import SdcError, UsageError, describing, differing, log, replacing, settle, writable
+from sdc.artifacts import SdcError, UsageError, describing, differing, fillable, log, replacing, settle
 
 CELLS, SETTINGS, CSV, TABLE = "cells", "settings.json", "results.csv", "results.md"
 
@@ -51,17 +51,8 @@ class GridFolder:
             SdcError: it cannot be made or written to.
         """
         out = self.path
-        if out.exists() and not out.is_dir():
-            raise UsageError(f"{out} is a file: --out must name a folder")
-        if out.is_dir() and not (out / SETTINGS).exists():
-            own = {CELLS, CSV, TABLE, *self.drawn, *self.sources}
-            foreign = {path.name for path in out.iterdir() if path.name[0] != "."} - own
-            if foreign:
-                raise UsageError(
-                    f"{out} holds other files, such as {min(foreign)}: --out must name a new or empty folder, or one "
-                    f"of {self.command}'s"
-                )
-        writable(out / SETTINGS if out.is_dir() else out)
+        known = (out / SETTINGS).exists()  # a folder of ours may hold what its owner has put there as well
+        fillable(out, SETTINGS, self.command, None if known else {CELLS, CSV, TABLE, *self.drawn, *self.sources})
         with describing(out):
             self.cells.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(out, os.O_RDONLY)

@@ -13,6 +13,7 @@ from sdc.artifacts import UsageError
 from sdc.commands.common import (
     PATH,
     as_json,
+    encoded_features,
     features,
     lengths,
     out,
@@ -159,7 +160,7 @@ def _nearness(neighbor: dict[str, Any]) -> str:
     help="A query without a relevant item in the top R counts as 0, or is left out.",
 )
 @click.option("--neighbors", type=click.Choice(["float"]), help="Compare with the features' own cosine ranking too.")
-@click.option("--features", type=PATH, help="The features that were encoded.  [default: where they were then]")
+@encoded_features
 @click.option("--curves", type=PATH, metavar="FILE", help="Write curves and per-query values to a .csv or .json.")
 @click.option(
     "--verify/--no-verify",
@@ -184,7 +185,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.option("--index", type=PATH, default=DiagnoseSettings.index, show_default=True)
-@click.option("--features", type=PATH, help="The features that were encoded.  [default: where they were then]")
+@encoded_features
 @click.option(
     "--sample", type=int, default=DiagnoseSettings.sample, show_default=True, help="Rows whose pairs are examined."
 )

@@ -14,6 +14,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is the stages' to say
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+device = click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+encoded_features = click.option(
+    "--features", type=PATH, help="The features that were encoded.  [default: where they were then]"
+)
+jobs = click.option("--jobs", type=int, help="Cells at once, a process of one thread each.  [default: one a processor]")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that was made with other settings.")
 
 

@@ -9,7 +9,7 @@ import click
 
 from sdc.ablate.grid import OVER
 from sdc.ablate.run import AblateSettings
-from sdc.commands.common import PATH, as_json, lengths, overwrite, print_json
+from sdc.commands.common import PATH, as_json, device, jobs, lengths, overwrite, print_json
 from sdc.reproduce.run import ReproduceSettings
 
 ABLATIONS = """
@@ -58,7 +58,7 @@ same command goes on: finished cells are kept.
 @click.option(
     "--set", "fixed", multiple=True, metavar="NAME=V", help="Any other setting of `sdc train`; may be repeated."
 )
-@click.option("--jobs", type=int, help="Cells at once, a process of one thread each.  [default: one a processor]")
+@jobs
 @click.option("--out", type=PATH, default=AblateSettings.out, show_default=True, help="Folder to fill.")
 @overwrite
 @as_json
@@ -91,8 +91,8 @@ def _names(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--methods", callback=_names, metavar="M,M,...", help="Of the table's.  [default: all]")
 @click.option("--seeds", type=int, default=ReproduceSettings.seeds, show_default=True, help="Runs of each cell.")
 @click.option("--limit", type=int, help="Extract a stratified sample of so many images: a trial, not comparable.")
-@click.option("--jobs", type=int, help="Cells at once, a process of one thread each.  [default: one a processor]")
-@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+@jobs
+@device
 @click.option("--out", type=PATH, help="Folder to fill.  [default: reproduce-TABLE]")
 @click.option("--dry-run", is_flag=True, help="Only say what is there, what is missing, and the disk and time needed.")
 @overwrite

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, as_json, out, overwrite, print_json, report
+from sdc.artifacts import leads
+from sdc.commands.common import PATH, as_json, device, out, overwrite, print_json, report
 from sdc.extract.embeddings import ImportSettings
 from sdc.extract.images import LONGEST, SCALES
 from sdc.extract.run import ExtractSettings
@@ -72,7 +73,7 @@ def _scales(context: click.Context, parameter: click.Parameter, text: str | None
     help="Images a part: what a killed run repeats at most.",
 )
 @click.option("--workers", type=int, help="Decoding threads.  [default: one a processor]")
-@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+@device
 @click.option("--seed", type=int, default=ExtractSettings.seed, show_default=True)
 @out(ExtractSettings.out)
 @overwrite
@@ -85,7 +86,6 @@ def extract(as_json: bool, **options: Any) -> None:
     Started several times at once, also on hosts that share the folder of --out, or by torchrun --nproc-per-node N
     -m sdc extract ..., the processes share the work, and what a killed one leaves is taken over.
     """
-    from sdc.artifacts import leads
     from sdc.extract.run import run
 
     path = run(ExtractSettings(**options))

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, as_json, features, out, overwrite, print_json
+from sdc.artifacts import leads
+from sdc.commands.common import PATH, as_json, device, features, out, overwrite, print_json
 from sdc.train.export import ExportSettings
 from sdc.train.methods import METHODS
 from sdc.train.run import TrainSettings
@@ -78,7 +79,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--decay-at", type=int, help="Divide the learning rate by 10 from this epoch on; 0 for never.")
 @click.option("--weight-decay", type=float)
 @click.option("--seed", type=int, default=TrainSettings.seed, show_default=True)
-@click.option("--device", help="cpu or cuda.  [default: cuda where there is one]")
+@device
 @click.option("--resume", is_flag=True, help="Continue an interrupted run from its checkpoint.")
 @out(TrainSettings.out)
 @overwrite
@@ -89,7 +90,7 @@ def train(as_json: bool, **options: Any) -> None:
     Several processes: torchrun --nproc-per-node N -m sdc train ...
     """
     from sdc.train.model import Model
-    from sdc.train.run import leads, run
+    from sdc.train.run import run
 
     started = time.monotonic()
     path = run(TrainSettings(**options))

@@ -17,7 +17,8 @@ from sdc.retrieve import histograms
 from sdc.retrieve.bits import hamming, pack, unpack
 from sdc.retrieve.collapse import DiagnoseSettings, bit_use, measure, run, ties
 from sdc.retrieve.findings import explain
-from sdc.retrieve.index import Index, faiss_module
+from sdc.retrieve.index import Index
+from sdc.retrieve.workers import faiss_module
 from sdc.train.model import Model
 
 RNG = np.random.default_rng(0)

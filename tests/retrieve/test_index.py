@@ -19,7 +19,8 @@ from sdc.retrieve import container
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.container import FAISS_HEADER
 from sdc.retrieve.entries import Entries, Ids
-from sdc.retrieve.index import Index, faiss_module
+from sdc.retrieve.index import Index
+from sdc.retrieve.workers import faiss_module
 
 GOLDEN = Path(__file__).with_name("golden") / "db.bin"
 faiss = faiss_module()

@@ -10,8 +10,9 @@ import pytest
 
 from sdc.artifacts import SdcError, UsageError
 from sdc.retrieve.bits import hamming, pack
-from sdc.retrieve.index import Index, faiss_module
+from sdc.retrieve.index import Index
 from sdc.retrieve.search import SearchSettings, search
+from sdc.retrieve.workers import faiss_module
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def test_faiss_threads_are_told_to_sleep_and_are_left_as_they_were(scene):
     Index.open(scene.folder / "db.bin").search(np.zeros((1, 2), np.uint8), 3)
     assert faiss.omp_get_max_threads() == before
     script = (
-        "import os; from sdc.retrieve.index import faiss_module; faiss_module(); print(os.environ['OMP_WAIT_POLICY'])"
+        "import os; from sdc.retrieve.workers import faiss_module; faiss_module(); print(os.environ['OMP_WAIT_POLICY'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "PASSIVE"
