@@ -41,6 +41,7 @@ class FeatureStore:
         views: (N, d) each, read-only np.memmaps of the features of augmented views 1, 2, ... of the images.
         tokens: (N, T, w), a read-only np.memmap of the tokens of each image's T patches, or None.
         labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None.
+        names: (N,) the ids as they are stored, UTF-8 padded with NULs to one width.
         splits: int64 row numbers, ascending, for each of `SPLITS` (possibly none).
         groundtruth: for landmark sets, such as easy, hard and junk: of each query, in the order of its split, the rows
             (not positions in the database split) that are so, ascending. Rows that were skipped are in none.
@@ -74,7 +75,7 @@ class FeatureStore:
         self.splits = {name: plain[f"splits/{name}"] for name in SPLITS}
         self.groundtruth = groundtruth.of_arrays(plain)
         self.skipped = [(name.decode(), reason.decode()) for name, reason in plain["skipped"].tolist()]
-        self._rows, self._ids = plain["features"], plain["ids"]
+        self._rows, self.names = plain["features"], plain["ids"]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -86,7 +87,7 @@ class FeatureStore:
 
     def ids(self, rows: np.ndarray | None = None) -> list[str]:
         """The ids of `rows`, in their order (of all rows by default)."""
-        chosen = self._ids if rows is None else self._ids[rows]
+        chosen = self.names if rows is None else self.names[rows]
         return [name.decode() for name in chosen.tolist()]
 
     def take(self, rows: np.ndarray) -> np.ndarray:

@@ -84,14 +84,14 @@ def run(settings: EncodeSettings) -> Path:
     held = Entries(
         query_codes,
         queries,
-        Ids.of(store.ids(queries)),
+        Ids.of_rows(store.names, queries),
         groundtruth=store.groundtruth,
         **_labels(store, queries),
     )
     labels = _labels(store, database)
     index = Index.build(
         codes,
-        ids=store.ids(database),
+        ids=Ids.of_rows(store.names, database),
         labels=labels["labels"],
         labels_coarse=labels["labels_coarse"],
         rows=database,

@@ -12,6 +12,8 @@ from sdc.artifacts import UsageError
 from sdc.extract import groundtruth
 from sdc.extract.groundtruth import Ragged
 
+_BLOCK = 1 << 18  # ids made at once
+_DIGITS = 20  # of the largest row number
 _COMPARED = 20_000  # ids looked at for the nearest one: those of the most similar length
 
 
@@ -26,11 +28,33 @@ class Ids:
     offsets: np.ndarray  # (N + 1,) int64
 
     @classmethod
-    def of(cls, ids: Sequence[str]) -> Ids:
+    def of(cls, ids: Sequence[str] | Ids) -> Ids:
+        if isinstance(ids, Ids):
+            return ids
         encoded = [name.encode("utf-8", "surrogateescape") for name in ids]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(name) for name in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    @classmethod
+    def of_rows(cls, names: np.ndarray, rows: np.ndarray) -> Ids | None:
+        """The ids of `rows` from a column of NUL-padded names, (N,) of type S; None where each is its row in digits.
+
+        Block by block, since a hundred million ids as Python strings would take several gigabytes.
+        """
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
+        if all((names[rows[block]] == rows[block].astype(f"S{_DIGITS}")).all() for block in blocks):
+            return None
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        for block in blocks:
+            offsets[1:][block] = np.char.str_len(names[rows[block]])
+        np.cumsum(offsets, out=offsets)
+        text = np.empty(offsets[-1], np.uint8)
+        for block in blocks:
+            padded = names[rows[block]]
+            raw = padded.view(np.uint8).reshape(len(padded), -1)
+            text[offsets[block][0] : offsets[1:][block][-1]] = raw[raw != 0]
+        return cls(text, offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -110,7 +110,7 @@ class Index:
         cls,
         codes: np.ndarray,
         *,
-        ids: Sequence[str] | None = None,
+        ids: Sequence[str] | Ids | None = None,
         labels: np.ndarray | None = None,
         labels_coarse: np.ndarray | None = None,
         rows: np.ndarray | None = None,

@@ -118,7 +118,7 @@ def _found(index: Index, codes: np.ndarray, k: int, within: np.ndarray | None) -
     """Of each query its neighbours by Hamming distance."""
     for start in range(0, len(codes), _QUERIES):
         distances, rows = index.search(codes[start : start + _QUERIES], k, within=within)
-        yield from _neighbors(index, {"row": rows, "distance": distances})
+        yield from neighbors(index, {"row": rows, "distance": distances})
 
 
 def _in_range(
@@ -129,7 +129,7 @@ def _in_range(
         limits, distances, rows = index.range_search(codes[start : start + _QUERIES], radius, within=within)
         for first, last in pairwise(limits.tolist()):
             part = slice(first, last)
-            yield from _neighbors(index, {"row": rows[None, part], "distance": distances[None, part]})
+            yield from neighbors(index, {"row": rows[None, part], "distance": distances[None, part]})
 
 
 def _reranked(
@@ -140,10 +140,10 @@ def _reranked(
     for start in range(0, len(codes), step):
         part = slice(start, start + step)
         best = stage.refine(*index.search(codes[part], stage.candidates, within=within), vectors[part])
-        yield from _neighbors(index, {"row": best.rows, "distance": best.distances, stage.measure: best.similarities})
+        yield from neighbors(index, {"row": best.rows, "distance": best.distances, stage.measure: best.similarities})
 
 
-def _neighbors(index: Index, found: dict[str, np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+def neighbors(index: Index, found: dict[str, np.ndarray]) -> Iterator[list[dict[str, Any]]]:
     """The JSON of each query's neighbours, given (Q, k) arrays of what is said of them."""
     ids = iter(index.ids(found["row"].ravel()))
     for values in zip(*(array.tolist() for array in found.values()), strict=True):
@@ -172,7 +172,7 @@ def _queries(settings: SearchSettings, index: Index) -> list[_Queries]:
     if settings.images:
         found.append(_of_images(settings, index))
     if settings.ids:
-        codes, rows = zip(*(_item(name, index) for name in settings.ids), strict=True)
+        codes, rows = zip(*(item(name, index) for name in settings.ids), strict=True)
         found.append(_Queries(list(settings.ids), np.stack(codes), rows=np.array(rows)))
     if not found:
         if index.queries is None:
@@ -206,8 +206,12 @@ def _of_images(settings: SearchSettings, index: Index) -> _Queries:
     return _Queries([str(path) for path in paths], _encode(settings, index, features, "the images"), features)
 
 
-def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
-    """The code and the row of an item of the index."""
+def item(name: str, index: Index) -> tuple[np.ndarray, int]:
+    """The code (bits // 8,) uint8 and the row of an item of the database or the query split.
+
+    Raises:
+        UsageError: neither has it.
+    """
     parts = [part for part in (index.database, index.queries) if part is not None]
     for part in parts:
         place = part.find(name)
@@ -219,41 +223,71 @@ def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
 
 
 def _encode(settings: SearchSettings, index: Index, vectors: np.ndarray, origin: str) -> np.ndarray:
-    model = _model(settings, index)
+    return codes_of(vectors, model_of(index, settings.model), origin)
+
+
+def codes_of(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
+    """The codes of query vectors, (Q, bits // 8) uint8.
+
+    Args:
+        vectors: (Q, d), any float type.
+        origin: where they come from, for the errors.
+
+    Raises:
+        UsageError: they have another dimension than the model.
+        SdcError: one holds NaN or Inf, or numbers too large for the model.
+    """
     if vectors.ndim != 2 or vectors.shape[1] != model.dimension:
         raise UsageError(
-            f"{origin}: found vectors of shape {vectors.shape}, the model of {settings.index} takes "
-            f"{model.dimension} dimensions: use the features' backbone for queries too"
+            f"{origin}: found vectors of shape {vectors.shape}, the model takes {model.dimension} dimensions: "
+            "use the features' backbone for queries too"
         )
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    _check_finite(vectors, f"{origin}: {{}} vectors hold NaN or Inf ({{}}); remove or repair them")
+    with np.errstate(over="ignore", invalid="ignore"):
+        outputs = model.outputs(vectors)
+    _check_finite(
+        outputs, f"{origin}: {{}} vectors hold numbers too large for the model ({{}}); scale them as the features"
+    )
+    return pack(outputs)
+
+
+def _check_finite(values: np.ndarray, message: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        raise SdcError(f"{origin}: {len(bad)} vectors hold NaN or Inf (rows {listed}); remove or repair them")
-    return pack(model.outputs(vectors))
+        raise SdcError(message.format(len(bad), f"rows {listed}"))
 
 
 def _second_stage(settings: SearchSettings, index: Index) -> SecondStage:
     assert settings.rerank is not None
     return SecondStage.of(
-        index, _model(settings, index), min(settings.k, index.ntotal), settings.rerank,
+        index, model_of(index, settings.model), min(settings.k, index.ntotal), settings.rerank,
         recall=settings.recall, features=settings.features, verify=settings.verify,
     )  # fmt: skip
 
 
-def _model(settings: SearchSettings, index: Index) -> Model:
-    """The model that encoded the index; another one is refused, since its codes mean something else."""
-    if not index.vouched and settings.model is not None:
-        model = Model.load(settings.model)
-        log.warning("%s does not record its model: that %s encoded it is taken on trust", index.path, settings.model)
+def model_of(index: Index, named: Path | None = None) -> Model:
+    """The model that encoded the index; another one is refused, since its codes mean something else.
+
+    Args:
+        named: where it is; None takes the recorded path.
+
+    Raises:
+        SdcError: it is not there, or damaged.
+        UsageError: the index records none and none is named, or it was another one.
+    """
+    if not index.vouched and named is not None:
+        model = Model.load(named)
+        log.warning("%s does not record its model: that %s encoded it is taken on trust", index.path, named)
         return model
     recorded, fingerprint = index.recorded("model")
-    path = settings.model or recorded
-    if not path.exists() and settings.model is None:
-        raise SdcError(f"the model that encoded {settings.index} is not at {path}: say where it is with --model")
+    path = named or recorded
+    if not path.exists() and named is None:
+        raise SdcError(f"the model that encoded {index.path} is not at {path}: say where it is with --model")
     model = Model.load(path)
     if model.fingerprint != fingerprint:
         raise UsageError(
-            f"{settings.index} was encoded by the model {fingerprint}, but {path} is {model.fingerprint}: "
+            f"{index.path} was encoded by the model {fingerprint}, but {path} is {model.fingerprint}: "
             "name the right one with --model, or encode again"
         )
     recentered = index.metadata["model"].get("recentered")
