@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
-    package_data={"sdc": ["py.typed"], "sdc.kernels": ["cpu.cpp"]},
+    package_data={"sdc": ["py.typed"], "sdc.kernels": ["cpu.cpp", "hamming.cpp"]},
     entry_points={"console_scripts": ["sdc = sdc.cli:main"]},
     install_requires=[
         "click>=8.1",

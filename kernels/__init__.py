@@ -14,7 +14,23 @@ The maths, the shapes and types, and which implementation runs when: `kernels/RE
 `calibration_loss`.
 """
 
-from sdc.kernels.functional import Loss, calibration_loss, sample_length
-from sdc.kernels.quantiles import quantile_table
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdc.kernels.functional import Loss, calibration_loss, sample_length
+    from sdc.kernels.quantiles import quantile_table
 
 __all__ = ["Loss", "calibration_loss", "quantile_table", "sample_length"]
+
+
+def __getattr__(name: str) -> Any:
+    # The kernel of the search is here too, and must not wait for torch.
+    if name == "quantile_table":
+        from sdc.kernels.quantiles import quantile_table
+
+        return quantile_table
+    if name in __all__:
+        from sdc.kernels import functional
+
+        return getattr(functional, name)
+    raise AttributeError(f"module 'sdc.kernels' has no attribute {name!r}")

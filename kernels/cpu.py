@@ -23,12 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,11 +32,11 @@ import torch
 from torch import Tensor
 
 from sdc.artifacts import log
+from sdc.kernels import native
 
 LOSSES = {"l1": 0, "l2": 1, "one-sided": 2}
 _RANKS = 3  # the kernel's fourth "loss": ranks in place of dL/ds
 _EPS = 1e-12  # the least norm, as in torch.nn.functional.normalize
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 PANEL = 256  # rows at a time, half as many in small batches (so that they too gain by symmetry)
 
 
@@ -206,11 +201,11 @@ def _kernel(dtype: torch.dtype) -> tuple[Any, ctypes.c_void_p]:
 def _load() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
     """The kernel and torch's own GOMP_parallel, whatever OpenMP runtime this torch came with."""
     try:
-        library = ctypes.CDLL(str(_build()))
+        library = ctypes.CDLL(str(native.build(Path(__file__).with_name("cpu.cpp"))))
         torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         parallel = ctypes.cast(torch_library.GOMP_parallel, ctypes.c_void_p)
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
-        log.warning("the CPU kernel is not available, plain PyTorch takes its place: %s", _reason(error))
+        log.warning("the CPU kernel is not available, plain PyTorch takes its place: %s", native.reason(error))
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_long
     for function in (library.sdc_panel_float, library.sdc_panel_double):
@@ -220,47 +215,3 @@ def _load() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
             ctypes.c_uint,
         ]  # fmt: skip
     return library, parallel
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        return f"g++ failed: {error.stderr.strip().splitlines()[0] if error.stderr.strip() else error}"
-    return str(error)
-
-
-def _build() -> Path:
-    """The compiled kernel in the user's cache, made there if need be.
-
-    The name holds a hash of the source, the flags and the processor's features, so that a home folder shared
-    by unlike machines holds one for each. Processes that build at once each write a file of their own and
-    rename it: the last wins and all are the same.
-
-    Raises:
-        OSError: no g++, or the cache folder cannot be written.
-        subprocess.SubprocessError: the compiler failed, or took more than two minutes.
-    """
-    source = Path(__file__).with_name("cpu.cpp")
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(_FLAGS).encode(), _processor().encode()]))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdc"
-    path = folder / f"cpu-{key.hexdigest()[:20]}.so"
-    if path.exists():
-        return path
-    compiler = shutil.which("g++")
-    if compiler is None:
-        raise FileNotFoundError("there is no g++ on the PATH (install it, e.g. the package g++, to train faster)")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
-        built = Path(scratch) / path.name
-        command = [compiler, *_FLAGS, str(source), "-o", str(built)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        os.replace(built, path)
-    return path
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.machine() + platform.processor()
-    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -7,8 +7,8 @@ from typing import Literal
 
 QUERY_GROUP = 32  # queries scanned together: they share each pass over the codes
 GPU_K = 512  # FAISS selects at least 1024 on a GPU, and ties are settled by those beyond k
-_SPLIT = 1 << 20  # words (8 bytes of a code) of work from which a second thread pays: it takes 0.1 ms to wake
-_SLICE = 1 << 20  # words of a slice, about 0.5 ms
+_SPLIT = 1 << 21  # words (8 bytes of a code) of work from which a second thread pays: it takes 0.1 ms to wake
+_SLICE = 1 << 21  # words of a slice, about 0.3 ms
 _SLICES = 4  # slices a thread: a thread that other work holds up leaves the rest to the others
 _EVEN = 0.9  # of the threads are busy on average
 _LISTED = 50  # each slice finds k by itself: k is to be at most 1/50 of it

@@ -104,8 +104,10 @@ def test_a_restricted_search_is_brute_force_over_what_it_is_restricted_to(n, q, 
         assert same(Flat(codes).range_search(queries, radius, within), (limits, distances, within[places]))
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("k", [1, 10, 1000, 30_000])
-def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch, k):
+def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch, k, native):
+    monkeypatch.setattr(scan.hamming, "available", lambda: native)
     rng = np.random.default_rng(0)
     codes, queries = few_codes(rng, 30_000, 8, 3), few_codes(rng, 3, 8, 3)
     expected = brute_force(queries, codes, k)
@@ -114,13 +116,15 @@ def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch,
         assert same(Flat(codes).search(queries, k), expected)
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize(
     ("many", "dense", "room"),
     [(10**9, 0, 1 << 30), (1, 0, 1 << 30), (10**9, 10**9, 1 << 30), (1, 0, 65 * 10 * 8 * 3), (1, 0, 100)],
 )
-def test_heap_and_counters_list_alike_in_whatever_groups(monkeypatch, many, dense, room):
-    for name, value in (("_MANY", many), ("_DENSE", dense), ("_COUNTERS", room)):
+def test_kernel_heap_and_counters_list_alike_in_whatever_groups(monkeypatch, many, dense, room, native):
+    for name, value in (("_MANY", many), ("_DENSE", dense), ("_LISTS", room)):
         monkeypatch.setattr(scan, name, value)
+    monkeypatch.setattr(scan.hamming, "available", lambda: native)
     rng = np.random.default_rng(8)
     codes, queries = few_codes(rng, 3000, 8, 20), few_codes(rng, 40, 8, 20)
     for k in (1, 10, 700, 3000):
@@ -220,18 +224,15 @@ def test_an_error_in_another_thread_is_raised_too():
     caller, taken = threading.get_ident(), threading.Event()
 
     def task(number):
-        if number == 0:
+        if number == 3:
             taken.set()
             raise SdcError("broken")
+        if threading.get_ident() == caller:
+            taken.wait(20)  # so that the other comes to number 3
         return number
 
-    def hold(number):
-        if threading.get_ident() == caller:
-            taken.wait(20)
-        return task(number)
-
     with pytest.raises(SdcError, match="broken"):
-        shared_out([partial(hold, n) for n in range(4)], 2)
+        shared_out([partial(task, n) for n in range(4)], 2)
 
 
 def test_a_caller_does_not_wait_for_threads_that_never_begin(monkeypatch):

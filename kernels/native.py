@@ -1,0 +1,57 @@
+"""C++ that is compiled at first use, with g++ alone, into the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+
+def build(source: Path, flags: tuple[str, ...] = FLAGS) -> Path:
+    """The shared library of one source file in the user's cache, made there if need be.
+
+    Its name holds a hash of the source, the flags and the processor's features, so that a home folder shared
+    by unlike machines holds one for each. Processes that build at once each write a file of their own and
+    rename it: the last wins and all are the same.
+
+    Raises:
+        OSError: no g++, or the cache folder cannot be written.
+        subprocess.SubprocessError: the compiler failed, or took more than two minutes.
+    """
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(flags).encode(), _processor().encode()]))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdc"
+    path = folder / f"{source.stem}-{key.hexdigest()[:20]}.so"
+    if path.exists():
+        return path
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise FileNotFoundError("there is no g++ on the PATH (install it, e.g. the package g++)")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
+        built = Path(scratch) / path.name
+        command = [compiler, *flags, str(source), "-o", str(built)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        os.replace(built, path)
+    return path
+
+
+def reason(error: Exception) -> str:
+    """Why `build` failed, in one line."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"g++ failed: {error.stderr.strip().splitlines()[0] if error.stderr.strip() else error}"
+    return str(error)
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), "")

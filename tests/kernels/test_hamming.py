@@ -1,0 +1,133 @@
+"""The search kernel against NumPy's stable sort, for each instruction set that this machine can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdc.kernels import hamming
+
+pytestmark = pytest.mark.skipif(not hamming.available(), reason="the search kernel cannot be built here (no g++)")
+SETS = {"native": hamming.FLAGS}
+if platform.machine() == "x86_64":
+    SETS |= {
+        name: tuple(flag.replace("=native", f"={name}") for flag in hamming.FLAGS)
+        for name in ("x86-64-v3", "x86-64-v2")
+    }
+    if "avx2" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        del SETS["x86-64-v3"]
+
+
+@pytest.fixture(scope="module", params=SETS)
+def kernel(request):
+    return hamming.load(SETS[request.param])
+
+
+def found_by(kernel, queries, codes, k):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming, "_load", lambda: kernel)
+        return hamming.nearest(queries, codes, k)
+
+
+def check(kernel, queries, codes, k):
+    """Distances and positions are those of a stable sort."""
+    expected = np.stack([np.unpackbits(codes ^ query, axis=1).sum(axis=1) for query in queries]).astype(np.int32)
+    order = np.argsort(expected, axis=1, kind="stable")[:, :k]
+    distances, positions = found_by(kernel, queries, codes, k)
+    np.testing.assert_array_equal(positions, order)
+    np.testing.assert_array_equal(distances, np.take_along_axis(expected, order, axis=1))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_it_lists_what_a_stable_sort_lists(kernel, data):
+    width = data.draw(st.one_of(st.sampled_from([1, 2, 4, 8, 16, 32, 64]), st.integers(1, 80)))
+    count = data.draw(st.integers(1, 1500))
+    k = data.draw(st.one_of(st.integers(1, count), st.just(count)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    values = data.draw(st.sampled_from([1, 2, 30, 100_000]))  # of few values most are equally far
+    pool = rng.integers(0, 256, (min(values, count), width), dtype=np.uint8)
+    codes = pool[rng.integers(0, len(pool), count)]
+    queries = np.concatenate([codes[:1], ~codes[:1], rng.integers(0, 256, (3, width), dtype=np.uint8)])
+    check(kernel, queries, codes, k)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 16, 64])
+def test_the_nearest_at_the_very_end_displace_those_before(kernel, width):
+    """Distances fall all the way: every code is a candidate, so lists are cut back again and again."""
+    count = 20_000
+    far = np.linspace(8 * width, 0, count).astype(int)
+    codes = np.packbits(np.arange(8 * width) < far[:, None], axis=1)
+    check(kernel, np.zeros((2, width), np.uint8), codes, 7)
+    check(kernel, np.zeros((1, width), np.uint8), codes, 9_000)
+
+
+@pytest.mark.parametrize("width", [2, 4, 8, 32])
+def test_codes_may_begin_at_any_byte(kernel, width):
+    rng = np.random.default_rng(3)
+    for shift in range(1, 8):
+        raw = rng.integers(0, 256, shift + 700 * width, dtype=np.uint8)
+        check(kernel, raw[:width].reshape(1, width), raw[shift:].reshape(700, width), 40)
+
+
+def test_lists_that_do_not_fit_into_the_memory_are_refused():
+    code = """
+import resource, numpy as np
+from sdc.kernels import hamming
+codes = np.zeros((40_000_000, 1), np.uint8)
+hamming.nearest(codes[:1], codes[:1000], 5)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 600_000_000, -1))
+try:
+    hamming.nearest(codes[:1], codes, 40_000_000)
+except MemoryError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "1 lists of 40000000 neighbours" in done.stdout, done.stderr
+
+
+def test_without_a_compiler_the_search_is_faiss_and_says_so_once(tmp_path):
+    code = """
+import json, logging, numpy as np
+from sdc.artifacts import log
+from sdc.retrieve.index import Index
+logging.basicConfig()
+codes = np.random.default_rng(0).integers(0, 256, (5000, 8), dtype=np.uint8)
+index = Index.build(codes)
+print(json.dumps([[a.tolist() for a in index.search(codes[:3], k)] for k in (1, 10, 4000)]))
+"""
+    found, logs = [], []
+    for path in (os.environ["PATH"], str(tmp_path)):
+        environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / f"cache{len(found)}")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+        logs.append(done.stderr)
+    assert found[0] == found[1]
+    assert ["no g++" in log for log in logs] == [False, True]
+    assert logs[1].count("the search kernel is not available") == 1
+    assert [path.suffix for path in (tmp_path / "cache0" / "sdc").iterdir()] == [".so"]
+
+
+def test_a_search_imports_no_torch():
+    code = """
+import sys, numpy as np
+from sdc.retrieve.index import Index
+codes = np.arange(800, dtype=np.uint8).reshape(100, 8)
+Index.build(codes).search(codes[:1], 3)
+print([name for name in ("torch", "triton", "h5py") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
