@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from sdc.artifacts import SdcError, UsageError, log
-from sdc.extract.store import FeatureStore
 from sdc.retrieve import histograms
 from sdc.retrieve.bits import hamming, unpack
 from sdc.retrieve.findings import explain
 from sdc.retrieve.index import Index
-from sdc.retrieve.neighbors import encoded_features
+from sdc.retrieve.sources import Features, encoded_features
 from sdc.train.methods import CALIBRATED
 
 CUTOFFS = (10, 100)
@@ -98,7 +97,7 @@ def run(settings: DiagnoseSettings) -> dict[str, Any]:
     return found | explain(found)
 
 
-def _features(settings: DiagnoseSettings, index: Index) -> FeatureStore | None:
+def _features(settings: DiagnoseSettings, index: Index) -> Features | None:
     """The features the index was encoded from; None where they are not asked for and not where they were."""
     try:
         return encoded_features(index, settings.features, verify=settings.verify)

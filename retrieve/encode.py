@@ -68,7 +68,9 @@ def run(settings: EncodeSettings) -> Path:
     metadata = _metadata(settings, model, store, recenter=recenter)
     out = Path(settings.out)
     if out.is_file() and not settings.overwrite:
-        settle(out, _origin(_existing(out).metadata), _origin(metadata))
+        existing = _existing(out)
+        settle(out, _origin(existing.metadata), _origin(metadata))
+        _say_changed(out, existing)
         return out
     writable(out, settings.features, settings.model)
     _check(settings, model, store)
@@ -137,6 +139,14 @@ def _recenters(settings: EncodeSettings, model: Model) -> bool:
     if settings.recenter is None:
         return model.normalizes and model.metadata.get("preset") in RECENTERED
     return settings.recenter
+
+
+def _say_changed(out: Path, existing: Index) -> None:
+    if existing.changes is not None or existing.metadata.get("follows", {}).get("changes") == "merged":
+        log.warning(
+            "%s has items added or removed since it was encoded (generation %d), which stays so: --overwrite encodes "
+            "it anew, without these changes", out, existing.generation,
+        )  # fmt: skip
 
 
 def _say_moved(model: Model, mean: np.ndarray) -> None:

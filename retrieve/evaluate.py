@@ -19,10 +19,11 @@ from sdc.retrieve import curves, protocols
 from sdc.retrieve.entries import Entries, own_places
 from sdc.retrieve.index import Index
 from sdc.retrieve.marks import COARSE, FINE, relevance
-from sdc.retrieve.neighbors import CUTOFFS, Cosines, encoded_features
+from sdc.retrieve.neighbors import CUTOFFS, Cosines
 from sdc.retrieve.protocols import NEIGHBORS, RELEVANT, REVISITED, Protocol
 from sdc.retrieve.ranking import Denominator, Order, average_precision, average_precision_of_groups, check_at
 from sdc.retrieve.revisited import revisited, revisited_scores
+from sdc.retrieve.sources import encoded_features
 from sdc.retrieve.tally import ByCosine, Tally, tally
 from sdc.retrieve.tune import recall_of
 

@@ -4,72 +4,73 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 import sdc
-from sdc.artifacts import SdcError, UsageError, checksum, fingerprint, log
+from sdc.artifacts import UsageError, checksum, fingerprint, log
 from sdc.retrieve import container, ivf, tune
 from sdc.retrieve.entries import Entries, Ids
+from sdc.retrieve.living import folder, manifest
+from sdc.retrieve.living import searcher as living
+from sdc.retrieve.living.live import Live
+from sdc.retrieve.opening import identities, opened
 from sdc.retrieve.scan import Flat
+from sdc.retrieve.searchers import Stored
 
 _BLOCK = 1 << 20  # row numbers looked at at once
-
-
-class Searcher(Protocol):
-    """Finds the nearest codes by their positions in the database; one class for each index type.
-
-    `within` restricts a search to these positions, ascending and distinct. Results are ordered by
-    (distance, position).
-    """
-
-    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> object:
-        """How `search` goes about so many queries, in words for `--explain`."""
-
-    def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (Q, k) int32 and positions (Q, k) int64; k is at most the number searched."""
-
-    def range_search(
-        self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32, positions int64."""
-
-    def write(self, write: Callable[[bytes | memoryview], None]) -> None:
-        """The FAISS part of db.bin, piece by piece."""
+# What an index says of itself that is not of the one it is merged into.
+_OWN = ("count", "bits", "bit_order", "index_type", "version", "plan", "follows")
 
 
 class Index:
     """A searchable database of codes; made by `Index.build` or `Index.open`, never changed afterwards.
 
+    What `sdc add` and `sdc remove` have put beside a db.bin is taken in when it is opened, see `sdc.retrieve.living`.
+
     Attributes:
-        database: its codes, rows (ascending), ids and labels.
         queries: the query split's, where `sdc encode` stored one.
         metadata: what db.bin says of itself: count, bits, bit_order, index_type, version; where another type than flat
             was asked for, plan (the fields of `sdc.retrieve.tune.Choice`); and, from `sdc encode`, model, features
             ({path, fingerprint, …}, the path relative to db.bin's folder) and settings. Where the model's batch norm
-            was re-centred, model has the mean it was given: {recentered: {mean: K numbers}}.
+            was re-centred, model has the mean it was given: {recentered: {mean: K numbers}}. Where items were added,
+            sources (the fields of `sdc.retrieve.living.manifest.Source`).
         path: the file it was opened from, if any.
+        changes: what was added and removed since db.bin was written, if anything.
+        items: the database as `database` has it, without putting it together.
+        trailer: the checksum of db.bin's trailer, if there is one.
     """
 
     def __init__(
         self,
-        searcher: Searcher,
-        database: Entries,
+        searcher: Stored | living.Searcher,
+        database: Entries | Live,
         queries: Entries | None,
         metadata: Mapping[str, Any],
         path: Path | None = None,
         trailer: str | None = None,
+        files: tuple[manifest.Identity, manifest.Identity] | None = None,
     ) -> None:
-        self.database, self.queries, self.metadata, self.path = database, queries, dict(metadata), path
-        self._searcher, self._trailer = searcher, trailer
+        self.items = database if isinstance(database, Live) else Live(database)
+        self.queries, self.metadata, self.path, self.changes = queries, dict(metadata), path, self.items.manifest
+        self._searcher, self.trailer, self._files = searcher, trailer, files
         if queries is not None:
-            _check_queries(database, queries)
+            self.items.check(queries)
+
+    @property
+    def database(self) -> Entries:
+        """Its codes, rows (ascending), ids and labels.
+
+        Of a changed index they are put together when first asked for, in as much memory as it takes; `rows`, `codes`,
+        `ids` and `find` do without.
+        """
+        return self.items.entries
 
     def __len__(self) -> int:
-        return len(self.database)
+        return self.ntotal
 
     def __repr__(self) -> str:
         return f"<Index of {self.ntotal} codes of {self.bits} bits{f' from {self.path}' if self.path else ''}>"
@@ -77,12 +78,12 @@ class Index:
     @property
     def ntotal(self) -> int:
         """How many codes the database has."""
-        return len(self.database)
+        return len(self.items)
 
     @property
     def bits(self) -> int:
         """Length of a code."""
-        return int(self.database.codes.shape[1]) * 8
+        return int(self.items.base.codes.shape[1]) * 8
 
     @property
     def vouched(self) -> bool:
@@ -91,19 +92,28 @@ class Index:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that db.bin holds; of the codes alone where plain FAISS wrote it or there is no file."""
-        content = self._trailer or checksum(np.ascontiguousarray(self.database.codes))
-        return fingerprint({"kind": "index", "content": content})
+        """Of all that db.bin and its changes hold; of the codes where plain FAISS wrote it, or there is no file."""
+        content = self.trailer or checksum(np.ascontiguousarray(self.items.base.codes))
+        changes = {} if self.changes is None else {"changes": self.changes.content}
+        return fingerprint({"kind": "index", "content": content, **changes})
+
+    @property
+    def generation(self) -> int:
+        """How many changes it has had; compaction, which changes no item, leaves it as it was."""
+        if self.changes is not None:
+            return self.changes.generation
+        return int((self.metadata.get("follows") or {}).get("generation", 0))
 
     @property
     def approximate(self) -> bool:
         """Whether a search may miss some of the nearest codes: that of type ivf."""
-        return isinstance(self._searcher, ivf.Searcher)
+        return self.nprobe is not None
 
     @property
     def nprobe(self) -> int | None:
         """Lists that a search scans; None where the index has no lists."""
-        return self._searcher.nprobe if isinstance(self._searcher, ivf.Searcher) else None
+        base = self._searcher.base if isinstance(self._searcher, living.Searcher) else self._searcher
+        return base.nprobe if isinstance(base, ivf.Searcher) else None
 
     @classmethod
     def build(
@@ -186,23 +196,11 @@ class Index:
             SdcError: there is no such file, it is no db.bin, or it is damaged or truncated.
             UsageError: nprobe < 1, or given for a flat index.
         """
-        path = Path(path)
-        before = _identity(path)
-        held = container.read(path, verify=verify)
-        try:
-            database, queries = _entries(held)
-        except (KeyError, UsageError) as error:
-            raise SdcError(f"{path} is damaged: its arrays do not fit together ({error})") from None
-        if not len(database):
-            raise SdcError(f"{path} holds no codes, expected at least one: there is nothing to search in it")
-        if held.checksum is None:
-            log.warning("%s was written by plain FAISS: nothing vouches for its content, ids are positions", path)
-        if nprobe is not None and held.lists is None:
-            raise UsageError(f"--nprobe is for an index of type ivf, but {path} is flat: its search is exact")
-        searcher = Flat(database.codes) if held.lists is None else ivf.mapped(path, database.codes, nprobe)
-        if _identity(path) != before:
-            raise SdcError(f"{path} was replaced while it was being opened; try again")
-        return cls(searcher, database, queries, held.metadata, path, held.checksum)
+        return cls(*opened(Path(path), verify=verify, nprobe=nprobe))
+
+    def current(self) -> bool:
+        """Whether the files it was opened from are still what they were; False means: open it again."""
+        return self.path is None or identities(self.path) == self._files
 
     def search(self, codes: np.ndarray, k: int, *, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest codes by Hamming distance, ordered by (distance, row).
@@ -223,7 +221,7 @@ class Index:
             raise UsageError(f"k must be at least 1, found {k}")
         k = min(k, self.ntotal if positions is None else len(positions))
         distances, places = self._searcher.search(codes, k, positions)
-        return distances, self.database.rows[places]
+        return distances, self.items.rows(places)
 
     def range_search(
         self, codes: np.ndarray, radius: int, *, within: np.ndarray | None = None
@@ -246,7 +244,7 @@ class Index:
         if radius < 0:
             raise UsageError(f"the radius must be at least 0, found {radius}")
         limits, distances, places = self._searcher.range_search(codes, radius, positions)
-        return limits, distances, self.database.rows[places]
+        return limits, distances, self.items.rows(places)
 
     def explain(self, queries: int, k: int, *, within: np.ndarray | None = None) -> str:
         """How `search` goes about so many queries, and why."""
@@ -269,15 +267,24 @@ class Index:
         if rows is None:
             return None
         rows = np.unique(np.asarray(rows))
-        positions = np.searchsorted(self.database.rows, rows)
-        unknown = rows[self.database.rows[np.minimum(positions, self.ntotal - 1)] != rows]
-        if len(unknown):
+        places, known = self.items.places(rows)
+        if not known.all():
+            unknown = rows[~known]
             raise UsageError(f"the database has no row {unknown[0]} ({len(unknown)} of {len(rows)} rows are unknown)")
-        return positions
+        return places
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """The codes (…, bits // 8) of rows (…,) of the database."""
+        return self.items.codes(self.items.places(rows)[0])
 
     def ids(self, rows: np.ndarray) -> list[str]:
-        """The ids of rows that `search` returned."""
-        return self.database.names(np.searchsorted(self.database.rows, rows))
+        """The ids of rows (n,) of the database."""
+        return self.items.names(self.items.places(rows)[0])
+
+    def find(self, name: str) -> int | None:
+        """The row of the database's first item whose id is `name`; None where there is none."""
+        place = self.items.find(name)
+        return None if place < 0 else int(self.items.rows(np.array([place]))[0])
 
     def recorded(self, what: Literal["model", "features"]) -> tuple[Path, str]:
         """Where the model or features this index was encoded with were, and their fingerprint.
@@ -294,44 +301,47 @@ class Index:
     def save(self, path: Path | str) -> Path:
         """Writes db.bin, whole or not at all; its layout stands in `sdc.retrieve.container`.
 
+        Changes to a db.bin that it replaces go with that one.
+
         Raises:
             SdcError: no such folder, no permission, or a full disk.
         """
+        path = Path(path)
+        if isinstance(self._searcher, living.Searcher):
+            return self.merged().save(path)
         arrays = self.database.arrays("database")
         if self.queries is not None:
             arrays |= {"queries.codes": self.queries.codes, **self.queries.arrays("queries")}
         if self.approximate:  # its lists have the codes in another order
             arrays[container.CODES] = self.database.codes
-        return container.write(Path(path), self._searcher.write, self.metadata, arrays)
+        with folder.superseded(path) as said:
+            return container.write(path, self._searcher.write, {**self.metadata, **said}, arrays)
+
+    def merged(self, **metadata: Any) -> Index:
+        """An index of these items built anew, as this one was: of a changed one, without changes.
+
+        Args:
+            metadata: what it has to say beside what this one says.
+
+        Raises:
+            UsageError: the codes no longer fit into the memory that `sdc encode` was given.
+        """
+        kept = {name: value for name, value in self.metadata.items() if name not in _OWN}
+        asked, database = {**self.metadata.get("plan", {}), **self.metadata.get("settings", {})}, self.database
+        return self.build(
+            database.codes,
+            ids=database.ids,
+            labels=database.labels,
+            labels_coarse=database.labels_coarse,
+            rows=database.rows,
+            queries=self.queries,
+            metadata={**kept, **metadata},
+            index_type=asked.get("index_type", "flat"),
+            recall=asked.get("recall", tune.RECALL),
+            memory=asked.get("memory"),
+            copy=False,
+        )
 
 
 def _ascend(numbers: np.ndarray) -> bool:
     return bool((numbers[1:] > numbers[:-1]).all())
-
-
-def _entries(held: container.Container) -> tuple[Entries, Entries | None]:
-    if held.checksum is None:
-        return Entries(held.codes, np.arange(len(held.codes), dtype=np.int64)), None
-    database = Entries.of_arrays(held.codes, "database", held.arrays)
-    if "queries.codes" not in held.arrays:
-        return database, None
-    return database, Entries.of_arrays(held.arrays["queries.codes"], "queries", held.arrays)
-
-
-def _check_queries(database: Entries, queries: Entries) -> None:
-    """Raises UsageError unless queries and database are of one kind."""
-    for what, a, b in (
-        ("codes", queries.codes, database.codes),
-        ("labels", queries.labels, database.labels),
-        ("coarse labels", queries.labels_coarse, database.labels_coarse),
-    ):
-        if a is not None and b is not None and a.shape[1:] != b.shape[1:]:
-            raise UsageError(f"{what} of the queries and of the database differ in width: {a.shape} and {b.shape}")
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None  # container.read says what is wrong
-    return found.st_dev, found.st_ino, found.st_mtime_ns

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from sdc.artifacts import Progress
-from sdc.extract.store import FeatureStore
 from sdc.retrieve.neighbors import Nearest, cosine_distances, directions, row_lengths
+from sdc.retrieve.sources import Features
 
 _QUERIES, _ITEMS = 1024, 8192  # ranked at once: a block of distances is 64 MiB
 
 
-def nearest(
-    store: FeatureStore, queries: np.ndarray, database: np.ndarray, own: np.ndarray, count: int
-) -> list[Nearest]:
+def nearest(store: Features, queries: np.ndarray, database: np.ndarray, own: np.ndarray, count: int) -> list[Nearest]:
     """The `count` nearest items of each query by the features' cosine, with all that tie at the last place.
 
     Args:
@@ -35,7 +33,7 @@ def nearest(
 
 
 def _nearest(
-    store: FeatureStore, queries: np.ndarray, database: np.ndarray, own: np.ndarray, count: int, progress: Progress
+    store: Features, queries: np.ndarray, database: np.ndarray, own: np.ndarray, count: int, progress: Progress
 ) -> list[Nearest]:
     least = np.full((len(queries), count), np.inf)  # distances of the nearest so far
     candidates: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

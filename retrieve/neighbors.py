@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError
-from sdc.extract.store import FeatureStore
-from sdc.retrieve.index import Index
+from sdc.retrieve.sources import Features
 
 CUTOFFS = (1, 10, 100)
 _GRID = 1e9
-
-
-def encoded_features(index: Index, path: Path | None, *, verify: bool) -> FeatureStore:
-    """The features an index was encoded from, at `path`, or where they were then.
-
-    Raises:
-        UsageError: the index records none, or these are others.
-        SdcError: they are missing or damaged, or have fewer rows than the index refers to.
-    """
-    recorded, fingerprint = index.recorded("features")
-    store = FeatureStore(path or recorded, verify=verify)
-    if store.fingerprint != fingerprint:
-        raise UsageError(
-            f"{index.path} was encoded from features {fingerprint}, but {store.path} has {store.fingerprint}: "
-            "name the right ones with --features, or encode again"
-        )
-    parts = [part for part in (index.database, index.queries) if part is not None]
-    last = max(int(part.rows.max(initial=0)) for part in parts)
-    if last >= len(store):
-        raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
-    return store
 
 
 class Cosines:
@@ -42,7 +18,7 @@ class Cosines:
     They are computed in double precision and rounded to 1e-9, so that equal vectors tie wherever they stand.
     """
 
-    def __init__(self, store: FeatureStore, queries: np.ndarray, database: np.ndarray) -> None:
+    def __init__(self, store: Features, queries: np.ndarray, database: np.ndarray) -> None:
         self.store, self.queries, self.database = store, queries, database
         self._lengths = np.concatenate([row_lengths(block.astype(np.float64)) for block in store.blocks(database)])
 

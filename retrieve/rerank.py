@@ -19,6 +19,7 @@ from sdc.artifacts import UsageError
 from sdc.retrieve.bits import byte_signs
 from sdc.retrieve.index import Index
 from sdc.retrieve.neighbors import directions, row_lengths
+from sdc.retrieve.sources import Features
 
 WIDTH = 4  # candidates by Hamming distance for each place in the shortlist
 _DIGITS = 9  # similarities are rounded to so many, so that equal vectors tie wherever they stand
@@ -58,7 +59,7 @@ def rerank(
     *,
     shortlist: int | None = None,
     queries: np.ndarray | None = None,
-    features: np.ndarray | None = None,
+    features: np.ndarray | Features | None = None,
 ) -> Reranked:
     """The best k of candidates that `Index.search` found, usually `WIDTH` times the shortlist.
 
@@ -69,8 +70,8 @@ def rerank(
         k: how many; more than M returns all.
         shortlist: of how many the features are compared, those of the best asymmetric score; None takes all M.
         queries: (Q, d), the queries' features, and
-        features: (rows, d), indexed by the rows of the index, such as `FeatureStore.features`. Without these two the
-            asymmetric score gives the final order.
+        features: the database's, by the rows of the index: (rows, d), or what `encoded_features` gives. Without these
+            two the asymmetric score gives the final order.
 
     Raises:
         UsageError: k or the shortlist is below 1, or arrays do not fit together.
@@ -79,10 +80,12 @@ def rerank(
         raise UsageError(f"k and the shortlist must be at least 1, found {k} and {shortlist}")
     if (queries is None) != (features is None):
         raise UsageError("the queries' features and the database's are compared: give both, or neither")
-    if queries is not None and features is not None and queries.shape != (len(rows), features.shape[1]):
-        raise UsageError(
-            f"features of {len(rows)} queries must be ({len(rows)}, {features.shape[1]}), found {queries.shape}"
-        )
+    if queries is not None and features is not None:
+        dimension = features.shape[1] if isinstance(features, np.ndarray) else features.dimension
+        if queries.shape != (len(rows), dimension):
+            raise UsageError(
+                f"features of {len(rows)} queries must be ({len(rows)}, {dimension}), found {queries.shape}"
+            )
     scores = asymmetric(index, rows, outputs)
     kept = k if features is None else rows.shape[1] if shortlist is None else max(k, shortlist)
     order = _best(scores, rows, kept)
@@ -106,21 +109,22 @@ def asymmetric(index: Index, rows: np.ndarray, outputs: np.ndarray) -> np.ndarra
     """
     if outputs.shape != (len(rows), index.bits):
         raise UsageError(f"outputs of {len(rows)} queries must be ({len(rows)}, {index.bits}), found {outputs.shape}")
-    codes = index.database.codes
+    width = index.bits // 8
     scaled = outputs.astype(np.float64)
     scaled /= row_lengths(scaled)[:, None] * math.sqrt(index.bits)
-    tables = scaled.reshape(len(rows), codes.shape[1], 8) @ byte_signs().astype(np.float64).T  # (Q, bytes, 256)
+    tables = scaled.reshape(len(rows), width, 8) @ byte_signs().astype(np.float64).T  # (Q, bytes, 256)
     scores = np.empty(rows.shape)
     for table, found, out in zip(tables, rows, scores, strict=True):
-        places = np.searchsorted(index.database.rows, found)
-        out[:] = table[np.arange(codes.shape[1]), codes[places]].sum(axis=1)
+        out[:] = table[np.arange(width), index.codes(found)].sum(axis=1)
     return np.round(scores, _DIGITS, out=scores)
 
 
-def cosines(query: np.ndarray, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def cosines(query: np.ndarray, features: np.ndarray | Features, rows: np.ndarray) -> np.ndarray:
     """(n,) cosines of a query (d,) and the features of `rows` (n,), none of which other rows are read."""
     order = np.argsort(rows)  # in the order of the file
-    taken = np.take(np.asarray(features), rows[order], axis=0).astype(np.float64)
+    wanted = rows[order]
+    read = np.take(np.asarray(features), wanted, axis=0) if isinstance(features, np.ndarray) else features.take(wanted)
+    taken = read.astype(np.float64)
     found = np.empty(len(rows))
     found[order] = (taken @ directions(query[None])[0]) / row_lengths(taken)
     return np.round(found, _DIGITS, out=found)

@@ -10,12 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sdc.artifacts import SdcError, UsageError, log
-from sdc.extract.store import FeatureStore
 from sdc.retrieve import shortlist
 from sdc.retrieve.index import Index
-from sdc.retrieve.neighbors import encoded_features
 from sdc.retrieve.rerank import WIDTH, Reranked, rerank, shortlist_size
 from sdc.retrieve.shortlist import RECALL, Choice
+from sdc.retrieve.sources import Sources, encoded_features, lacking
 from sdc.train.model import Model
 
 Factor = float | Literal["auto"]
@@ -36,7 +35,7 @@ class SecondStage:
 
     index: Index
     model: Model
-    store: FeatureStore | None
+    store: Sources | None
     k: int
     shortlist: int
     choice: Choice | None = None
@@ -98,7 +97,7 @@ class SecondStage:
             return rerank(self.index, distances, rows, outputs, self.k)
         return rerank(
             self.index, distances, rows, outputs, self.k,
-            shortlist=self.shortlist, queries=vectors, features=self.store.features,
+            shortlist=self.shortlist, queries=vectors, features=self.store,
         )  # fmt: skip
 
     @property
@@ -119,19 +118,20 @@ class SecondStage:
         return found
 
 
-def _features(index: Index, path: Path | None, *, needed: bool) -> FeatureStore | None:
+def _features(index: Index, path: Path | None, *, needed: bool) -> Sources | None:
     if path is None and not needed:
-        where = index.recorded("features")[0] if index.metadata.get("features") else None
-        if where is None or not where.exists():
+        missing = lacking(index)
+        if missing:
             log.info(
                 "the features are not %s: the order is by codes alone (asymmetric distance); --features says where "
-                "they are", "recorded" if where is None else f"at {where}",
+                "they are", missing,
             )  # fmt: skip
             return None
     store = encoded_features(index, path, verify=False)
-    mapped: Any = store.features.base
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-        mapped.madvise(mmap.MADV_RANDOM)  # else the system reads 30 times as much around each row
+    for part in store.stores:
+        mapped: Any = part.features.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)  # else the system reads 30 times as much around each row
     return store
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from sdc.artifacts import SdcError, UsageError, fingerprint, log, replacing
-from sdc.extract.store import FeatureStore
 from sdc.retrieve.entries import Entries, own_places
 from sdc.retrieve.index import Index
 from sdc.retrieve.nearest import nearest
-from sdc.retrieve.neighbors import Nearest, encoded_features
+from sdc.retrieve.neighbors import Nearest
 from sdc.retrieve.rerank import WIDTH, asymmetric
+from sdc.retrieve.sources import Features, encoded_features
 from sdc.train.model import Model
 
 RECALL = 0.95  # that is asked for unless said otherwise
@@ -64,7 +64,7 @@ def check_recall(recall: float) -> None:
         raise UsageError(f"--recall must be above 0 and at most 1, found {recall:g}")
 
 
-def choose(index: Index, model: Model, store: FeatureStore, k: int, recall: float = RECALL) -> Choice:
+def choose(index: Index, model: Model, store: Features, k: int, recall: float = RECALL) -> Choice:
     """Measures which shortlist it takes.
 
     The smallest one whose recall on the choosing half is above what is asked for by a margin of `_MARGIN` standard
@@ -115,7 +115,7 @@ class _Sample:
     k: int
 
     @classmethod
-    def of(cls, queries: Entries, index: Index, model: Model, store: FeatureStore, k: int) -> _Sample:
+    def of(cls, queries: Entries, index: Index, model: Model, store: Features, k: int) -> _Sample:
         own = own_places(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
         return cls(index, queries, model.outputs(store.take(queries.rows)), near, k)
@@ -190,7 +190,7 @@ def _remember(path: Path, index: Index, choices: Sequence[Choice]) -> None:
         temporary.write_text(json.dumps({**held, "checksum": fingerprint(held)}, indent=1))
 
 
-def say(choice: Choice, index: Index, store: FeatureStore) -> None:
+def say(choice: Choice, index: Index, store: Features) -> None:
     """Logs what a choice is, what it achieved, and what would do better where it is large."""
     size, share = choice.shortlist, choice.shortlist / index.ntotal
     if not choice.queries:
@@ -205,7 +205,7 @@ def say(choice: Choice, index: Index, store: FeatureStore) -> None:
     if choice.achieved < choice.recall:
         log.warning("that is below the %g asked for: a higher --recall leaves more room for chance", choice.recall)
     if size > _LARGE and share > 0.01:
-        row = store.features.itemsize * store.dimension
+        row = store.take(np.zeros(1, np.int64)).nbytes
         log.warning(
             "each query reads the features of %.1f %% of the database (%.1f MB), since codes of %d bits do not tell "
             "its neighbours apart: longer codes would do with far fewer, as would a lower --recall",

@@ -187,4 +187,12 @@ def _inspect_index(path: Path) -> dict[str, Any]:
     from sdc.retrieve.index import Index
 
     index = Index.open(path)
-    return {"rows": len(index), "bits": index.bits, "fingerprint": index.fingerprint, **index.metadata}
+    return {
+        "rows": len(index),
+        "bits": index.bits,
+        "generation": index.generation,
+        "added": index.changes.added if index.changes else 0,
+        "removed": index.changes.removed if index.changes else 0,
+        "fingerprint": index.fingerprint,
+        **index.metadata,
+    }

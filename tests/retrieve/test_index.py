@@ -246,9 +246,30 @@ def test_a_file_replaced_between_its_verification_and_its_use_is_noticed(tmp_pat
         Index.build(np.zeros((24, 4), np.uint8)).save(path)
         return held
 
+    with monkeypatch.context() as patched:
+        patched.setattr(container, "read", read_then_replace)
+        with pytest.raises(SdcError, match="replaced 10 times while it was being opened"):
+            Index.open(path)
+    assert not Index.open(path).database.codes.any()
+
+
+def test_a_file_replaced_while_it_is_opened_is_opened_again(tmp_path, monkeypatch):
+    path = tmp_path / "db.bin"
+    shutil.copy(GOLDEN, path)
+    read, replaced = container.read, []
+
+    def read_then_replace(*args, **options):
+        held = read(*args, **options)
+        if not replaced:
+            replaced.append(Index.build(np.zeros((24, 4), np.uint8)).save(path))
+        return held
+
     monkeypatch.setattr(container, "read", read_then_replace)
-    with pytest.raises(SdcError, match="replaced while it was being opened"):
-        Index.open(path)
+    index = Index.open(path)
+    assert not index.database.codes.any()
+    assert index.current()
+    Index.build(np.ones((24, 4), np.uint8)).save(path)
+    assert not index.current()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,293 @@
+"""`sdc add`, `sdc remove`, `sdc compact`: changes to a db.bin that others may be reading.
+
+Each is whole or has not happened: what it writes counts with the renaming of one file, the manifest, or db.bin itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdc.artifacts import Progress, SdcError, UsageError, checksum, describing, differing, log, replacing, sync
+from sdc.extract.store import FeatureStore
+from sdc.retrieve import container
+from sdc.retrieve.encode import encode_rows
+from sdc.retrieve.entries import Entries, Ids
+from sdc.retrieve.index import Index
+from sdc.retrieve.living import folder, items
+from sdc.retrieve.living.live import rows_as_bytes
+from sdc.retrieve.living.manifest import Change, Manifest, Part, Source
+from sdc.retrieve.living.settings import AddSettings, CompactSettings, RemoveSettings
+from sdc.retrieve.search import model_of
+
+_MANY = 0.2  # of db.bin, changed, from which on compaction is advised
+_FILES = 1000  # changes, likewise: each takes a file or two to open
+_NAMED = 3  # ids in a message
+
+
+def add(settings: AddSettings) -> dict[str, Any]:
+    """Adds the database split of a feature store, encoded as the index was, in one change.
+
+    An item's row in the index is its row in its own store, counted on from the rows that were there before.
+
+    Returns:
+        The JSON of `sdc add`: index, added, replaced, rows (how many there are now) and generation.
+
+    Raises:
+        SdcError: a file is missing or damaged, no such database split, or no place to write.
+        UsageError: the index records no model, or another one; features of another dimension or with other labels than
+            the index has; ids that it has already, unless they are to be replaced.
+    """
+    with _changing(settings.index, verify=settings.verify) as (beside, index):
+        model = model_of(index, settings.model)
+        store = FeatureStore(settings.features, verify=settings.verify)
+        rows = store.splits["database"]
+        _check(settings, index, store, model.dimension)
+        names = store.names[rows].tolist()
+        gone, known = index.items.located(set(names))
+        if known and not settings.replace:
+            raise UsageError(
+                f"{settings.index} has {len(known)} of the {len(names)} ids of {settings.features} already "
+                f"({_some([name for name in names if name in known])}): --replace puts the new items in their place; "
+                "items that are others need ids of their own (`sdc import --ids`)"
+            )
+        with Progress("encode", len(rows), "rows") as progress:
+            codes = encode_rows(model, store, rows, progress)
+        first = _next_row(index)
+        ids = Ids.of_rows(store.names, rows) or items.digits(rows)
+        labels, coarse = (None if each is None else each[rows] for each in (store.labels, store.labels_coarse))
+        source = Source(
+            os.path.relpath(settings.features, settings.index.absolute().parent), store.fingerprint, first, len(store)
+        )
+        entries = Entries(codes, rows + first, ids, labels, coarse)
+        changed = _commit(beside, index, gone, entries, source)
+    count = index.ntotal + len(rows) - len(gone)
+    log.info("%s: %d added, %d replaced", settings.index, len(rows), len(gone))
+    _advise(settings.index, changed, index)
+    return {
+        "index": str(settings.index),
+        "added": len(rows),
+        "replaced": len(gone),
+        "rows": count,
+        "generation": changed.generation,
+    }
+
+
+def remove(settings: RemoveSettings) -> dict[str, Any]:
+    """Removes items by their ids, in one change.
+
+    Returns:
+        The JSON of `sdc remove`: index, removed, missing (ids that were not there), rows (how many there are now) and
+        generation, which is a new one only where something was removed.
+
+    Raises:
+        SdcError: a file is missing or damaged, or no place to write.
+        UsageError: no id is given, nothing would be left, or ids that the index does not have, unless that is ignored.
+    """
+    names = _named(settings)
+    with _changing(settings.index, verify=settings.verify) as (beside, index):
+        gone, known = index.items.located(set(names))
+        missing = [name for name in names if name not in known]
+        if missing and not settings.ignore_missing:
+            raise UsageError(_unknown(settings.index, index, missing, len(names)))
+        if len(gone) == index.ntotal:
+            raise UsageError(
+                f"these are all {index.ntotal} items of {settings.index}, but an index needs at least one: delete its "
+                "files instead"
+            )
+        generation = index.generation
+        if len(gone):
+            changed = _commit(beside, index, gone)
+            generation = changed.generation
+            _advise(settings.index, changed, index)
+    return {
+        "index": str(settings.index),
+        "removed": len(gone),
+        "missing": len(missing),
+        "rows": index.ntotal - len(gone),
+        "generation": generation,
+    }
+
+
+def compact(settings: CompactSettings) -> dict[str, Any]:
+    """Merges the changes of an index into a new db.bin, of the type that was asked for when it was encoded.
+
+    Returns:
+        The JSON of `sdc compact`: index, rows, generation (as before), and how many `added` and `removed` were merged.
+
+    Raises:
+        SdcError: a file is missing or damaged, or no place to write.
+        UsageError: the codes no longer fit into the memory that `sdc encode` was given.
+    """
+    path = settings.index
+    with _changing(path, verify=True) as (beside, index):
+        merged = index.changes
+        if merged is None:
+            log.info("%s has no changes: nothing to do", path)
+        else:
+            aside = index.merged(**folder.follows(merged, merged=True)).save(beside / folder.COMPACTED)
+            with describing(path):
+                os.replace(aside, path)
+                sync(path.absolute().parent)
+                folder.tidy(beside, None)
+    return {
+        "index": str(path),
+        "rows": index.ntotal,
+        "generation": index.generation,
+        "added": 0 if merged is None else merged.added,
+        "removed": 0 if merged is None else merged.removed,
+    }
+
+
+@contextlib.contextmanager
+def _changing(path: Path, *, verify: bool) -> Iterator[tuple[Path, Index]]:
+    """The folder of an index's changes and the index as it stands, while nobody else changes it.
+
+    What a killed writer has left goes first, and what this one leaves if it fails.
+    """
+    Index.open(path, verify=False)  # refuses what is no index before anything is made beside it
+    with folder.locked(path) as beside:
+        index = Index.open(path, verify=verify)
+        if not index.vouched:
+            raise UsageError(f"{path} was written by plain FAISS and is only read: make one with `sdc encode`")
+        folder.tidy(beside, index.changes)
+        try:
+            yield beside, index
+        except BaseException:
+            with contextlib.suppress(SdcError, OSError):
+                folder.tidy(beside, Index.open(path, verify=False).changes)
+            raise
+
+
+def _commit(
+    beside: Path,
+    index: Index,
+    gone: np.ndarray,
+    entries: Entries | None = None,
+    source: Source | None = None,
+) -> Manifest:
+    """Writes one change: the files, then the manifest that makes them count.
+
+    Args:
+        gone: rows to be removed.
+        entries, source: what is added, if anything.
+    """
+    generation, changes = index.generation + 1, () if index.changes is None else index.changes.changes
+    change = Change(generation)
+    added = removed = None
+    if entries is not None:
+        path = beside / change.added_name
+        _segment(entries, generation).save(path)
+        trailer = container.read(path, verify=True).checksum
+        assert trailer is not None
+        added = Part(len(entries), trailer)
+    if len(gone):
+        data = rows_as_bytes(gone)
+        with replacing(beside / change.removed_name) as temporary:
+            temporary.write_bytes(data)
+        removed = Part(len(gone), checksum(data))
+    assert index.trailer is not None
+    next_row = _next_row(index) if source is None else source.first + source.count
+    changed = Manifest(index.trailer, generation, next_row, (*changes, Change(generation, added, source, removed)))
+    changed.write(beside)
+    return changed
+
+
+def _segment(entries: Entries, generation: int) -> Index:
+    return Index.build(
+        entries.codes,
+        ids=entries.ids,
+        labels=entries.labels,
+        labels_coarse=entries.labels_coarse,
+        rows=entries.rows,
+        metadata={"generation": generation},
+        copy=False,
+    )
+
+
+def _next_row(index: Index) -> int:
+    """The first row number that no item has, and no source of items."""
+    if index.changes is not None:
+        return index.changes.next_row
+    parts = [part.rows for part in (index.items.base, index.queries) if part is not None]
+    free = (index.metadata.get("follows") or {}).get("next_row", 0)
+    return int(max(free, *(rows.max(initial=-1) + 1 for rows in parts)))
+
+
+def _check(settings: AddSettings, index: Index, store: FeatureStore, dimension: int) -> None:
+    if store.dimension != dimension:
+        raise UsageError(
+            f"{settings.features} has features of {store.dimension} dimensions, the model of {settings.index} takes "
+            f"{dimension}: add features of the same backbone"
+        )
+    if not len(store.splits["database"]):
+        raise SdcError(f"{settings.features} has no rows in its database split: there is nothing to add")
+    for name in ("labels", "labels_coarse"):
+        found, held = (_kind(getattr(each, name)) for each in (store, index.items.base))
+        if found != held:
+            raise UsageError(
+                f"{settings.features} has {found} {name}, {settings.index} has {held}: they must be of one kind; "
+                "import or extract the new items as the others were"
+            )
+    ours, theirs = (
+        {name: held.get(name) for name in ("source", "backbone", "weights_sha256", "preprocessing")}
+        for held in (index.metadata.get("features", {}).get("provenance", {}), store.provenance)
+    )
+    different = differing(ours, theirs)
+    if different:
+        log.warning(
+            "%s was made otherwise than the features of %s (%s): their codes compare only if one backbone made both",
+            settings.features, settings.index, "; ".join(different),
+        )  # fmt: skip
+
+
+def _kind(labels: np.ndarray | None) -> str:
+    if labels is None:
+        return "no"
+    return "single" if labels.ndim == 1 else f"{labels.shape[1]} wide multi-hot"
+
+
+def _named(settings: RemoveSettings) -> list[bytes]:
+    """The ids that are to be removed, each once."""
+    names = [name.encode("utf-8", "surrogateescape") for name in settings.ids]
+    if settings.listed is not None:
+        try:
+            names += [line for line in settings.listed.read_bytes().splitlines() if line.strip()]
+        except OSError as error:
+            raise SdcError(
+                f"cannot read {settings.listed}: {error.strerror}; --ids takes a file with an id a line"
+            ) from None
+    if not names:
+        raise UsageError("no id to remove: give --id ID, or --ids FILE with an id a line")
+    return list(dict.fromkeys(names))
+
+
+def _unknown(path: Path, index: Index, missing: Sequence[bytes], count: int) -> str:
+    near = index.items.nearest(_decoded(missing[0]))
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"{path} has no {_some(missing)} ({len(missing)} of {count} ids are unknown): {hint}nothing is removed; "
+        "--ignore-missing takes such ids for removed"
+    )
+
+
+def _some(names: Sequence[bytes]) -> str:
+    return ", ".join(repr(_decoded(name)) for name in names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _advise(path: Path, changed: Manifest, index: Index) -> None:
+    share = (changed.added + changed.removed) / len(index.items.base)
+    if share > _MANY or len(changed.changes) > _FILES:
+        log.info(
+            "%d changes add and remove %d items, %.0f %% of %s: `sdc compact` merges them, and makes searches faster",
+            len(changed.changes), changed.added + changed.removed, 100 * share, path,
+        )  # fmt: skip

@@ -1,0 +1,34 @@
+"""What finds codes by their positions; one class for each type of index, and one for changed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+
+class Searcher(Protocol):
+    """Finds the nearest codes by their positions in the database.
+
+    `within` restricts a search to these positions, ascending and distinct. Results are ordered by
+    (distance, position).
+    """
+
+    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> object:
+        """How `search` goes about so many queries, in words for `--explain`."""
+
+    def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Distances (Q, k) int32 and positions (Q, k) int64; k is at most the number searched."""
+
+    def range_search(
+        self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32, positions int64."""
+
+
+class Stored(Searcher, Protocol):
+    """The searcher of a whole db.bin."""
+
+    def write(self, write: Callable[[bytes | memoryview], None]) -> None:
+        """The FAISS part of db.bin, piece by piece."""
