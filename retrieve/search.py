@@ -5,11 +5,11 @@ With `rerank` a second stage puts what the codes find into a finer order, see `s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class SearchSettings:
     """What `sdc search` does; the defaults are the command's. Without queries, images or ids: the query split.
 
     Attributes:
-        index: a db.bin.
+        index: a db.bin; or the URL of what `sdc push` made, for `sdc.retrieve.engines.search`.
         queries: a file of query vectors, of any format `sdc import` reads.
         images: image files, embedded by the backbone recorded with the features.
         ids: items of the database or the query split, by id.
@@ -50,7 +50,7 @@ class SearchSettings:
         verify: check every byte of the index.
     """
 
-    index: Path = Path("db.bin")
+    index: Path | str = Path("db.bin")
     queries: Path | None = None
     images: tuple[Path, ...] = ()
     ids: tuple[str, ...] = ()
@@ -97,7 +97,8 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     parts = _queries(settings, index)
     names = [name for part in parts for name in part.names][: settings.limit]
     codes = np.concatenate([part.codes for part in parts])[: settings.limit]
-    within = rows_of(index.database, settings.only_ids, settings.only_labels)
+    restricted = settings.only_ids is not None or settings.only_labels
+    within = rows_of(index.database, settings.only_ids, settings.only_labels) if restricted else None
     k = min(settings.k, index.ntotal if within is None else len(within))
     answer: dict[str, Any] = {"index": str(settings.index), "k": k}
     if settings.explain:
@@ -150,7 +151,22 @@ def neighbors(index: Index, found: dict[str, np.ndarray]) -> Iterator[list[dict[
         yield [{"id": next(ids), **dict(zip(found, each, strict=True))} for each in zip(*values, strict=True)]
 
 
-class _Queries(NamedTuple):
+class Origin(Protocol):
+    """What the model of queries is known by: an index, or another engine's copy of it."""
+
+    @property
+    def path(self) -> Path | str | None: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+    @property
+    def vouched(self) -> bool: ...
+
+    def recorded(self, what: Literal["model", "features"]) -> tuple[Path, str]: ...
+
+
+class Queries(NamedTuple):
     """Some of the queries: vectors that were given, or items of the index."""
 
     names: list[str]
@@ -164,35 +180,41 @@ class _Queries(NamedTuple):
         return np.asarray(found, np.float32)
 
 
-def _queries(settings: SearchSettings, index: Index) -> list[_Queries]:
+def _queries(settings: SearchSettings, index: Index) -> list[Queries]:
     """The queries, in the order vectors, images, ids."""
     found = []
     if settings.queries is not None:
-        found.append(_of_vectors(settings, index))
+        found.append(of_vectors(settings, index))
     if settings.images:
-        found.append(_of_images(settings, index))
+        found.append(of_images(settings, index))
     if settings.ids:
-        codes, rows = zip(*(item(name, index) for name in settings.ids), strict=True)
-        found.append(_Queries(list(settings.ids), np.stack(codes), rows=np.array(rows)))
+        codes, rows = zip(*(_item(name, index) for name in settings.ids), strict=True)
+        found.append(Queries(list(settings.ids), np.stack(codes), rows=np.array(rows)))
     if not found:
         if index.queries is None:
             raise UsageError(
                 f"{settings.index} has no query split: give queries with --queries FILE, --image FILE or --id ID"
             )
-        found.append(_Queries(index.queries.names(), index.queries.codes, rows=index.queries.rows))
+        found.append(Queries(index.queries.names(), index.queries.codes, rows=index.queries.rows))
     return found
 
 
-def _of_vectors(settings: SearchSettings, index: Index) -> _Queries:
+def of_vectors(settings: SearchSettings, index: Origin) -> Queries:
+    """The queries of a file of vectors, encoded by the model of the index; see `codes_of` and `model_of`."""
     from sdc.extract.embeddings import read_vectors
 
     assert settings.queries is not None
     vectors, names = read_vectors(settings.queries)
     vectors = vectors[: settings.limit]
-    return _Queries(names[: settings.limit], _encode(settings, index, vectors, str(settings.queries)), vectors)
+    return Queries(names[: settings.limit], _encode(settings, index, vectors, str(settings.queries)), vectors)
 
 
-def _of_images(settings: SearchSettings, index: Index) -> _Queries:
+def of_images(settings: SearchSettings, index: Origin) -> Queries:
+    """Images as queries, embedded by the backbone that is recorded with the features.
+
+    Raises:
+        UsageError: none is recorded.
+    """
     from sdc.extract.encoder import features_of_images
 
     provenance = index.metadata.get("features", {}).get("provenance", {})
@@ -203,26 +225,23 @@ def _of_images(settings: SearchSettings, index: Index) -> _Queries:
         )
     paths = settings.images[: settings.limit]
     features = features_of_images(paths, provenance, settings.weights)
-    return _Queries([str(path) for path in paths], _encode(settings, index, features, "the images"), features)
+    return Queries([str(path) for path in paths], _encode(settings, index, features, "the images"), features)
 
 
-def item(name: str, index: Index) -> tuple[np.ndarray, int]:
-    """The code (bits // 8,) uint8 and the row of an item of the database or the query split.
-
-    Raises:
-        UsageError: neither has it.
-    """
-    parts = [part for part in (index.database, index.queries) if part is not None]
-    for part in parts:
-        place = part.find(name)
-        if place >= 0:
-            return part.codes[place], int(part.rows[place])
+def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
+    """The code and the row of an item of the index."""
+    row = index.find(name)
+    if row is not None:
+        return index.codes(np.array([row]))[0], row
+    if index.queries is not None and (place := index.queries.find(name)) >= 0:
+        return index.queries.codes[place], int(index.queries.rows[place])
+    parts = [part for part in (index.items, index.queries) if part is not None]
     near = [candidate for part in parts for candidate in part.nearest(name)]
-    hint = f"did you mean {near[0]!r}?" if near else f"its ids look like {index.database.names(np.arange(1))[0]!r}"
+    hint = f"did you mean {near[0]!r}?" if near else f"its ids look like {index.items.names(np.arange(1))[0]!r}"
     raise UsageError(f"unknown id {name!r}: neither database nor query split of {index.path} has it; {hint}")
 
 
-def _encode(settings: SearchSettings, index: Index, vectors: np.ndarray, origin: str) -> np.ndarray:
+def _encode(settings: SearchSettings, index: Origin, vectors: np.ndarray, origin: str) -> np.ndarray:
     return codes_of(vectors, model_of(index, settings.model), origin)
 
 
@@ -239,23 +258,21 @@ def codes_of(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
     """
     if vectors.ndim != 2 or vectors.shape[1] != model.dimension:
         raise UsageError(
-            f"{origin}: found vectors of shape {vectors.shape}, the model takes {model.dimension} dimensions: "
-            "use the features' backbone for queries too"
+            f"{origin}: found vectors of shape {vectors.shape}, the model of the index takes "
+            f"{model.dimension} dimensions: use the features' backbone for queries too"
         )
-    _check_finite(vectors, f"{origin}: {{}} vectors hold NaN or Inf ({{}}); remove or repair them")
+    _check_finite(vectors, origin, "NaN or Inf", "remove or repair them")
     with np.errstate(over="ignore", invalid="ignore"):
         outputs = model.outputs(vectors)
-    _check_finite(
-        outputs, f"{origin}: {{}} vectors hold numbers too large for the model ({{}}); scale them as the features"
-    )
+    _check_finite(outputs, origin, "numbers too large for the model", "scale them as the features were")
     return pack(outputs)
 
 
-def _check_finite(values: np.ndarray, message: str) -> None:
+def _check_finite(values: np.ndarray, origin: str, found: str, remedy: str) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        raise SdcError(message.format(len(bad), f"rows {listed}"))
+        raise SdcError(f"{origin}: {len(bad)} vectors hold {found} (rows {listed}); {remedy}")
 
 
 def _second_stage(settings: SearchSettings, index: Index) -> SecondStage:
@@ -266,7 +283,7 @@ def _second_stage(settings: SearchSettings, index: Index) -> SecondStage:
     )  # fmt: skip
 
 
-def model_of(index: Index, named: Path | None = None) -> Model:
+def model_of(index: Origin, named: Path | None = None) -> Model:
     """The model that encoded the index; another one is refused, since its codes mean something else.
 
     Args:

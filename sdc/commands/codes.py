@@ -26,6 +26,7 @@ from sdc.commands.common import (
 from sdc.retrieve.collapse import DiagnoseSettings
 from sdc.retrieve.compare import CompareSettings
 from sdc.retrieve.encode import EncodeSettings
+from sdc.retrieve.engines.urls import is_url
 from sdc.retrieve.evaluate import EvaluateSettings
 from sdc.retrieve.rerank import shortlist_size
 from sdc.retrieve.search import SearchSettings
@@ -80,8 +81,20 @@ def _factor(context: click.Context, parameter: click.Parameter, text: str | None
     return factor
 
 
+def _file_or_url(context: click.Context, parameter: click.Parameter, text: str) -> Path | str:
+    """A path, which would swallow one of a URL's slashes, or a URL as it is."""
+    return text if is_url(text) else Path(text)
+
+
 @click.command()
-@click.option("--index", type=PATH, default=SearchSettings.index, show_default=True)
+@click.option(
+    "--index",
+    callback=_file_or_url,
+    metavar="FILE|URL",
+    default=str(SearchSettings.index),
+    show_default=True,
+    help="A db.bin, or where `sdc push` put its codes.",
+)
 @click.option("--queries", type=PATH, metavar="FILE", help="Query vectors, in any format `sdc import` reads.")
 @click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="An image; may be repeated.")
 @click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
@@ -117,7 +130,10 @@ def search(as_json: bool, **options: Any) -> None:
 
     Without --queries, --image or --id the query split is searched.
     """
-    from sdc.retrieve.search import search as find
+    if is_url(options["index"]):
+        from sdc.retrieve.engines.search import search as find
+    else:
+        from sdc.retrieve.search import search as find
 
     named = options["queries"] or options["images"] or options["ids"]
     if options["limit"] is None and not named and not as_json:

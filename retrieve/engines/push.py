@@ -1,0 +1,232 @@
+"""`sdc push`: the codes of a db.bin into another engine, and proof that it finds what we find."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sdc.artifacts import Progress, SdcError, UsageError, differing, log, unknown
+from sdc.retrieve.bits import hamming
+from sdc.retrieve.engines.engine import MOST_ROWS, Batch, Engine, Hits, Record, connect, index_types
+from sdc.retrieve.engines.urls import MILVUS, PGVECTOR, Target, parse
+from sdc.retrieve.entries import Entries
+from sdc.retrieve.index import Index
+from sdc.retrieve.scan import Flat
+
+_BATCH_BYTES = 16 << 20  # engines refuse requests of more than 64 MB
+_SAMPLE, _NEIGHBORS, _SEED = 100, 10, 0
+
+
+@dataclass(frozen=True)
+class PushSettings:
+    """What `sdc push` does; the defaults are the command's.
+
+    Attributes:
+        to: where the codes go, see `sdc.retrieve.engines.urls`.
+        index: a db.bin.
+        index_type: flat (exact); ivf for Milvus or hnsw for PostgreSQL, both approximate.
+        batch: codes a request, at most; long ids make it fewer.
+        overwrite: replace what another index left under that name.
+        verify: check every byte of the index first.
+    """
+
+    to: str = ""
+    index: Path = Path("db.bin")
+    index_type: str = "flat"
+    batch: int = 8192
+    overwrite: bool = False
+    verify: bool = True
+
+
+def run(settings: PushSettings) -> dict[str, Any]:
+    """Pushes an index, or what a push that was cut off left to be done; then compares counts and sampled searches.
+
+    Rows go in ascending order, so that what is there of a push that was cut off is known from its count.
+
+    Returns:
+        The JSON of `sdc push`: index, to, count, bits, index_type, pushed and already (codes of this and of an earlier
+        run), seconds, and checked: {queries, k, recall}, the recall of the true distances, 1 for flat.
+
+    Raises:
+        UsageError: no URL, an unknown index type, a batch out of range, or another index's codes in that place.
+        SdcError: the index is damaged, the engine can't be reached or refuses, what is there was not made by
+            `sdc push`, or its count or its distances are wrong in the end.
+    """
+    if not settings.to:
+        raise UsageError(f"say where to with --to {MILVUS}, or {PGVECTOR}")
+    target = parse(settings.to)
+    if not 1 <= settings.batch <= MOST_ROWS:
+        raise UsageError(f"--batch must be from 1 to {MOST_ROWS}, found {settings.batch}")
+    _check_type(settings.index_type, target)
+    index = Index.open(settings.index, verify=settings.verify)
+    record = record_of(index, settings.index_type)
+    start = time.monotonic()
+    with contextlib.closing(connect(target, create=True)) as engine:
+        already = _begin(settings, engine, record)
+        if already < record.count:
+            _send(engine, index.database, already, settings.batch)
+        engine.finish(record)
+        found = engine.count()
+        if found != record.count:
+            raise SdcError(
+                f"{settings.to} has {found} codes, but {settings.index} has {record.count}: something else has changed "
+                "it; --overwrite pushes it anew"
+            )
+        checked = check(engine, index, record)
+    log.info(
+        "%s: %d codes of %d bits, recall@%d %.4g in %d sampled queries",
+        settings.to, record.count, record.bits, checked["k"], checked["recall"], checked["queries"],
+    )  # fmt: skip
+    return {
+        "index": str(settings.index), "to": settings.to, "count": record.count, "bits": record.bits,
+        "index_type": record.index_type, "pushed": record.count - already, "already": already,
+        "seconds": round(time.monotonic() - start, 3), "checked": checked,
+    }  # fmt: skip
+
+
+def record_of(index: Index, index_type: str) -> Record:
+    """What is written into the collection. Paths are absolute, since it may be searched from any folder."""
+    metadata: dict[str, Any] = {}
+    recorded: tuple[Literal["model", "features"], ...] = ("model", "features")
+    for what in recorded:
+        if index.metadata.get(what):
+            path, _ = index.recorded(what)
+            metadata[what] = {**index.metadata[what], "path": os.path.abspath(path)}
+    labels = index.database.labels
+    kind = "none" if labels is None else "one" if labels.ndim == 1 else "many"
+    return Record(index.fingerprint, index.bits, len(index), kind, index_type, metadata)
+
+
+def _check_type(name: str, target: Target) -> None:
+    types = index_types(target)
+    if name in types:
+        return
+    if name in ("ivf", "hnsw"):
+        raise UsageError(f"--index-type {name} is not to be had at {target.url}: it takes {' or '.join(types)}")
+    raise unknown("index type", name, types)
+
+
+def _begin(settings: PushSettings, engine: Engine, record: Record) -> int:
+    """Makes the collection, or finds out how much of it is there."""
+    found = engine.record()
+    if found is not None:
+        different = differing(found.identity(), record.identity())
+        if not different:
+            there = engine.count()
+            if there:
+                log.info(
+                    "%s has %d of the %d codes: %s", settings.to, there, record.count,
+                    "nothing to push" if there == record.count else "going on",
+                )  # fmt: skip
+            return there
+        if not settings.overwrite:
+            raise UsageError(
+                f"{settings.to} holds another index than {settings.index} ({'; '.join(different)}). "
+                "Choose another name, or --overwrite to replace it."
+            )
+        engine.drop()
+    engine.create(record)
+    return 0
+
+
+def _send(engine: Engine, database: Entries, there: int, size: int) -> None:
+    """Pushes what is missing of the database, of which `there` codes are in the engine."""
+    # A batch that was cut off may be there in part, in any order: what lies around its place is looked at.
+    start, sure = max(0, there - MOST_ROWS), there + MOST_ROWS if there else 0
+    with Progress("push", len(database), "codes", already=there) as progress:
+        for part in batches(database, start, size):
+            wanted = np.arange(part.start, part.stop)
+            if part.start < sure:
+                rows = database.rows[part]
+                wanted = wanted[~np.isin(rows, _present(engine, rows))]
+            if len(wanted):
+                engine.insert(batch_of(database, wanted))
+                progress.advance(len(wanted))
+
+
+def _present(engine: Engine, rows: np.ndarray) -> np.ndarray:
+    """Those of some ascending rows that the engine has."""
+    found = [np.zeros(0, np.int64)]
+    while len(rows):
+        asked = rows[rows < rows[0] + MOST_ROWS]
+        found.append(engine.present(int(asked[0]), int(asked[-1])))
+        rows = rows[len(asked) :]
+    return np.concatenate(found)
+
+
+def batches(database: Entries, start: int, size: int, limit: int = _BATCH_BYTES) -> Iterator[slice]:
+    """Consecutive slices of a database from `start` on, each of at most `size` codes and about `limit` bytes."""
+    width = database.codes.shape[1] + 64
+    while start < len(database):
+        stop = min(start + size, len(database))
+        if database.ids is not None:
+            ends = database.ids.offsets[start + 1 : stop + 1] - database.ids.offsets[start]
+            ends = ends + width * np.arange(1, len(ends) + 1)
+            stop = start + max(1, int(np.searchsorted(ends, limit, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def batch_of(database: Entries, positions: np.ndarray) -> Batch:
+    """The codes at some positions, ready to go.
+
+    Raises:
+        SdcError: an id is no UTF-8, or has a NUL.
+    """
+    rows, ids = database.rows[positions], database.names(positions)
+    for row, name in zip(rows.tolist(), ids, strict=True):
+        if "\0" in name or (not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name)):
+            raise SdcError(f"the id {name!r} of row {row} is no UTF-8 text, and engines take no other: rename it")
+    labels: list[int] | list[list[int]] | None = None
+    if database.labels is not None:
+        held = database.labels[positions]
+        labels = held.tolist() if held.ndim == 1 else [np.flatnonzero(row).tolist() for row in held]
+    return Batch(rows, ids, database.codes[positions], labels)
+
+
+def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
+    """Compares the engine's answers to sampled queries with the exact search here.
+
+    Returns:
+        queries, k, and recall: how many of the true k distances were found.
+
+    Raises:
+        SdcError: a distance, a row or an id is wrong, or a flat index misses a distance.
+    """
+    source = index.queries.codes if index.queries is not None else index.database.codes
+    chosen = np.random.default_rng(_SEED).permutation(len(source))[:_SAMPLE]
+    codes, k = np.ascontiguousarray(source[np.sort(chosen)]), min(_NEIGHBORS, len(index))
+    true, _ = Flat(index.database.codes).search(codes, k)
+    found = engine.search(codes, k, nprobe=record.probes if record.index_type == "ivf" else None)
+    for code, hits in zip(codes, found, strict=True):
+        if not _right(index.database, code, hits):
+            raise SdcError(
+                "the engine answers with rows, ids or distances that are not the index's: push with --overwrite"
+            )
+    width = index.bits + 1
+    reached = sum(
+        np.minimum(np.bincount(distances, minlength=width), np.bincount(hits.distances, minlength=width)).sum()
+        for distances, hits in zip(true, found, strict=True)
+    )
+    recall = float(reached) / true.size
+    if record.index_type == "flat" and recall < 1:
+        raise SdcError(f"the engine's search should be exact, but finds {recall:.4f} of the true distances only")
+    return {"queries": len(codes), "k": k, "recall": recall}
+
+
+def _right(database: Entries, code: np.ndarray, hits: Hits) -> bool:
+    """Whether each hit is an item of the database, once, with its id and its distance to the code."""
+    positions = np.minimum(np.searchsorted(database.rows, hits.rows), len(database) - 1)
+    return (
+        len(np.unique(hits.rows)) == len(hits.rows)
+        and np.array_equal(database.rows[positions], hits.rows)
+        and np.array_equal(hamming(code[None], database.codes[positions])[0], hits.distances)
+        and database.names(positions) == hits.ids
+    )

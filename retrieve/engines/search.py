@@ -1,0 +1,140 @@
+"""`sdc search` in another engine: the queries are encoded here, and their neighbours found there."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sdc.artifacts import SdcError, UsageError
+from sdc.retrieve.engines.engine import Engine, Hits, Record, connect
+from sdc.retrieve.engines.urls import Target, parse
+from sdc.retrieve.search import SearchSettings, of_images, of_vectors
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a collection knows of the index it was pushed from; stands in for an `Index` where queries are encoded."""
+
+    path: str
+    metadata: dict[str, Any]
+    vouched: bool = True
+
+    def recorded(self, what: Literal["model", "features"]) -> tuple[Path, str]:
+        """Where the model or features were at the push, and their fingerprint; see `Index.recorded`."""
+        origin = self.metadata.get(what)
+        if not origin:
+            raise UsageError(
+                f"{self.path} records no {what}: it was pushed from an index that `sdc encode` did not write"
+            )
+        return Path(origin["path"]), str(origin["fingerprint"])
+
+
+def search(settings: SearchSettings) -> dict[str, Any]:
+    """Searches a collection or table that `sdc push` made.
+
+    Returns:
+        As `sdc.retrieve.search.search`. Of items that tie at the k-th distance the engine chooses.
+
+    Raises:
+        SdcError: the engine can't be reached or refuses, there is no such collection, or a query is damaged.
+        UsageError: no queries, k or a radius out of the engine's range, an option that files alone have, an unknown id
+            or label, or a model other than the one that encoded the index.
+    """
+    target = parse(str(settings.index))
+    _check(settings)
+    with contextlib.closing(connect(target, create=False)) as engine:
+        record = engine.record()
+        if record is None:
+            raise SdcError(f"there is nothing at {target.url}: make it with `sdc push --to {target.url}`")
+        nprobe = _nprobe(settings, record)
+        names, codes = _queries(settings, engine, target, record)
+        found = record.count if not settings.only_labels else _labelled(settings, engine, record)
+        k, answer = min(settings.k, found), {"index": target.url, "k": min(settings.k, found)}
+        if settings.radius is not None:
+            k, answer = min(found, engine.most), {**answer, "k": None, "radius": settings.radius}
+        elif k > engine.most:
+            raise UsageError(f"-k {settings.k} is beyond {target.url}, which returns {engine.most} at most")
+        hits = engine.search(codes, k, radius=settings.radius, labels=settings.only_labels, nprobe=nprobe)
+    if settings.radius is not None and k < found and any(len(each.rows) == k for each in hits):
+        raise UsageError(f"--radius {settings.radius} takes in more than {k}, the most that the engine returns")
+    results = [{"query": name, "neighbors": neighbors(near)} for name, near in zip(names, hits, strict=True)]
+    return {**answer, "results": results}
+
+
+def neighbors(hits: Hits) -> list[dict[str, Any]]:
+    """The JSON of a query's neighbours."""
+    columns = (hits.ids, hits.rows.tolist(), hits.distances.tolist())
+    return [{"id": name, "row": row, "distance": distance} for name, row, distance in zip(*columns, strict=True)]
+
+
+def _check(settings: SearchSettings) -> None:
+    if settings.limit is not None and settings.limit < 1:
+        raise UsageError(f"--limit must be at least 1, found {settings.limit}")
+    if settings.k < 1:
+        raise UsageError(f"k must be at least 1, found {settings.k}")
+    if settings.radius is not None and settings.radius < 0:
+        raise UsageError(f"the radius must be at least 0, found {settings.radius}")
+    here = {
+        "--rerank": settings.rerank, "--recall": settings.recall, "--features": settings.features,
+        "--only-ids": settings.only_ids, "--explain": settings.explain or None,
+    }  # fmt: skip
+    for option, value in here.items():
+        if value is not None:
+            raise UsageError(f"{option} is for an index in a file, not for {settings.index}: search the db.bin with it")
+    if not (settings.queries or settings.images or settings.ids):
+        raise UsageError(
+            f"the query split stays with the db.bin: give queries for {settings.index} with --queries FILE, "
+            "--image FILE or --id ID"
+        )
+
+
+def _nprobe(settings: SearchSettings, record: Record) -> int | None:
+    """Lists to scan: a sixteenth of them, unless told otherwise."""
+    if record.index_type != "ivf":
+        if settings.nprobe is not None:
+            raise UsageError(f"--nprobe is for an index of type ivf, but {settings.index} is {record.index_type}")
+        return None
+    if settings.nprobe is not None and settings.nprobe < 1:
+        raise UsageError(f"--nprobe must be at least 1, found {settings.nprobe}")
+    return record.probes if settings.nprobe is None else min(settings.nprobe, record.lists)
+
+
+def _labelled(settings: SearchSettings, engine: Engine, record: Record) -> int:
+    """How many items have one of the labels, or at least as many."""
+    if record.labels == "none":
+        raise UsageError(f"{settings.index} has no labels to choose by: push an index that has them")
+    total = 0
+    for label in settings.only_labels:
+        count = engine.count(label)
+        if not count:
+            raise UsageError(f"no code of {settings.index} has the label {label}")
+        total += count
+    return min(total, record.count)
+
+
+def _queries(settings: SearchSettings, engine: Engine, target: Target, record: Record) -> tuple[list[str], np.ndarray]:
+    """Names and codes (Q, bits // 8) of the queries, in the order vectors, images, ids."""
+    origin = Pushed(target.url, record.metadata, vouched=bool(record.metadata))
+    names: list[str] = []
+    codes: list[np.ndarray] = []
+    parts = [of_vectors(settings, origin)] if settings.queries else []
+    parts += [of_images(settings, origin)] if settings.images else []
+    for part in parts:
+        names += part.names
+        codes.append(part.codes)
+    found = engine.find(settings.ids) if settings.ids else {}
+    for name in settings.ids:
+        if name not in found:
+            raise UsageError(f"unknown id {name!r}: {target.url} has no such item")
+        names.append(name)
+        codes.append(found[name][0][None])
+    together = np.concatenate(codes)
+    if together.shape[1] * 8 != record.bits:
+        raise UsageError(
+            f"query codes have {together.shape[1] * 8} bits, {target.url} has {record.bits}: encode both with one model"
+        )
+    return names[: settings.limit], together[: settings.limit]

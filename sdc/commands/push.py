@@ -1,0 +1,45 @@
+"""The command push."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdc.commands.common import PATH, as_json, print_json
+from sdc.retrieve.engines.push import PushSettings
+from sdc.retrieve.engines.urls import MILVUS, PGVECTOR
+
+
+@click.command()
+@click.option("--index", type=PATH, default=PushSettings.index, show_default=True)
+@click.option("--to", required=True, metavar="URL", help=f"{MILVUS}; or {PGVECTOR}.")
+@click.option(
+    "--index-type",
+    metavar="flat|ivf|hnsw",
+    default=PushSettings.index_type,
+    show_default=True,
+    help="flat: exact search.  Faster and approximate: ivf in Milvus (not in the embedded one), hnsw in PostgreSQL.",
+)
+@click.option("--batch", type=int, default=PushSettings.batch, show_default=True, help="Most codes a request.")
+@click.option("--overwrite", is_flag=True, help="Replace what another index left in that place.")
+@click.option(
+    "--verify/--no-verify",
+    default=PushSettings.verify,
+    show_default=True,
+    help="Check every byte of the index first.",
+)
+@as_json
+def push(as_json: bool, **options: Any) -> None:
+    """Copy the codes into Milvus or PostgreSQL, and check what they find there.
+
+    A push that was cut off goes on where it was.  Search it with `sdc search --index URL`.  Passwords stand in the
+    environment: MILVUS_TOKEN=USER:PASSWORD, and PGPASSWORD or ~/.pgpass.
+    """
+    from sdc.retrieve.engines.push import run
+
+    found = run(PushSettings(**options))
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"{found['to']}: {found['count']} rows of {found['bits']} bits, {found['pushed']} of them new")

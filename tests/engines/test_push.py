@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdc.artifacts import SdcError, UsageError
+from sdc.retrieve.engines import push as pushing
+from sdc.retrieve.engines.engine import Record, connect
+from sdc.retrieve.engines.push import PushSettings, batch_of, batches, record_of, run
+from sdc.retrieve.engines.urls import parse
+from sdc.retrieve.entries import Entries, Ids
+
+
+def opened(url):
+    return contextlib.closing(connect(parse(url), create=True))
+
+
+def rows_there(url):
+    """All rows of a small collection, with those that are there twice."""
+    with opened(url) as engine:
+        assert engine.record() is not None
+        return engine.count(), sorted(engine.present(0, 16383).tolist())
+
+
+def test_a_push_is_checked_and_a_second_one_finds_it_done(url, make_index):
+    index = make_index()
+    settings = PushSettings(url, index.path, batch=400)
+    first = run(settings)
+    assert first == {
+        "index": str(index.path), "to": url, "count": 1500, "bits": 64, "index_type": "flat",
+        "pushed": 1500, "already": 0, "seconds": first["seconds"],
+        "checked": {"queries": 100, "k": 10, "recall": 1.0},
+    }  # fmt: skip
+    assert rows_there(url) == (1500, index.database.rows.tolist())
+    again = run(settings)
+    assert (again["pushed"], again["already"]) == (0, 1500)
+    assert rows_there(url)[0] == 1500
+
+
+KILLED = """
+import os, signal, sys
+from sdc.retrieve.engines import milvus, pgvector
+from sdc.retrieve.engines.push import PushSettings, run
+
+inserted = []
+for kind in (milvus.Milvus, pgvector.Pgvector):
+    def insert(self, batch, own=kind.insert):
+        own(self, batch)
+        inserted.append(batch)
+        if len(inserted) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    kind.insert = insert
+run(PushSettings(sys.argv[1], sys.argv[2], batch=200))
+"""
+
+
+def test_a_killed_push_goes_on_without_duplicates(url, make_index):
+    index = make_index()
+    done = subprocess.run([sys.executable, "-c", KILLED, url, str(index.path)], timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    found = run(PushSettings(url, index.path, batch=333))
+    assert (found["already"], found["pushed"]) == (600, 900)
+    assert rows_there(url) == (1500, index.database.rows.tolist())
+
+
+def test_a_batch_that_arrived_in_part_is_completed(url, make_index):
+    index = make_index()
+    with opened(url) as engine:
+        engine.create(record_of(index, "flat"))
+        for part in (np.arange(500), np.array([501, 507, 660, 899])):
+            engine.insert(batch_of(index.database, part))
+    found = run(PushSettings(url, index.path, batch=128))
+    assert (found["already"], found["pushed"]) == (504, 996)
+    assert rows_there(url) == (1500, index.database.rows.tolist())
+
+
+def test_a_push_that_was_cut_off_before_the_first_code_goes_on(url, make_index):
+    index = make_index(count=300)
+    with opened(url) as engine:
+        engine.create(record_of(index, "flat"))
+    assert run(PushSettings(url, index.path))["pushed"] == 300
+
+
+def test_another_index_is_refused_with_both_named_until_told_to_replace_it(url, make_index):
+    index, other = make_index(count=300), make_index("other.bin", count=200, bits=128, seed=1)
+    run(PushSettings(url, index.path))
+    with pytest.raises(UsageError, match="bits: found 64, wanted 128; count: found 300, wanted 200") as caught:
+        run(PushSettings(url, other.path))
+    assert index.fingerprint in str(caught.value)
+    assert other.fingerprint in str(caught.value)
+    assert rows_there(url)[0] == 300
+    assert run(PushSettings(url, other.path, overwrite=True))["pushed"] == 200
+    assert rows_there(url) == (200, other.database.rows.tolist())
+
+
+def test_what_we_did_not_make_is_never_touched(url, make_index):
+    index = make_index(count=100)
+    record = record_of(index, "flat")
+    stranger = type("Stranger", (Record,), {"text": lambda self: "the wine list"})(**vars(record))
+    with opened(url) as engine:
+        engine.create(stranger)
+    for overwrite in (False, True):
+        with pytest.raises(SdcError, match=r"`sdc push` did not make it .*code .*64.*remove it yourself"):
+            run(PushSettings(url, index.path, overwrite=overwrite))
+
+
+def test_codes_that_were_changed_behind_our_back_are_noticed(url, make_index):
+    index = make_index(count=300)
+    database = index.database
+    swapped = Entries(np.roll(database.codes, 1, axis=0), database.rows, database.ids, database.labels)
+    with opened(url) as engine:
+        engine.create(record_of(index, "flat"))
+        engine.insert(batch_of(swapped, np.arange(300)))
+    with pytest.raises(SdcError, match="that are not the index's"):
+        run(PushSettings(url, index.path))
+
+
+def test_a_code_too_many_is_noticed(url, make_index):
+    index = make_index(count=300)
+    run(PushSettings(url, index.path))
+    batch = batch_of(index.database, np.arange(1))
+    with opened(url) as engine:
+        engine.record()
+        engine.insert(batch._replace(rows=np.array([10**6])))
+    with pytest.raises(SdcError, match=r"has 301 codes, but .* has 300: something else has changed it"):
+        run(PushSettings(url, index.path))
+
+
+def test_a_collection_that_is_dropped_underway_is_an_error_of_one_line(url, make_index):
+    index = make_index(count=300)
+    with opened(url) as engine:
+        engine.create(record_of(index, "flat"))
+        engine.drop()
+        with pytest.raises(SdcError) as caught:
+            engine.insert(batch_of(index.database, np.arange(10)))
+    assert str(caught.value).startswith(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_exact_search_that_misses_is_an_error(make_index, monkeypatch):
+    index = make_index(count=300)
+
+    class Blind:
+        def search(self, codes, k, **options):
+            found = pushing.Flat(index.database.codes[50:]).search(codes, k)
+            names = [index.database.names(each + 50) for each in found[1]]
+            return list(map(pushing.Hits.sorted, index.database.rows[found[1] + 50], found[0], names))
+
+    with pytest.raises(SdcError, match=r"should be exact, but finds 0\.\d+ of the true distances"):
+        pushing.check(Blind(), index, record_of(index, "flat"))
+    assert 0.5 < pushing.check(Blind(), index, record_of(index, "ivf"))["recall"] < 1
+
+
+@pytest.mark.parametrize(("engine", "index_type"), [("milvus", "ivf"), ("pgvector", "hnsw")])
+def test_approximate_types_report_their_recall(engine, index_type, new_url, make_index):
+    index = make_index(count=3000)
+    url = new_url(engine)
+    found = run(PushSettings(url, index.path, index_type=index_type))
+    assert found["index_type"] == index_type
+    assert 0.7 < found["checked"]["recall"] <= 1
+    with pytest.raises(UsageError, match=f'index_type: found "{index_type}", wanted "flat"'):
+        run(PushSettings(url, index.path))
+
+
+@pytest.mark.parametrize("name", ["milvus://127.0.0.1:{}/c", "pgvector://me@127.0.0.1:{}/db/t"])
+def test_an_unreachable_host_is_said_at_once(name, make_index, closed_port):
+    index = make_index(count=50)
+    with pytest.raises(SdcError, match=r"can be reached .*refused.*is it running") as caught:
+        run(PushSettings(name.format(closed_port), index.path))
+    assert caught.value.exit_code == 1
+
+
+def test_a_port_where_something_else_listens_is_given_up_soon(make_index, silent_port):
+    index = make_index(count=50)
+    with pytest.raises(SdcError, match="no Milvus answers there, or it refuses us: give its MILVUS_TOKEN"):
+        run(PushSettings(f"milvus://127.0.0.1:{silent_port}/c", index.path))
+    with pytest.raises(SdcError, match="PostgreSQL"):
+        run(PushSettings(f"pgvector://127.0.0.1:{silent_port}/d/t", index.path))
+
+
+def test_postgresql_says_which_user_or_database_it_lacks(new_url, make_index):
+    url, index = new_url("pgvector"), make_index(count=50)
+    with pytest.raises(SdcError, match='role "nobody" does not exist: give the user in the URL'):
+        run(PushSettings(url.replace("postgres@", "nobody@"), index.path))
+    with pytest.raises(SdcError, match='database "none" does not exist: make it first'):
+        run(PushSettings(url.replace("/postgres/", "/none/"), index.path))
+
+
+@pytest.mark.parametrize(
+    ("to", "module", "extra"),
+    [("milvus:x.db", "pymilvus", "milvus"), ("milvus:x.db", "milvus_lite.server_manager", "milvus"),
+     ("pgvector://h/d/t", "psycopg", "pgvector")],
+)  # fmt: skip
+def test_a_client_that_is_not_installed_names_the_extra(to, module, extra, make_index, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf"{module} cannot be imported.*pip install 'sdc-hash\[{extra}\]'"):
+        run(PushSettings(to, make_index(count=50).path))
+
+
+def test_a_file_of_something_else_is_left_alone(make_index, tmp_path):
+    index = make_index(count=50)
+    other = tmp_path / "other.db"
+    other.write_text("hello")
+    for to, message in (
+        (other, "is no file of the embedded Milvus"),
+        (tmp_path, "is no regular file"),
+        (tmp_path / "none" / "a.db", "does not exist"),
+    ):
+        with pytest.raises(SdcError, match=message):
+            run(PushSettings(f"milvus:{to}", index.path))
+    assert other.read_text() == "hello"
+
+
+HOLDER = """
+import sys
+from sdc.retrieve.engines.engine import connect
+from sdc.retrieve.engines.urls import parse
+
+engine = connect(parse(sys.argv[1]), create=True)
+print("open", flush=True)
+sys.stdin.read()
+engine.close()
+"""
+
+
+def test_a_file_that_another_process_has_open_is_refused(make_index, new_url):
+    index, url = make_index(count=50), new_url("embedded")
+    command = [sys.executable, "-c", HOLDER, url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(SdcError, match="another process may have it open"):
+            run(PushSettings(url, index.path))
+        process.stdin.close()
+    assert run(PushSettings(url, index.path))["pushed"] == 50
+
+
+def test_settings_that_make_no_sense_are_refused_before_anything_is_asked(make_index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = PushSettings("milvus:x.db", make_index(count=50).path)
+    for change, message in (
+        ({"to": ""}, "--to"),
+        ({"batch": 0}, "--batch must be from 1 to 16384"),
+        ({"batch": 16385}, "--batch must be from 1 to 16384"),
+        ({"to": "qdrant://x/y"}, "names no engine"),
+        ({"index_type": "hnsw"}, "it takes flat$"),
+        ({"index_type": "hnsw", "to": "milvus://h/c"}, "it takes flat or ivf$"),
+        ({"index_type": "ivf", "to": "pgvector://h/d/t"}, "it takes flat or hnsw$"),
+        ({"index_type": "flatt"}, "did you mean 'flat'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(replace(settings, **change))
+    assert [path.name for path in tmp_path.iterdir()] == ["db.bin"]
+
+
+def test_ids_that_are_no_text_are_refused_by_name(make_index):
+    codes = np.zeros((3, 8), np.uint8)
+    database = Entries(codes, np.arange(3), Ids.of(["a", b"b\xff".decode("utf-8", "surrogateescape"), "c"]))
+    with pytest.raises(SdcError, match=r"the id 'b\\udcff' of row 1 is no UTF-8"):
+        batch_of(database, np.arange(3))
+
+
+@given(
+    st.lists(st.text(max_size=30), min_size=1, max_size=60), st.integers(1, 20), st.integers(100, 2000), st.data()
+)  # fmt: skip
+def test_batches_cover_the_rest_within_their_limits(names, size, limit, data):
+    database = Entries(np.zeros((len(names), 2), np.uint8), np.arange(len(names)), Ids.of(names))
+    start = data.draw(st.integers(0, len(names)))
+    parts = list(batches(database, start, size, limit))
+    assert [place for part in parts for place in range(part.start, part.stop)] == list(range(start, len(names)))
+    for part in parts:
+        taken = sum(len(name.encode("utf-8", "surrogateescape")) for name in names[part])
+        count = part.stop - part.start
+        assert 1 <= count <= size
+        assert count == 1 or taken + 66 * count <= limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [64, 256])
+@pytest.mark.parametrize("engine", ["embedded", "milvus", "pgvector"])
+def test_two_hundred_thousand_codes_answer_as_here(engine, bits, new_url, make_index):
+    index = make_index(count=200_000, bits=bits)
+    url = new_url(engine)
+    done = subprocess.run([sys.executable, "-c", KILLED, url, str(index.path)], timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL
+    found = run(PushSettings(url, index.path))
+    assert (found["already"], found["pushed"]) == (600, 199_400)
+    codes = index.queries.codes[:100]
+    with opened(url) as opening:
+        opening.record()
+        assert opening.count() == 200_000
+        hits = opening.search(codes, 50)
+    expected, _ = index.search(codes, 50)
+    np.testing.assert_array_equal([each.distances for each in hits], expected)
