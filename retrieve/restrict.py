@@ -64,13 +64,12 @@ def _labelled(database: Entries, labels: Sequence[int]) -> np.ndarray:
         raise UsageError("the index has no labels to choose by: encode features that have them (`sdc import --labels`)")
     if held.ndim == 1:
         members = {label: held == label for label in labels}
-        known = np.unique(held)
     else:
         members = {label: held[:, label] != 0 for label in labels if 0 <= label < held.shape[1]}
-        known = np.flatnonzero(held.any(axis=0))
-    used = f"{len(known)} are in use, from {known.min()} to {known.max()}" if len(known) else "none is in use"
     for label in labels:
         if label not in members or not members[label].any():
+            known = np.unique(held) if held.ndim == 1 else np.flatnonzero(held.any(axis=0))
+            used = f"{len(known)} are in use, from {known.min()} to {known.max()}" if len(known) else "none is in use"
             raise UsageError(f"no code has the label {label}: {used}")
     found: np.ndarray = np.logical_or.reduce([members[label] for label in labels])
     return found

@@ -11,7 +11,7 @@ import click
 
 from sdc import __version__
 from sdc.artifacts import SdcError, log
-from sdc.commands import codes, experiments, features, heads
+from sdc.commands import changes, codes, experiments, features, heads, push, serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,6 +38,11 @@ for command in (
     heads.export,
     codes.encode,
     codes.search,
+    changes.add,
+    changes.remove,
+    changes.compact,
+    push.push,
+    serve.serve,
     codes.evaluate,
     codes.diagnose,
     codes.compare,

@@ -42,7 +42,7 @@ def test_the_wheel_holds_every_module_of_the_stages_and_only_sdc(wheel):
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"sdc"}
-    assert "sdc/py.typed" in names
+    assert {"sdc/py.typed", "sdc/serve/page.html"} <= set(names)
     for stage in ("extract", "kernels", "train", "retrieve"):
         for module in (ROOT / stage).rglob("*.py"):
             assert f"sdc/{module.relative_to(ROOT)}" in names

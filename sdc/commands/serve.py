@@ -1,0 +1,55 @@
+"""The command serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdc.commands.common import PATH, size
+from sdc.serve.settings import ServeSettings
+
+
+@click.command()
+@click.option("--index", type=PATH, default=ServeSettings.index, show_default=True)
+@click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
+@click.option("--host", default=ServeSettings.host, show_default=True, help="Name or address to listen on.")
+@click.option("--port", type=int, default=ServeSettings.port, show_default=True, help="0 takes any that is free.")
+@click.option(
+    "--images",
+    type=PATH,
+    metavar="FOLDER",
+    help="Show images: the ids are paths in FOLDER.  Links that lead out of it are not followed.",
+)
+@click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for images as queries.")
+@click.option("--max-k", type=int, default=ServeSettings.max_k, show_default=True, help="Most neighbours a query.")
+@click.option(
+    "--max-body",
+    callback=size,
+    metavar="SIZE",
+    default=f"{ServeSettings.max_body >> 20}MiB",
+    show_default=True,
+    help="Most bytes of a request.",
+)
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    default=ServeSettings.timeout,
+    show_default=True,
+    help="For a request to be sent and answered, and for those that are running at the end.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=ServeSettings.verify,
+    show_default=True,
+    help="Check every byte of an index first.",
+)
+def serve(**options: Any) -> None:
+    """Answer searches over HTTP, with a page to try it.
+
+    A changed index is taken up while it runs.  SIGTERM or Ctrl-C ends it, once what is running is answered.
+    """
+    from sdc.serve.server import run
+
+    run(ServeSettings(**options))

@@ -1,0 +1,34 @@
+"""What /metrics tells Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+if TYPE_CHECKING:
+    from sdc.serve.loaded import Loaded
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The numbers of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = own = CollectorRegistry()
+        ProcessCollector(registry=own)
+        self.requests = Counter("sdc_requests", "Requests, by route and status.", ["route", "status"], registry=own)
+        self.seconds = Histogram("sdc_request_seconds", "Time of a request.", ["route"], buckets=_SECONDS, registry=own)
+        self.in_flight = Gauge("sdc_requests_in_flight", "Requests begun and not yet answered.", registry=own)
+        self.reloads = Counter("sdc_reloads", "Changed indexes that were taken up.", registry=own)
+        self.failed_reloads = Counter("sdc_failed_reloads", "Attempts to open a changed index.", registry=own)
+        self._codes = Gauge("sdc_index_codes", "Codes of the index that is served.", registry=own)
+        self._generation = Gauge("sdc_index_generation", "Number of the index that is served.", registry=own)
+
+    def serves(self, loaded: Loaded) -> None:
+        self._codes.set(loaded.index.ntotal)
+        self._generation.set(loaded.generation)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
