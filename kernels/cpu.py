@@ -204,7 +204,7 @@ def _load() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
         library = ctypes.CDLL(str(native.build(Path(__file__).with_name("cpu.cpp"))))
         torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         parallel = ctypes.cast(torch_library.GOMP_parallel, ctypes.c_void_p)
-    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
         log.warning("the CPU kernel is not available, plain PyTorch takes its place: %s", native.reason(error))
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_long

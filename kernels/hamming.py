@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sdc.kernels import native
 
 # The vector code is written out; where there is none the compiler's would move words between registers in vain.
 FLAGS = (*native.FLAGS, "-fno-tree-vectorize", "-fno-tree-slp-vectorize")
+_LOADING = threading.Lock()
 
 
 def available() -> bool:
@@ -60,11 +62,16 @@ def nearest(queries: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray,
     return distances, positions
 
 
-@functools.cache
 def _load() -> Any:
+    with _LOADING:  # threads that search for the first time compile it once
+        return _loaded()
+
+
+@functools.cache
+def _loaded() -> Any:
     try:
         return load()
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         log.warning("the search kernel is not available, FAISS' own takes its place: %s", native.reason(error))
         return None
 
@@ -73,7 +80,7 @@ def load(flags: tuple[str, ...] = FLAGS) -> Any:
     """The kernel as these flags compile it.
 
     Raises:
-        OSError, subprocess.SubprocessError: see `sdc.kernels.native.build`.
+        OSError, RuntimeError, subprocess.SubprocessError: see `sdc.kernels.native.build`.
     """
     library = ctypes.CDLL(str(native.build(Path(__file__).with_name("hamming.cpp"), flags)))
     pointer, number = ctypes.c_void_p, ctypes.c_long

@@ -10,7 +10,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import xxhash
+
+from sdc.artifacts import sync
+
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_SEAL = 8  # bytes behind a library, which the loader ignores: the XXH3 checksum of all before them
 
 
 def build(source: Path, flags: tuple[str, ...] = FLAGS) -> Path:
@@ -18,16 +23,18 @@ def build(source: Path, flags: tuple[str, ...] = FLAGS) -> Path:
 
     Its name holds a hash of the source, the flags and the processor's features, so that a home folder shared
     by unlike machines holds one for each. Processes that build at once each write a file of their own and
-    rename it: the last wins and all are the same.
+    rename it: the last wins and all are the same. One that was cut short or damaged, which may crash the process that
+    loads it, is made again.
 
     Raises:
         OSError: no g++, or the cache folder cannot be written.
+        RuntimeError: there is no home folder, nor XDG_CACHE_HOME.
         subprocess.SubprocessError: the compiler failed, or took more than two minutes.
     """
     key = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(flags).encode(), _processor().encode()]))
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdc"
     path = folder / f"{source.stem}-{key.hexdigest()[:20]}.so"
-    if path.exists():
+    if _whole(path):
         return path
     compiler = shutil.which("g++")
     if compiler is None:
@@ -37,8 +44,20 @@ def build(source: Path, flags: tuple[str, ...] = FLAGS) -> Path:
         built = Path(scratch) / path.name
         command = [compiler, *flags, str(source), "-o", str(built)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        content = built.read_bytes()
+        with open(built, "ab") as file:
+            file.write(xxhash.xxh3_64_digest(content))
+        sync(built)
         os.replace(built, path)
     return path
+
+
+def _whole(path: Path) -> bool:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return xxhash.xxh3_64_digest(data[:-_SEAL]) == data[-_SEAL:]
 
 
 def reason(error: Exception) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdc.kernels import hamming
+from sdc.kernels import hamming, native
 
 pytestmark = pytest.mark.skipif(not hamming.available(), reason="the search kernel cannot be built here (no g++)")
 SETS = {"native": hamming.FLAGS}
@@ -119,6 +120,47 @@ print(json.dumps([[a.tolist() for a in index.search(codes[:3], k)] for k in (1, 
     assert ["no g++" in log for log in logs] == [False, True]
     assert logs[1].count("the search kernel is not available") == 1
     assert [path.suffix for path in (tmp_path / "cache0" / "sdc").iterdir()] == [".so"]
+
+
+def test_threads_that_search_first_compile_it_once(tmp_path):
+    code = """
+import logging, threading, numpy as np
+from sdc.kernels import hamming
+logging.basicConfig()
+codes = np.zeros((10, 8), np.uint8)
+threads = [threading.Thread(target=hamming.available) for _ in range(4)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+"""
+    compiler = tmp_path / "bin" / "g++"
+    compiler.parent.mkdir()
+    compiler.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs; sleep 0.3; echo broken >&2; exit 1\n")
+    compiler.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{compiler.parent}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert done.stderr.count("g++ failed: broken") == 1
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:1000], lambda data: b"", lambda data: data[:-9] + b"?" + data[-8:]]
+)
+def test_a_library_that_was_damaged_is_built_again(damage, tmp_path, monkeypatch):
+    whole = native.build(Path(hamming.__file__).with_name("hamming.cpp"), hamming.FLAGS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    built = tmp_path / "sdc" / whole.name
+    built.parent.mkdir()
+    built.write_bytes(damage(whole.read_bytes()))
+    check(hamming.load(), np.zeros((1, 8), np.uint8), np.arange(80, dtype=np.uint8).reshape(10, 8), 3)
+    assert built.read_bytes()[-8:] == xxhash.xxh3_64_digest(built.read_bytes()[:-8])
+
+
+def test_without_a_home_folder_it_steps_aside(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert hamming._loaded.__wrapped__() is None
 
 
 def test_a_search_imports_no_torch():
