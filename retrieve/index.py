@@ -153,7 +153,7 @@ class Index:
         number = np.arange(len(codes), dtype=np.int64) if rows is None else np.asarray(rows)
         database = Entries(
             codes,
-            number,
+            number.astype(np.int64, copy=False) if number.dtype.kind in "iu" else number,
             None if ids is None else Ids.of(ids),
             None if labels is None else np.asarray(labels),
             None if labels_coarse is None else np.asarray(labels_coarse),
@@ -266,7 +266,10 @@ class Index:
         """Where in the database rows are, ascending."""
         if rows is None:
             return None
-        rows = np.unique(np.asarray(rows))
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise UsageError(f"within takes row numbers, found {rows.dtype}; numpy.flatnonzero makes them of a mask")
+        rows = np.unique(rows)
         places, known = self.items.places(rows)
         if not known.all():
             unknown = rows[~known]

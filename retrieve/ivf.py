@@ -124,14 +124,10 @@ def mapped(path: Path, codes: np.ndarray, nprobe: int | None) -> Searcher:
     if nprobe is not None and nprobe < 1:
         raise UsageError(f"--nprobe must be at least 1, found {nprobe}")
     faiss = faiss_module()
-    limit = faiss.get_deserialization_vector_byte_limit()
-    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
     try:
         inverted = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise SdcError(f"FAISS cannot read {path}: {str(error).splitlines()[0]}") from None
-    finally:
-        faiss.set_deserialization_vector_byte_limit(limit)
     return Searcher(inverted, codes, nprobe)
 
 

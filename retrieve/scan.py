@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -34,6 +35,7 @@ class Flat:
     def __init__(self, codes: np.ndarray) -> None:
         self.codes = codes
         self._gpus: Gpus | None = None
+        self._gpu_lock = threading.Lock()  # one search at a time: they share FAISS' resources on the devices
         self._gpu_failed = False
 
     def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> Plan:
@@ -83,7 +85,7 @@ class Flat:
     def _search(
         self, codes: np.ndarray, k: int, within: np.ndarray | None, planned: Plan
     ) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_merged(found, k) for found in self._share_out(partial(_nearest, k), codes, within, planned)]
+        parts = [_merged(found, k) for found in self._share_out(partial(nearest, k), codes, within, planned)]
         return _joined(parts)
 
     def _share_out(
@@ -120,17 +122,18 @@ class Flat:
         return [found[n : n + slices] for n in range(0, len(found), slices)]
 
     def _search_gpus(self, codes: np.ndarray, k: int, shards: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._gpus is None:
-            self._gpus = Gpus(self.codes, shards)
-        distances, positions, settled = self._gpus.search(codes, k)
+        with self._gpu_lock:
+            if self._gpus is None:
+                self._gpus = Gpus(self.codes, shards)
+            distances, positions, settled = self._gpus.search(codes, k)
         left = np.flatnonzero(~settled)
         if len(left):
             distances[left], positions[left] = self._search(codes[left], k, None, self._plan(len(left), k, None))
         return distances, positions
 
 
-def _nearest(k: int, queries: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest in one slice, by (distance, position)."""
+def nearest(k: int, queries: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest codes of each query by (distance, position), on the calling thread alone."""
     k = min(k, len(codes))
     if not k or not len(queries):
         return np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)

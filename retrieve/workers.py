@@ -35,7 +35,8 @@ def shared_out(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
     in the middle of a task for longer than all the tasks take.
 
     Args:
-        tasks: functions of no side effects; one may run twice.
+        tasks: functions of no side effects. One may run twice, and go on after the call has returned: what it reads
+            must not change afterwards.
     """
     if threads == 1:
         with _one_openmp_thread():

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -333,3 +334,20 @@ def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
         Index.build(np.zeros((200_000, 8), np.uint8)).save(tmp_path / "db.bin")
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("within", [np.ones(20, bool), np.array([1.0, 2.0])])
+def test_a_mask_is_not_taken_for_rows(within):
+    index = Index.build(np.arange(160, dtype=np.uint8).reshape(20, 8))
+    with pytest.raises(UsageError, match="row numbers"):
+        index.search(index.database.codes[:1], 3, within=within)
+    assert index.search(index.database.codes[:1], 3, within=np.array([]))[1].shape == (1, 0)
+
+
+def test_ivf_indexes_are_opened_by_threads_at_once(tmp_path):
+    rng = np.random.default_rng(4)
+    path = Index.build(rng.integers(0, 256, (3000, 8), dtype=np.uint8), index_type="ivf").save(tmp_path / "db.bin")
+    large = Index.build(rng.integers(0, 256, (9000, 16), dtype=np.uint8), index_type="ivf").save(tmp_path / "large.bin")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda each: Index.open(each).ntotal, [path, large] * 100))
+    assert found == [3000, 9000] * 100
