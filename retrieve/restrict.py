@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from sdc.artifacts import SdcError, UsageError
 from sdc.retrieve.entries import Entries
+from sdc.retrieve.living import items
 
 
 def rows_of(database: Entries, ids: Path | None, labels: Sequence[int]) -> np.ndarray | None:
@@ -36,18 +36,14 @@ def rows_of(database: Entries, ids: Path | None, labels: Sequence[int]) -> np.nd
 
 def _listed(database: Entries, path: Path) -> np.ndarray:
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise SdcError(f"cannot read {path}: {error.strerror}; --only-ids takes a file with an id a line") from None
     wanted = {line for line in lines if line.strip()}
     if not wanted:
         raise SdcError(f"{path} holds no id, expected one a line")
-    if database.ids is None:
-        names = [str(row).encode() for row in database.rows.tolist()]
-    else:
-        text = database.ids.text.tobytes()
-        names = [text[start:end] for start, end in pairwise(database.ids.offsets.tolist())]
-    unknown = wanted.difference(names)
+    hits = list(items.positions(database, wanted))
+    unknown = wanted.difference(name for _, name in hits)
     if unknown:
         first = next(line for line in lines if line in unknown).decode("utf-8", "surrogateescape")
         near = database.nearest(first)
@@ -55,7 +51,9 @@ def _listed(database: Entries, path: Path) -> np.ndarray:
         raise UsageError(
             f"{path} lists {first!r}, which is no id of the database ({len(unknown)} of {len(wanted)} are not); {hint}"
         )
-    return np.fromiter((name in wanted for name in names), bool, len(names))
+    chosen = np.zeros(len(database), bool)
+    chosen[[position for position, _ in hits]] = True
+    return chosen
 
 
 def _labelled(database: Entries, labels: Sequence[int]) -> np.ndarray:

@@ -153,9 +153,9 @@ class Live:
         return later if later < 0 else later + self.kept
 
     def nearest(self, name: str) -> list[str]:
-        """At most one id that resembles `name`, which may have been removed."""
+        """At most one id that resembles `name`; none where that was removed."""
         later = [] if self.added is None else self.added.nearest(name)
-        return later or self.base.nearest(name)
+        return [near for near in later or self.base.nearest(name) if self.find(near) >= 0]
 
     def located(self, names: Collection[bytes]) -> tuple[np.ndarray, set[bytes]]:
         """The rows of all items whose id is one of `names`, ascending, and those of the names that there are."""

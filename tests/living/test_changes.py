@@ -213,6 +213,13 @@ def test_an_index_without_ids_has_its_rows_for_ids(tmp_path):
         changes.add(AddSettings(path, tmp_path / "feats.h5"))
 
 
+def test_a_removed_id_is_not_suggested(shelf):
+    assert Index.open(shelf.path).items.nearest("first/001") == ["first/001"]
+    shelf.remove(["first/001"])
+    with pytest.raises(UsageError, match=r"\(1 of 1 ids are unknown\): nothing is removed"):
+        shelf.removed(["first/001"])[0]()
+
+
 def test_ids_that_are_numbers_stay_what_they_are(shelf):
     shelf.add(["0", "1", "2"])  # in their store each is its own row
     assert shelf.check().find("1") == 41
