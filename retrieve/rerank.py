@@ -47,7 +47,7 @@ def shortlist_size(k: int, factor: float, ntotal: int) -> int:
     """
     if not 1 <= factor < math.inf:
         raise UsageError(f"--rerank must be a number from 1 on, or auto; found {factor:g}")
-    return min(ntotal, max(k, math.ceil(round(factor * k, 6))))
+    return min(ntotal, max(k, math.ceil(round(min(factor * k, ntotal), 6))))
 
 
 def rerank(

@@ -23,10 +23,12 @@ from sdc.extract.store import FeatureStore
 from sdc.retrieve.bits import byte_signs, hamming, pack
 from sdc.retrieve.encode import encode_rows
 from sdc.retrieve.neighbors import row_lengths
+from sdc.retrieve.scan import nearest
 from sdc.retrieve.workers import faiss_module
 from sdc.train.methods import METHODS
 from sdc.train.model import Model
 
+_MOST_BYTES = 1 << 13  # of rabitq; FAISS crashes where a rotation has too many numbers
 ASYMMETRIC = "-asymmetric"  # ends the name of a method whose codes are compared with the query's real outputs
 PQ, RABITQ, FLOAT16 = "pq", "rabitq", "float16"
 QUANTIZERS = (PQ, RABITQ, FLOAT16)
@@ -77,8 +79,6 @@ class Codes(Contender):
 
     def __init__(self, model: Model, codes: np.ndarray) -> None:
         self.model, self.codes, self.bytes = model, codes, codes.shape[1]
-        self._index = faiss_module().IndexBinaryFlat(8 * self.bytes)
-        self._index.add(codes)
 
     @classmethod
     def encode(cls, model: Model, store: FeatureStore, database: np.ndarray) -> Codes:
@@ -89,8 +89,7 @@ class Codes(Contender):
         return pack(self.model.outputs(features))
 
     def search(self, prepared: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        found: tuple[np.ndarray, np.ndarray] = self._index.search(prepared, k)
-        return found
+        return nearest(k, prepared, self.codes)
 
     def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
         return hamming(prepared, self.codes), 8 * self.bytes + 1
@@ -210,6 +209,8 @@ def _train_pq(faiss: Any, sample: np.ndarray, size: int, seed: int) -> tuple[Any
 def _train_rabitq(faiss: Any, sample: np.ndarray, size: int, seed: int) -> tuple[Any, Sequence[Any]]:
     if size <= FACTORS:
         raise UsageError(f"rabitq keeps {FACTORS} bytes of factors beside its bits: {size} bytes leave none for these")
+    if size > _MOST_BYTES:
+        raise UsageError(f"rabitq of {size} bytes a vector: at most {_MOST_BYTES} are supported")
     dimension, width = sample.shape[1], 8 * (size - FACTORS)
     if width <= min(dimension, len(sample) - 1):
         turn = faiss.PCAMatrix(dimension, width, 0, True)

@@ -101,15 +101,15 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     within = rows_of(index.database, settings.only_ids, settings.only_labels) if restricted else None
     k = min(settings.k, index.ntotal if within is None else len(within))
     answer: dict[str, Any] = {"index": str(settings.index), "k": k}
+    stage = _second_stage(settings, index) if settings.rerank is not None else None
     if settings.explain:
-        log.info("%s", index.explain(min(len(codes), _QUERIES), k, within=within))
+        log.info("%s", index.explain(min(len(codes), _QUERIES), stage.candidates if stage else k, within=within))
     if settings.radius is not None:
         found = _in_range(index, codes, settings.radius, within)
         answer |= {"k": None, "radius": settings.radius}
-    elif settings.rerank is None:
+    elif stage is None:
         found = _found(index, codes, settings.k, within)
     else:
-        stage = _second_stage(settings, index)
         vectors = np.concatenate([part.features(stage) for part in parts])[: settings.limit]
         found, answer["rerank"] = _reranked(index, codes, vectors, stage, within), stage.described()
     return {**answer, "results": [{"query": name, "neighbors": near} for name, near in zip(names, found, strict=True)]}
@@ -117,8 +117,9 @@ def search(settings: SearchSettings) -> dict[str, Any]:
 
 def _found(index: Index, codes: np.ndarray, k: int, within: np.ndarray | None) -> Iterator[list[dict[str, Any]]]:
     """Of each query its neighbours by Hamming distance."""
-    for start in range(0, len(codes), _QUERIES):
-        distances, rows = index.search(codes[start : start + _QUERIES], k, within=within)
+    step = min(_QUERIES, max(1, _CELLS // k))
+    for start in range(0, len(codes), step):
+        distances, rows = index.search(codes[start : start + step], k, within=within)
         yield from neighbors(index, {"row": rows, "distance": distances})
 
 

@@ -203,7 +203,8 @@ def say(choice: Choice, index: Index, store: Features) -> None:
         "of the query split" if choice.of == "query" else "of the database, themselves left out",
     )  # fmt: skip
     if choice.achieved < choice.recall:
-        log.warning("that is below the %g asked for: a higher --recall leaves more room for chance", choice.recall)
+        remedy = "a higher --recall leaves more room for chance" if choice.recall < 1 else "name a larger FACTOR"
+        log.warning("that is below the %g asked for: %s", choice.recall, remedy)
     if size > _LARGE and share > 0.01:
         row = store.take(np.zeros(1, np.int64)).nbytes
         log.warning(

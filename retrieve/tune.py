@@ -152,6 +152,8 @@ def choose(
     flat, inverted = count * width, ivf.footprint(count, width, lists)
     if index_type == "flat":
         return Choice("flat", "as asked", flat), None
+    if count <= NEIGHBORS:
+        return Choice("flat", f"{count} codes are too few for lists", flat), None
     if index_type == "auto":
         if count < SMALL:
             return Choice("flat", f"{count} codes are compared in less than 0.1 ms", flat), None

@@ -26,7 +26,7 @@ def size(context: click.Context, parameter: click.Parameter, text: str | None) -
     """Bytes, from a number or one with a unit, as 800MB or 4GiB."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip().upper())
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip().upper())
     if not found:
         raise click.BadParameter(f"{text!r}: expected bytes, or a number with a unit, e.g. 800MB or 4GiB")
     return int(float(found[1]) * _UNITS[found[2] or ""])

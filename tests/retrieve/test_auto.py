@@ -82,17 +82,23 @@ def test_of_a_million_clustered_codes_ivf_scans_few_and_finds_what_it_promised()
     assert plan["nprobe"] < plan["lists"] / 16  # what is scanned decides the time, and is the same on a busy machine
 
 
-def test_where_ivf_is_asked_for_it_keeps_its_promise_on_structureless_codes_too():
+def test_where_ivf_is_asked_for_it_keeps_its_promise_on_structureless_codes_too(tmp_path):
     codes = structureless(20_000, 64)
     index = Index.build(codes, index_type="ivf", recall=0.9)
     plan, others = index.metadata["plan"], structureless(500, 64, seed=1)
     assert recall(index, others) >= 0.88
     assert plan["measured_on"] == "database rows"
-    searcher = index._searcher
-    assert (
-        recall(Index(ivf.Searcher(searcher._inverted, codes, plan["nprobe"] // 2), index.database, None, {}), others)
-        < 0.9
-    )
+    with_fewer = Index.open(index.save(tmp_path / "db.bin"), nprobe=plan["nprobe"] // 2)
+    assert recall(with_fewer, others) < 0.9
+
+
+@pytest.mark.parametrize("count", [1, 5, 10])
+def test_too_few_codes_for_lists_are_flat(count):
+    index = Index.build(structureless(count, 64), index_type="ivf")
+    assert (index.metadata["index_type"], index.approximate) == ("flat", False)
+    assert "too few" in index.metadata["plan"]["why"]
+    distances, _ = index.search(structureless(count, 64), 10)
+    assert distances.shape == (count, count)
 
 
 def test_on_structureless_codes_flat_is_chosen_and_why_is_said(caplog):
