@@ -40,7 +40,8 @@ def inverse_cdf(calibration: str | Any) -> InverseCdf:
             or a frozen distribution of scipy.stats, e.g. `scipy.stats.beta(2, 3)`.
 
     Returns:
-        A function of levels in [0, 1], whose values are finite, in [0, 1] and do not fall.
+        A function of ascending levels in [0, 1], whose values are finite, in [0, 1] and do not fall; it raises
+        UsageError where SciPy cannot compute such values.
 
     Raises:
         UsageError: an unknown distribution, parameters that are not its own, or all quantiles the same.
@@ -96,11 +97,11 @@ def _checked(spec: str, inverse: InverseCdf) -> InverseCdf:
             values: np.ndarray = np.clip(np.asarray(inverse(levels), np.float64), 0, 1)
         if not np.isfinite(values).all():
             raise UsageError(f"calibration {spec!r}: these parameters give quantiles that are not numbers")
+        if (np.diff(values) < 0).any():
+            raise UsageError(f"calibration {spec!r}: the quantiles of these parameters cannot be computed, they fall")
         return values
 
     values = bounded((np.arange(100) + 0.5) / 100)
-    if (np.diff(values) < 0).any():
-        raise UsageError(f"calibration {spec!r}: the quantiles of these parameters cannot be computed, they fall")
     if values[0] == values[-1]:
         raise UsageError(
             f"calibration {spec!r}: its quantiles are all the similarity {2 * values[0] - 1:g}; expected a "

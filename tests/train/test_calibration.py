@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sdc.artifacts import SdcError, UsageError
@@ -101,6 +101,7 @@ def test_symmetric_distributions_have_symmetric_tables(spec, n):
     exponents=st.tuples(*[st.floats(-6, 6)] * 2),
     n=st.integers(1, 300),
 )
+@example(name="student-t", exponents=(-2.416015625, 0.0), n=293)  # SciPy gives a wrong quantile among right ones
 def test_parameters_of_any_size_give_a_table_or_are_refused(name, exponents, n):
     usage = DISTRIBUTIONS[name][0]
     numbers = [10.0**x for x in exponents[: len(usage.split(",")) if usage else 0]]
@@ -109,11 +110,11 @@ def test_parameters_of_any_size_give_a_table_or_are_refused(name, exponents, n):
     spec = ":".join([name, *([",".join(map(str, numbers))] if numbers else [])])
     try:
         inverse = inverse_cdf(spec)
+        quantile_table(inverse, n)  # checks that it is finite, within the bounds and does not fall
     except UsageError as error:
         message = str(error)
         assert "all the similarity" in message or "cannot be computed, they fall" in message
         return
-    quantile_table(inverse, n)  # checks that it is finite, within the bounds and does not fall
     ends = inverse(np.array([0.0, 1.0]))
     assert 0 <= ends[0] <= ends[1] <= 1
 
