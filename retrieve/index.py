@@ -298,8 +298,8 @@ class Index:
         origin = self.metadata.get(what)
         if not origin:
             raise UsageError(f"{self.path or 'this index'} records no {what}: `sdc encode` did not write it")
-        folder = self.path.parent if self.path else Path()
-        return Path(os.path.normpath(folder / origin["path"])), str(origin["fingerprint"])
+        beside = folder.itself(self.path).parent if self.path else Path()
+        return Path(os.path.normpath(beside / origin["path"])), str(origin["fingerprint"])
 
     def save(self, path: Path | str) -> Path:
         """Writes db.bin, whole or not at all; its layout stands in `sdc.retrieve.container`.

@@ -1,5 +1,7 @@
 """A living index: what was added to a db.bin and removed from it since, beside it, and merged into it at times.
 
+Beside the file itself, that is, where db.bin is a link.
+
     db.bin.changes/
       manifest.json         names all that follows, with checksums; renamed into place last
       000001.added.bin      codes, rows, ids and labels that change 1 added: a flat db.bin
@@ -11,5 +13,5 @@ change, so readers need no lock. Compaction writes a new db.bin, which says in i
 to which change: with its renaming the manifest of that one is past, whether or not it is still there.
 
 manifest: the format. folder: the lock, what is left over. live: the items as they stand. items: joins and look-ups of
-entries. searcher: the search. changes: the commands add, remove and compact.
+entries. searcher: the search. checks: what may be added. changes: the commands add, remove and compact.
 """

@@ -5,7 +5,9 @@ Each is whole or has not happened: what it writes counts with the renaming of on
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, UsageError, checksum, describing, differing, log, replacing, sync
+from sdc.artifacts import Progress, SdcError, UsageError, checksum, describing, log, replacing, sync
 from sdc.extract.store import FeatureStore
 from sdc.retrieve import container
 from sdc.retrieve.encode import encode_rows
 from sdc.retrieve.entries import Entries, Ids
 from sdc.retrieve.index import Index
-from sdc.retrieve.living import folder, items
+from sdc.retrieve.living import checks, folder, items
 from sdc.retrieve.living.live import rows_as_bytes
 from sdc.retrieve.living.manifest import Change, Manifest, Part, Source
 from sdc.retrieve.living.settings import AddSettings, CompactSettings, RemoveSettings
@@ -47,7 +49,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
         model = model_of(index, settings.model)
         store = FeatureStore(settings.features, verify=settings.verify)
         rows = store.splits["database"]
-        _check(settings, index, store, model.dimension)
+        checks.addable(settings, index, store, model.dimension)
         names = store.names[rows].tolist()
         gone, known = index.items.located(set(names))
         if known and not settings.replace:
@@ -61,9 +63,9 @@ def add(settings: AddSettings) -> dict[str, Any]:
         first = _next_row(index)
         ids = Ids.of_rows(store.names, rows) or items.digits(rows)
         labels, coarse = (None if each is None else each[rows] for each in (store.labels, store.labels_coarse))
-        source = Source(
-            os.path.relpath(settings.features, settings.index.absolute().parent), store.fingerprint, first, len(store)
-        )
+        where = os.path.relpath(settings.features, beside.absolute().parent)
+        source = Source(where, store.fingerprint, first, len(store))
+        checks.say_replaced(index, source)
         entries = Entries(codes, rows + first, ids, labels, coarse)
         changed = _commit(beside, index, gone, entries, source)
     count = index.ntotal + len(rows) - len(gone)
@@ -124,19 +126,15 @@ def compact(settings: CompactSettings) -> dict[str, Any]:
         SdcError: a file is missing or damaged, or no place to write.
         UsageError: the codes no longer fit into the memory that `sdc encode` was given.
     """
-    path = settings.index
-    with _changing(path, verify=True) as (beside, index):
+    with _changing(settings.index, verify=True) as (beside, index):
         merged = index.changes
         if merged is None:
-            log.info("%s has no changes: nothing to do", path)
+            log.info("%s has no changes: nothing to do", settings.index)
         else:
-            aside = index.merged(**folder.follows(merged, merged=True)).save(beside / folder.COMPACTED)
-            with describing(path):
-                os.replace(aside, path)
-                sync(path.absolute().parent)
-                folder.tidy(beside, None)
+            _take_place(_compacted(index, merged).save(beside / folder.COMPACTED), index)
+            folder.tidy(beside, None)
     return {
-        "index": str(path),
+        "index": str(settings.index),
         "rows": index.ntotal,
         "generation": index.generation,
         "added": 0 if merged is None else merged.added,
@@ -148,8 +146,10 @@ def compact(settings: CompactSettings) -> dict[str, Any]:
 def _changing(path: Path, *, verify: bool) -> Iterator[tuple[Path, Index]]:
     """The folder of an index's changes and the index as it stands, while nobody else changes it.
 
-    What a killed writer has left goes first, and what this one leaves if it fails.
+    What a killed writer has left goes first, and what this one leaves if it fails. A link is followed once: it may be
+    made to lead elsewhere meanwhile.
     """
+    path = folder.itself(path)
     Index.open(path, verify=False)  # refuses what is no index before anything is made beside it
     with folder.locked(path) as beside:
         index = Index.open(path, verify=verify)
@@ -162,6 +162,33 @@ def _changing(path: Path, *, verify: bool) -> Iterator[tuple[Path, Index]]:
             with contextlib.suppress(SdcError, OSError):
                 folder.tidy(beside, Index.open(path, verify=False).changes)
             raise
+
+
+def _compacted(index: Index, merged: Manifest) -> Index:
+    try:
+        return index.merged(**folder.follows(merged, merged=True))
+    except UsageError as error:
+        raise UsageError(
+            f"{error}: what was added remains beside {index.path}; remove some of it, or encode all features anew with "
+            "more --memory"
+        ) from None
+
+
+def _take_place(aside: Path, index: Index) -> None:
+    """Puts a compacted db.bin in the place of the one that the index was opened from."""
+    path = index.path
+    assert path is not None
+    with describing(path):
+        try:
+            os.replace(aside, path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise SdcError(
+                f"{aside.parent} is on another disk than {path}, so that no file can be renamed from one to the "
+                "other: move the folder beside it"
+            ) from None
+        sync(path.absolute().parent)
 
 
 def _commit(
@@ -219,49 +246,17 @@ def _next_row(index: Index) -> int:
     return int(max(free, *(rows.max(initial=-1) + 1 for rows in parts)))
 
 
-def _check(settings: AddSettings, index: Index, store: FeatureStore, dimension: int) -> None:
-    if store.dimension != dimension:
-        raise UsageError(
-            f"{settings.features} has features of {store.dimension} dimensions, the model of {settings.index} takes "
-            f"{dimension}: add features of the same backbone"
-        )
-    if not len(store.splits["database"]):
-        raise SdcError(f"{settings.features} has no rows in its database split: there is nothing to add")
-    for name in ("labels", "labels_coarse"):
-        found, held = (_kind(getattr(each, name)) for each in (store, index.items.base))
-        if found != held:
-            raise UsageError(
-                f"{settings.features} has {found} {name}, {settings.index} has {held}: they must be of one kind; "
-                "import or extract the new items as the others were"
-            )
-    ours, theirs = (
-        {name: held.get(name) for name in ("source", "backbone", "weights_sha256", "preprocessing")}
-        for held in (index.metadata.get("features", {}).get("provenance", {}), store.provenance)
-    )
-    different = differing(ours, theirs)
-    if different:
-        log.warning(
-            "%s was made otherwise than the features of %s (%s): their codes compare only if one backbone made both",
-            settings.features, settings.index, "; ".join(different),
-        )  # fmt: skip
-
-
-def _kind(labels: np.ndarray | None) -> str:
-    if labels is None:
-        return "no"
-    return "single" if labels.ndim == 1 else f"{labels.shape[1]} wide multi-hot"
-
-
 def _named(settings: RemoveSettings) -> list[bytes]:
     """The ids that are to be removed, each once."""
     names = [name.encode("utf-8", "surrogateescape") for name in settings.ids]
     if settings.listed is not None:
         try:
-            names += [line for line in settings.listed.read_bytes().splitlines() if line.strip()]
+            lines = settings.listed.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
         except OSError as error:
             raise SdcError(
                 f"cannot read {settings.listed}: {error.strerror}; --ids takes a file with an id a line"
             ) from None
+        names += [line for line in lines if line.strip()]
     if not names:
         raise UsageError("no id to remove: give --id ID, or --ids FILE with an id a line")
     return list(dict.fromkeys(names))
@@ -288,6 +283,7 @@ def _advise(path: Path, changed: Manifest, index: Index) -> None:
     share = (changed.added + changed.removed) / len(index.items.base)
     if share > _MANY or len(changed.changes) > _FILES:
         log.info(
-            "%d changes add and remove %d items, %.0f %% of %s: `sdc compact` merges them, and makes searches faster",
-            len(changed.changes), changed.added + changed.removed, 100 * share, path,
+            "%d items were added or removed since %s was written (%.0f %% of its items, in %d changes): `sdc compact` "
+            "merges them, and makes searches faster",
+            changed.added + changed.removed, path, 100 * share, len(changed.changes),
         )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sdc.artifacts import SdcError, describing, log, sync
+from sdc.artifacts import SdcError, log, sync
 from sdc.retrieve.living import manifest
 from sdc.retrieve.living.manifest import NAME, Manifest
 
@@ -18,8 +18,16 @@ _OURS = (".added.bin", ".removed.bin", ".tmp", COMPACTED)  # how names of what m
 
 
 def of(index: Path) -> Path:
-    """Where the changes of a db.bin are."""
-    return index.with_name(f"{index.name}.changes")
+    """Where the changes of a db.bin are: beside the file itself, by whatever links it is reached."""
+    index = itself(index)
+    return index.parent / f"{index.name}.changes"
+
+
+def itself(index: Path) -> Path:
+    """The file that links to a db.bin lead to. Folders stay as they are named, as `sdc encode` records them."""
+    while index.is_symlink() and os.path.exists(index):  # not for ever in a circle
+        index = index.parent / os.readlink(index)
+    return index
 
 
 @contextlib.contextmanager
@@ -30,8 +38,12 @@ def locked(index: Path) -> Iterator[Path]:
         SdcError: no permission, or a full disk.
     """
     folder = of(index)
-    with describing(folder):
+    try:
         descriptor = _acquire(folder)
+    except OSError as error:
+        raise SdcError(
+            f"cannot write in {folder}: {error.strerror}; what changes an index goes there, beside its db.bin"
+        ) from error
     try:
         yield folder
     finally:
@@ -86,9 +98,10 @@ def superseded(index: Path) -> Iterator[dict[str, Any]]:
     """Around the replacement of a db.bin by one that was made without its changes.
 
     Yields:
-        What the new one's metadata has to say beside its own, so that with its renaming the changes are past.
+        What the new one's metadata has to say beside its own, so that with its renaming the changes are past. Nothing
+        where it takes the place of a link: the db.bin that this one leads to stays, with its changes.
     """
-    if not index.exists() and not of(index).exists():
+    if index.is_symlink() or not (index.exists() or of(index).exists()):
         yield {}
         return
     with locked(index) as folder:

@@ -9,7 +9,8 @@ import numpy as np
 
 from sdc.retrieve.entries import Entries, Ids
 
-_BLOCK = 1 << 18  # ids looked at at once
+_BLOCK = 1 << 18  # ids copied at once
+_LOOKED = 1 << 16  # ids looked at at once
 _DIGITS = 20  # of the largest row number
 
 
@@ -51,22 +52,60 @@ def positions(entries: Entries, names: Collection[bytes]) -> Iterator[tuple[int,
         for place in found[entries.rows[found] == wanted].tolist() if len(entries) else ():
             yield place, str(entries.rows[place]).encode()
         return
-    lengths = np.unique([len(name) for name in names]).astype(np.int64)
-    for start in range(0, len(entries), _BLOCK):
-        offsets = np.asarray(entries.ids.offsets[start : start + _BLOCK + 1])
-        text = entries.ids.text[offsets[0] : offsets[-1]].tobytes()
-        possible = np.flatnonzero(np.isin(np.diff(offsets), lengths))
-        ends = (offsets - offsets[0])[np.stack([possible, possible + 1])].tolist()
-        for place, begin, end in zip(possible.tolist(), *ends, strict=True):
-            if text[begin:end] in names:
-                yield start + place, text[begin:end]
+    marked = _by_length(names)
+    for start in range(0, len(entries), _LOOKED):
+        offsets = np.asarray(entries.ids.offsets[start : start + _LOOKED + 1])
+        text, lengths = entries.ids.text[offsets[0] : offsets[-1]], np.diff(offsets)
+        begins, hits = offsets[:-1] - offsets[0], [np.empty(0, np.int64)]
+        for length, marks in marked.items():
+            possible = np.flatnonzero(lengths == length)
+            if len(possible):
+                texts = np.lib.stride_tricks.sliding_window_view(text, length)[begins[possible]]
+                hits.append(possible[among(_marks(texts), marks)])
+        for place in np.sort(np.concatenate(hits)).tolist():
+            name = text[begins[place] : begins[place] + lengths[place]].tobytes()
+            if name in names:
+                yield start + place, name
+
+
+def _by_length(names: Collection[bytes]) -> dict[int, np.ndarray]:
+    """The marks of names of each length, ascending."""
+    groups: dict[int, list[bytes]] = {}
+    for name in names:
+        groups.setdefault(len(name), []).append(name)
+    return {
+        length: np.sort(_marks(np.frombuffer(b"".join(group), np.uint8).reshape(len(group), length)))
+        for length, group in groups.items()
+    }
+
+
+def _marks(texts: np.ndarray) -> np.ndarray:
+    """(n,) a number for each of (n, length) texts: equal ones have the same, others nearly always another."""
+    words = texts.shape[1] // 8 + 1
+    padded = np.zeros((len(texts), 8 * words), np.uint8)
+    padded[:, : texts.shape[1]] = texts
+    odd = np.arange(1, words + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
+    marks: np.ndarray = padded.view(np.uint64) @ odd  # wraps around
+    return marks
+
+
+def among(values: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Which values are among `some`, ascending."""
+    return standing(some, np.searchsorted(some, values), values)
+
+
+def standing(ascending: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which values stand where np.searchsorted put them."""
+    if not len(ascending):
+        return np.zeros(values.shape, bool)
+    same: np.ndarray = ascending[np.minimum(at, len(ascending) - 1)] == values
+    return same
 
 
 def _row(name: bytes) -> int | None:
     """The row whose id, in digits, is `name`."""
-    if not name.isdigit() or len(name) >= _DIGITS or str(int(name)).encode() != name:
-        return None
-    return int(name)
+    row = int(name) if name.isdigit() and len(name) < _DIGITS else -1
+    return row if row <= np.iinfo(np.int64).max and str(row).encode() == name else None
 
 
 def _kept(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -84,16 +84,14 @@ class Live:
         Raises:
             SdcError: a file is missing, damaged, or does not fit to db.bin.
         """
-        parts = [_read_added(folder, change, base) for change in manifest.changes if change.added]
         gone = np.unique(np.concatenate([np.empty(0, np.int64), *(_read_removed(folder, c) for c in manifest.changes)]))
-        masks = [~_among(part.rows, gone) for part in parts]
         positions = np.searchsorted(base.rows, gone)
-        known = _found(base.rows, positions, gone)
-        if int(known.sum()) + sum(int((~mask).sum()) for mask in masks) != len(gone):
+        known = items.standing(base.rows, positions, gone)
+        parts = [_read_added(folder, change, base, gone) for change in manifest.changes if change.added]
+        left = sum(map(len, parts))
+        if int(known.sum()) + manifest.added - left != len(gone):
             raise SdcError(f"{folder} is damaged: it removes rows that the index never had; {AGAIN}")
-        added = parts[0] if len(parts) == 1 and masks[0].all() else None
-        if added is None and any(mask.any() for mask in masks):
-            added = items.joined(list(zip(parts, masks, strict=True)))
+        added = items.joined([(part, np.ones(len(part), bool)) for part in parts]) if left else None
         return cls(base, Gaps(positions[known]), added, manifest)
 
     def __len__(self) -> int:
@@ -129,11 +127,11 @@ class Live:
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where rows are, and which of them there are at all; the place of another one means nothing."""
         positions = np.searchsorted(self.base.rows, rows)
-        known = _found(self.base.rows, positions, rows) & ~self.gaps.holds(positions)
+        known = items.standing(self.base.rows, positions, rows) & ~self.gaps.holds(positions)
         places = self.gaps.places(positions)
         if self.added is not None:
             later = np.searchsorted(self.added.rows, rows)
-            new = _found(self.added.rows, later, rows)
+            new = items.standing(self.added.rows, later, rows)
             known, places = known | new, np.where(new, later + self.kept, places)
         return places, known
 
@@ -186,7 +184,7 @@ class Live:
         if not len(gone) or not queries.groundtruth:
             return queries
         lists = {
-            name: Ragged.of(rows[~_among(rows, gone)] for rows in (each[place] for place in range(len(each))))
+            name: Ragged.of(rows[~items.among(rows, gone)] for rows in (each[place] for place in range(len(each))))
             for name, each in queries.groundtruth.items()
         }
         return Entries(queries.codes, queries.rows, queries.ids, queries.labels, queries.labels_coarse, lists)
@@ -203,20 +201,11 @@ class Live:
         return out
 
 
-def _among(values: np.ndarray, some: np.ndarray) -> np.ndarray:
-    """Which values are among `some`, ascending."""
-    return _found(some, np.searchsorted(some, values), values)
+def _read_added(folder: Path, change: Change, base: Entries, gone: np.ndarray) -> Entries:
+    """What a change added, without the rows that are gone.
 
-
-def _found(ascending: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which values stand where np.searchsorted put them."""
-    if not len(ascending):
-        return np.zeros(values.shape, bool)
-    same: np.ndarray = ascending[np.minimum(at, len(ascending) - 1)] == values
-    return same
-
-
-def _read_added(folder: Path, change: Change, base: Entries) -> Entries:
+    It is a copy: each mapped file keeps a descriptor open, and there may be more changes than a process may have.
+    """
     path, said = folder / change.added_name, change.added
     assert said is not None
     try:
@@ -234,7 +223,7 @@ def _read_added(folder: Path, change: Change, base: Entries) -> Entries:
         ours, theirs = getattr(entries, name), getattr(base, name)
         if (ours is None) != (theirs is None) or (ours is not None and ours.shape[1:] != theirs.shape[1:]):
             raise SdcError(f"{path} is damaged: its {name} are not like those of the index; {AGAIN}")
-    return entries
+    return items.joined([(entries, ~items.among(entries.rows, gone))])
 
 
 def _read_removed(folder: Path, change: Change) -> np.ndarray:
@@ -245,6 +234,8 @@ def _read_removed(folder: Path, change: Change) -> np.ndarray:
         data = path.read_bytes()
     except FileNotFoundError:
         raise _missing(path) from None
+    except OSError as error:
+        raise SdcError(f"cannot read {path}: {error.strerror}; the index cannot be read without it") from None
     if checksum(data) != said.checksum or len(data) != 8 * said.count:
         raise SdcError(f"{path} is damaged: its checksum does not match; {AGAIN}")
     return np.frombuffer(data, "<i8").astype(np.int64, copy=False)

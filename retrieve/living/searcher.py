@@ -1,10 +1,13 @@
 """Search in a changed index: in db.bin by its own searcher, in what was added by a flat one, merged.
 
 Positions are places, see `sdc.retrieve.living.live`. What was removed is left out of what the searcher of db.bin finds:
-it is asked for more than k, and again for the queries that fall short, so an exact search stays exact.
+it is asked for more than k, and for more again where these were not enough. Where all that is near to a query was
+removed, such as a class, no such number would do: the rest alone is searched then, so an exact search stays exact.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from sdc.retrieve.searchers import Stored
 _BITS = 48  # of a place, in a number that orders by (distance, place)
 _MASK = (1 << _BITS) - 1
 _MORE = 8  # asked for beyond k, where something was removed
+_TIMES = 8  # as many are asked for where these were not enough
+_CELLS = 1 << 14  # neighbours of all queries asked for then, at most: for many, searching the rest is no dearer
 
 
 class Searcher:
@@ -83,20 +88,31 @@ class Searcher:
             distances, positions = self.base.search(codes, k, within)
             return distances, self._gaps.places(positions)
         asked = self._asked(k)
+        distances, places, left = self._first_there(codes, k, asked)
+        more = _TIMES * asked
+        if len(left) and more < self._count and more * len(left) <= _CELLS:
+            distances[left], places[left], still = self._first_there(np.ascontiguousarray(codes[left]), k, more)
+            left = left[still]
+        if len(left):
+            distances[left], positions = self.base.search(np.ascontiguousarray(codes[left]), k, self._rest)
+            places[left] = self._gaps.places(positions)
+        return distances, places
+
+    def _first_there(self, codes: np.ndarray, k: int, asked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The first k that were not removed of the `asked` nearest: distances, places; and who has fewer of them."""
         near, positions = self.base.search(codes, asked)
         found, gone = self._gaps.settled(positions)
         distances, places, left = near[:, :k], found[:, :k], np.flatnonzero(gone[:, :k].any(axis=1))
         near, found, gone = near[left], found[left], gone[left]
-        while len(left):
-            order = np.argsort(gone, axis=1, kind="stable")[:, :k]  # what is there, in its order, before what is not
-            distances[left] = np.take_along_axis(near, order, axis=1)
-            places[left] = np.take_along_axis(found, order, axis=1)
-            left = left[(~gone).sum(axis=1) < k]
-            if len(left):
-                asked = min(2 * asked, self._count)
-                near, positions = self.base.search(np.ascontiguousarray(codes[left]), asked)
-                found, gone = self._gaps.settled(positions)
-        return distances, places
+        order = np.argsort(gone, axis=1, kind="stable")[:, :k]  # what is there, in its order, before what is not
+        distances[left] = np.take_along_axis(near, order, axis=1)
+        places[left] = np.take_along_axis(found, order, axis=1)
+        return distances, places, left[(~gone).sum(axis=1) < k]
+
+    @cached_property
+    def _rest(self) -> np.ndarray:
+        """The positions in db.bin that are not removed."""
+        return self._gaps.positions(np.arange(self._kept))
 
     def _asked(self, k: int) -> int:
         """How many of db.bin to ask for, so that nearly always k of them have not been removed."""

@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sdc.artifacts import fingerprint
 from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import pack
 from sdc.retrieve.encode import EncodeSettings, run
@@ -149,6 +150,35 @@ def check_searches(index: Index, expected: State) -> None:
     assert index.find("nobody") is None
 
 
+def hash_of(state: State) -> str:
+    return fingerprint({name: [row, code.hex(), label] for name, (row, code, label) in state.items()})
+
+
+def reader(path: Path, out: Path, stop: Path) -> Callable[[], None]:
+    """Opens an index again and again until there is a file `stop`, and writes down what it finds."""
+
+    def read() -> None:
+        with open(out, "w") as file:
+            stopped = False
+            while not stopped:
+                stopped = stop.exists()
+                index = Index.open(path)
+                file.write(f"{index.generation} {hash_of(state_of(index))} {index.current()}\n")
+                file.flush()
+
+    return read
+
+
+def seen(out: Path, states: Mapping[int, str], distinct: int) -> None:
+    """Asserts that a reader has found the states of their generations alone, in their order, and so many of them."""
+    lines = [line.split() for line in out.read_text().splitlines()]
+    assert all(states[int(generation)] == found for generation, found, _ in lines)
+    generations = [int(generation) for generation, *_ in lines]
+    assert generations == sorted(generations)
+    assert len(set(generations)) >= distinct
+    assert lines[-1][2] == "True"
+
+
 def left_over(shelf: Shelf) -> set[str]:
     """Files in the folder of changes that nothing names."""
     folder = shelf.folder / "db.bin.changes"
@@ -206,4 +236,5 @@ class Tools:
     """The functions above, since a conftest is not imported from."""
 
     state_of, check_searches, left_over, forked = map(staticmethod, (state_of, check_searches, left_over, forked))
+    hash_of, reader, seen = map(staticmethod, (hash_of, reader, seen))
     features_of, store = staticmethod(features_of), FeatureStore

@@ -15,48 +15,28 @@ from sdc.retrieve.living.settings import RemoveSettings
 
 
 def test_readers_see_acknowledged_states_alone_and_never_go_back(shelf, tools, tmp_path):
-    seen_by = [tmp_path / f"seen{number}" for number in range(2)]
+    outs, stop = [tmp_path / f"seen{number}" for number in range(2)], tmp_path / "stop"
+    states = {0: tools.hash_of(shelf.expected)}
 
-    def read(out):
-        def loop():
-            with open(out, "w") as file:
-                stopped = False
-                while not stopped:
-                    stopped = (tmp_path / "stop").exists()
-                    index = Index.open(shelf.path)
-                    state = tools.state_of(index)
-                    file.write(f"{index.generation} {hash_of(state)} {index.current()}\n")
-                    file.flush()
+    def note():
+        states[len(states)] = tools.hash_of(shelf.expected)
 
-        return loop
-
-    states = {0: hash_of(shelf.expected)}
-    with tools.forked(read(seen_by[0])) as (one, _), tools.forked(read(seen_by[1])) as (two, _):
+    one, two = (tools.forked(tools.reader(shelf.path, out, stop)) for out in outs)
+    with one as (first, _), two as (second, _):
         for number in range(14):
             shelf.add([f"{number}/{each}" for each in range(20)])
-            states[len(states)] = hash_of(shelf.expected)
+            note()
             shelf.add([f"{number}/1", f"{number}/x"], number + 1, replace=True)
-            states[len(states)] = hash_of(shelf.expected)
+            note()
             shelf.remove([f"{number}/{each}" for each in range(9)])
-            states[len(states)] = hash_of(shelf.expected)
+            note()
             if number % 2:
                 shelf.compact()
-        (tmp_path / "stop").touch()
-        for child in (one, two):
+        stop.touch()
+        for child in (first, second):
             assert os.waitpid(child, 0)[1] == 0
-    for out in seen_by:
-        lines = [line.split() for line in out.read_text().splitlines()]
-        assert all(states[int(generation)] == found for generation, found, _ in lines)
-        generations = [int(generation) for generation, *_ in lines]
-        assert generations == sorted(generations)
-        assert len(set(generations)) > 10
-        assert lines[-1][2] == "True"
-
-
-def hash_of(state):
-    from sdc.artifacts import fingerprint
-
-    return fingerprint({name: [row, code.hex(), label] for name, (row, code, label) in state.items()})
+    for out in outs:
+        tools.seen(out, states, 11)
 
 
 def test_writers_take_turns(shelf, tools):

@@ -155,38 +155,55 @@ def draw(shelf, chance, number):
 
 
 def killed_at_random(make_shelf, tools, folder, count, seed):
+    """Kills so many writers, beside a reader; returns how many of them had begun to write.
+
+    The reader may find no other state than the one that is found after each change, which was acknowledged, or whole
+    in hand: nothing is lost, and nothing is mixed.
+    """
     shelf, chance = make_shelf(folder, 200), random.Random(seed)
     took, kills, halfway, number = 0.02, 0, 0, 0
-    while kills < count:
-        number += 1
-        change, after = draw(shelf, chance, number)
-        before, start = shelf.expected, time.monotonic()
-        with tools.forked(change) as (child, pipe):
-            time.sleep(chance.uniform(0, 1.2) * took)
-            os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            acknowledged = os.read(pipe, 4) == b"done"
-        if os.WIFSIGNALED(status):
-            kills += 1
-        else:
-            took = 0.8 * took + 0.2 * (time.monotonic() - start)
-        index = Index.open(shelf.path)
-        state = tools.state_of(index)
-        assert state == after or (state == before and not acknowledged), f"seed {seed}, change {number}"
-        halfway += not acknowledged and bool(tools.left_over(shelf))
-        shelf.accept(state)
-        if number % 10 == 0:
-            shelf.check()
-        if number % 7 == 0:
-            shelf.add([f"tidy/{number}"])
-            assert not tools.left_over(shelf)
-        if len(shelf.expected) < 60:
-            shelf.add([f"more/{number}/{each}" for each in range(100)])
+    states = {0: tools.hash_of(shelf.expected)}
+    with tools.forked(tools.reader(shelf.path, folder / "seen", folder / "stop")) as (reader, _):
+        while kills < count:
+            number += 1
+            change, after = draw(shelf, chance, number)
+            before, start = shelf.expected, time.monotonic()
+            with tools.forked(change) as (child, pipe):
+                time.sleep(chance.uniform(0, 1.2) * took)
+                os.kill(child, signal.SIGKILL)
+                _, status = os.waitpid(child, 0)
+                acknowledged = os.read(pipe, 4) == b"done"
+            if os.WIFSIGNALED(status):
+                kills += 1
+            else:
+                took = 0.8 * took + 0.2 * (time.monotonic() - start)
+            index = Index.open(shelf.path)
+            state = tools.state_of(index)
+            assert state == after or (state == before and not acknowledged), f"seed {seed}, change {number}"
+            assert states.setdefault(index.generation, tools.hash_of(state)) == tools.hash_of(state)
+            halfway += not acknowledged and bool(tools.left_over(shelf))
+            shelf.accept(state)
+            tidied(shelf, tools, number)
+            states[Index.open(shelf.path).generation] = tools.hash_of(shelf.expected)
+        (folder / "stop").touch()
+        assert os.waitpid(reader, 0)[1] == 0
+    tools.seen(folder / "seen", states, count // 10)
     return halfway
 
 
+def tidied(shelf, tools, number):
+    """Now and then the next writer tidies up, or there must be more items again."""
+    if number % 10 == 0:
+        shelf.check()
+    if number % 7 == 0:
+        shelf.add([f"tidy/{number}"])
+        assert not tools.left_over(shelf)
+    elif len(shelf.expected) < 60:
+        shelf.add([f"more/{number}/{each}" for each in range(100)])
+
+
 def test_killed_at_random(make_shelf, tools, tmp_path):
-    killed_at_random(make_shelf, tools, tmp_path, 20, 0)
+    assert killed_at_random(make_shelf, tools, tmp_path, 20, 0) > 0
 
 
 @pytest.mark.slow
