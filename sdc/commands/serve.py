@@ -16,6 +16,14 @@ from sdc.serve.settings import ServeSettings
 @click.option("--host", default=ServeSettings.host, show_default=True, help="Name or address to listen on.")
 @click.option("--port", type=int, default=ServeSettings.port, show_default=True, help="0 takes any that is free.")
 @click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Answer to this name too, as a proxy passes it on; may be repeated.  On loopback all names but localhost "
+    "are refused, lest web pages reach the service by DNS rebinding.",
+)
+@click.option(
     "--images",
     type=PATH,
     metavar="FOLDER",
@@ -48,7 +56,10 @@ from sdc.serve.settings import ServeSettings
 def serve(**options: Any) -> None:
     """Answer searches over HTTP, with a page to try it.
 
-    A changed index is taken up while it runs.  SIGTERM or Ctrl-C ends it, once what is running is answered.
+    A changed index is taken up while it runs: put another in its place by renaming, as all commands here do.  One that
+    is copied over the old file ends the service, which reads it where it lies.
+
+    SIGTERM or Ctrl-C ends it, once what is running is answered.
     """
     from sdc.serve.server import run
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -21,6 +22,7 @@ from sdc.artifacts import SdcError, log, processors
 from sdc.serve import openapi, page
 from sdc.serve.follow import Follower
 from sdc.serve.gate import Gate, RefusedError, busy
+from sdc.serve.hosts import Hosts
 from sdc.serve.loaded import Loaded
 from sdc.serve.metrics import Metrics
 from sdc.serve.pictures import shown
@@ -33,18 +35,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _IMAGES = "/images/"
+_PIECE = 1 << 16  # bytes of an answer handed to the connection at once
 _HEADERS = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
 
 
 class Service:
     """One index over HTTP.
 
+    Args:
+        loopback: whether only this machine is served.
+
     Attributes:
         draining: set once it is to end; /healthz says so.
     """
 
-    def __init__(self, settings: ServeSettings, loaded: Loaded) -> None:
+    def __init__(self, settings: ServeSettings, loaded: Loaded, *, loopback: bool = True) -> None:
         self.settings, self.draining = settings, False
+        # Elsewhere nothing tells by which names others reach it.
+        checked = loopback or bool(settings.allow_hosts)
+        self.hosts = Hosts(settings.host, *settings.allow_hosts, checked=checked)
         self.metrics = Metrics()
         self.gate = Gate(settings.max_body)
         self.follower = Follower(loaded, self.metrics)
@@ -52,9 +61,10 @@ class Service:
         self._page = page.Page()
         self._description = _json(openapi.describe(settings))
 
-    def application(self) -> ASGIApp:
-        """The ASGI application; its lifespan starts and ends what runs beside the requests."""
-        routes = [
+    @property
+    def routes(self) -> list[Route]:
+        """What is answered at which address."""
+        return [
             Route("/", self.index_page),
             Route("/search", self.search, methods=["POST"]),
             Route("/examples", self.examples),
@@ -63,12 +73,16 @@ class Service:
             Route("/metrics", self.measurements),
             Route("/openapi.json", self.description),
         ]
+
+    def application(self) -> ASGIApp:
+        """The ASGI application; its lifespan starts and ends what runs beside the requests."""
         handlers: dict[Any, Any] = {
             RefusedError: _refused, SdcError: self._unfit, HTTPException: _no_route, MemoryError: _no_memory,
             Exception: _bug,
         }  # fmt: skip
-        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
-        return _Observed(app, self.metrics)
+        app = Starlette(routes=self.routes, exception_handlers=handlers, lifespan=self._life)
+        app.router.redirect_slashes = False
+        return _Observed(_Named(app, self.hosts), self.metrics)
 
     async def search(self, request: Request) -> Response:
         deadline = asyncio.get_running_loop().time() + self.settings.timeout
@@ -95,7 +109,7 @@ class Service:
                 raise RefusedError(
                     415, f"found content of type {kind[:40] or 'none'}, expected application/json or image/*"
                 )
-        return _sent(answer)
+        return _Answer(answer, self.gate)
 
     async def examples(self, request: Request) -> Response:
         text = request.query_params.get("limit", "12")
@@ -187,6 +201,22 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()  # in ASCII: an id may hold bytes that are no UTF-8
 
 
+class _Answer(Response):
+    """Sent as fast as the client reads it, and counted until then."""
+
+    def __init__(self, content: bytes, gate: Gate) -> None:
+        super().__init__(content, headers={"cache-control": "no-store"}, media_type="application/json")
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(self.body)
+        with self._gate.answer(size):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for end in range(_PIECE, size + _PIECE, _PIECE):
+                piece = self.body[end - _PIECE : end]
+                await send({"type": "http.response.body", "body": piece, "more_body": end < size})
+
+
 def _sent(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(content, status, {"cache-control": "no-store", **(headers or {})}, "application/json")
 
@@ -205,6 +235,7 @@ async def _refused(request: Request, error: RefusedError) -> Response:
 async def _no_route(request: Request, error: HTTPException) -> Response:
     allowed = (error.headers or {}).get("Allow")
     if allowed:
+        allowed = ", ".join(sorted(allowed.split(", ")))
         return _error(error.status_code, f"this address takes {allowed}", {"allow": allowed})
     return _error(error.status_code, "no such address: see /openapi.json")
 
@@ -217,6 +248,23 @@ async def _no_memory(request: Request, error: MemoryError) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _error(500, "this is a bug of sdc; its log says more")
+
+
+class _Named:
+    """Refuses requests to a name that is not the service's."""
+
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            name = Headers(scope=scope).get("host")  # HTTP/1.0 may do without; browsers always send it
+            if name is not None and not self._hosts.knows(name):
+                app = _error(
+                    421, f"no name of this service: {name[:100]!r}; ask localhost, or start it with --allow-host"
+                )
+        await app(scope, receive, send)
 
 
 class _Observed:

@@ -29,6 +29,13 @@ class Connection(H11Protocol):
         self._began = True
         super().data_received(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client may end its side once it has asked, and still gets its answer; then the connection ends."""
+        asked = not self._idle and not self.cycle.more_body
+        if asked:
+            self.cycle.keep_alive = False
+        return asked
+
     def on_response_complete(self) -> None:
         self._since, self._began = self.loop.time(), False
         super().on_response_complete()

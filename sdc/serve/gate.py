@@ -39,7 +39,7 @@ class Gate:
 
     Attributes:
         searches: how many run or wait.
-        held: bytes of bodies.
+        held: bytes of bodies that have come in, and of answers that have not gone out.
     """
 
     def __init__(self, max_body: int, searches: int = SEARCHES, held: int = HELD) -> None:
@@ -78,6 +78,21 @@ class Gate:
             yield
         finally:
             self.searches -= 1
+
+    @contextlib.contextmanager
+    def answer(self, size: int) -> Iterator[None]:
+        """Lets an answer out, which is held until the client has read it.
+
+        Raises:
+            RefusedError: 503, others hold too much.
+        """
+        if self.held and self.held + size > self._most_held:
+            raise busy("too many answers are being sent")
+        self.held += size
+        try:
+            yield
+        finally:
+            self.held -= size
 
     def _check_announced(self, request: Request) -> None:
         """Refuses by Content-Length what need not even be sent; it is counted all the same, since it may lie."""

@@ -13,8 +13,8 @@ from sdc.retrieve.entries import Entries
 from sdc.retrieve.index import Index
 from sdc.retrieve.restrict import rows_of
 from sdc.retrieve.search import codes_of, model_of, neighbors
-from sdc.retrieve.workers import faiss_module
 from sdc.serve.gate import RefusedError
+from sdc.serve.lookup import Lookup
 from sdc.serve.pictures import Embedder, origin_of
 from sdc.serve.queries import How, Query
 from sdc.serve.settings import ServeSettings
@@ -28,6 +28,7 @@ class Loaded:
     Attributes:
         database: of the index; where it was changed, it is put together once, here.
         model: None where the index records none and none was named: only its own items can be searched then.
+        parts: the database, then the query split, where the index has one.
         embedder: None where the features were imported.
         fingerprint: of the index.
         generation: 1 at the start, one more with each index that was taken up.
@@ -36,6 +37,7 @@ class Loaded:
     settings: ServeSettings
     index: Index
     database: Entries
+    parts: tuple[Lookup, ...]
     model: Model | None
     embedder: Embedder | None
     fingerprint: str
@@ -59,10 +61,11 @@ class Loaded:
                 raise SdcError(f"{settings.index} has codes of {index.bits} bits, its model makes {model.bits}")
         else:
             log.warning("%s records no model: only its own items can be searched, by id", settings.index)
+        parts = tuple(Lookup(part) for part in (index.database, index.queries) if part is not None)
         _warm(index, model)
         generation = before.generation + 1 if before else 1
         embedder = _embedder(settings, index, before) if model else None
-        return cls(settings, index, index.database, model, embedder, index.fingerprint, generation)
+        return cls(settings, index, index.database, parts, model, embedder, index.fingerprint, generation)
 
     def by_vectors(self, vectors: np.ndarray, how: How, names: list[str] | None = None) -> dict[str, Any]:
         """The neighbours of vectors (Q, d); a query without a name is called by its place.
@@ -82,18 +85,15 @@ class Loaded:
         Raises:
             RefusedError: 404, it has no such item; and as `by_vectors`.
         """
-        try:
-            found = [(part, part.find(name)) for part in self._parts]
-        except UnicodeEncodeError:  # JSON can say half of a surrogate pair
-            found = []
-        for part, place in found:
+        for part in self.parts:
+            place = part.find(name)
             if place >= 0:
-                return self._answer(part.codes[place][None], [name], how)
+                return self._answer(part.entries.codes[place][None], [name], how)
         raise RefusedError(404, f"unknown id {name!r}: the index has no such item")
 
     def has(self, name: str) -> bool:
         """Whether an item of the database or the query split has this id."""
-        return any(part.find(name) >= 0 for part in self._parts)
+        return any(part.find(name) >= 0 for part in self.parts)
 
     def by_query(self, query: Query) -> dict[str, Any]:
         """The answer to what a JSON body asks for; raises as the others."""
@@ -116,10 +116,6 @@ class Loaded:
             "index": shown,
             "queries": {"vectors": self.model.dimension if self.model else None, "images": pictures},
         }
-
-    @property
-    def _parts(self) -> list[Entries]:
-        return [part for part in (self.database, self.index.queries) if part is not None]
 
     def examples(self, limit: int) -> list[dict[str, Any]]:
         """Some items of the database, drawn at random."""
@@ -172,8 +168,8 @@ class Loaded:
 
 
 def _warm(index: Index, model: Model | None) -> None:
-    """Imports what the first search would have to wait for."""
-    faiss_module()
+    """Imports, builds and reads what the first search would have to wait for."""
+    index.search(np.zeros((1, index.bits // 8), np.uint8), 1)
     if model:
         codes_of(np.zeros((1, model.dimension)), model, "zeros")
 

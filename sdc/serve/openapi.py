@@ -16,6 +16,7 @@ _REFUSALS = {
     "408": "the request came too slowly",
     "413": "the body is too large",
     "415": "the body is of another type",
+    "421": "on loopback, a Host that is neither localhost, an address nor allowed by --allow-host",
     "422": "a value does not fit: another dimension, NaN, a k or radius out of range, no image",
     "501": "the index has no backbone for images",
     "503": "too busy, or ending; Retry-After says when to try again",
@@ -114,6 +115,7 @@ def describe(settings: ServeSettings) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {**whats, **how},
         "oneOf": [{"required": [name]} for name in whats],
+        "not": {"required": ["k", "radius"]},
     }
     beside = [
         {"name": name, "in": "query", "schema": schema, "description": "with an image"} for name, schema in how.items()
@@ -195,5 +197,5 @@ def _responses(found: dict[str, Any], *refusals: str) -> dict[str, Any]:
     error = _content("application/json", {"$ref": "#/components/schemas/Error"})
     return {
         "200": {"description": "found", **found},
-        **{status: {"description": _REFUSALS[status], **error} for status in refusals},
+        **{status: {"description": _REFUSALS[status], **error} for status in sorted({"421", *refusals})},
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,16 @@ import numpy as np
 
 from sdc.artifacts import SdcError, log
 from sdc.serve.gate import RefusedError
-from sdc.serve.settings import MOST_PIXELS
+from sdc.serve.settings import LONGEST_SIDE, MOST_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 # PIL reads more; EPS, for one, would start another program.
 _FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"}
+# Modes of which decoding and resizing take 8 bytes a pixel at most; with transparency or 16 bits they take up to 28.
+_LIGHT = {"1", "L", "P", "RGB", "CMYK", "YCbCr"}
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _SHOWN = {
     ".avif": "image/avif", ".bmp": "image/bmp", ".gif": "image/gif", ".jfif": "image/jpeg", ".jpe": "image/jpeg",
     ".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp",
@@ -96,10 +100,18 @@ def _opened(body: bytes | bytearray) -> Image:
     with warnings.catch_warnings():  # of PIL, about more pixels than are taken here
         warnings.simplefilter("ignore", Images.DecompressionBombWarning)
         image = Images.open(io.BytesIO(body), formats=sorted(_FORMATS.intersection(Images.OPEN)))
-    if image.width * image.height > MOST_PIXELS:
+    if max(image.size) > LONGEST_SIDE:
+        raise ValueError(f"sides of {image.width} and {image.height} pixels, expected at most {LONGEST_SIDE}")
+    light = image.mode in _LIGHT and "transparency" not in image.info and image.format not in ("AVIF", "WEBP")
+    most = MOST_PIXELS if light else MOST_PIXELS // 2
+    if image.width * image.height > most:
         raise ValueError(
-            f"{image.width} x {image.height} pixels, expected at most {MOST_PIXELS // 1_000_000} million: scale it down"
+            f"{image.width} x {image.height} pixels, expected at most {most // 1_000_000} million"
+            f"{'' if light else ' for its kind'}: scale it down"
         )
+    tags = getattr(image, "tag_v2", {})  # of TIFF, where a tile may be larger than the image
+    if tags.get(_TILE_WIDTH, 1) * tags.get(_TILE_HEIGHT, 1) > MOST_PIXELS // 2:
+        raise ValueError("its tiles have too many pixels")
     return image
 
 
@@ -120,3 +132,12 @@ def shown(folder: Path, name: str) -> tuple[Path, str]:
     if not inside or kind is None:
         raise missing
     return path, kind
+
+
+def any_shown(folder: Path, names: Iterable[str]) -> bool:
+    """Whether one of these ids has an image below `folder`."""
+    for name in names:
+        with contextlib.suppress(RefusedError):
+            shown(folder, name)
+            return True
+    return False

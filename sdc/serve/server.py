@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LINGER = 1.0  # seconds that threads nobody waits for get at the end
+_UNREAD = 1 << 18  # bytes that the system keeps of an answer; it would keep megabytes for each client that reads none
+_TRIED = 20  # ids whose images are looked for at the start
 _SPARE = 64  # file descriptors that are no connections
 
 
@@ -45,13 +47,16 @@ def run(settings: ServeSettings) -> None:
         import uvicorn
     except ImportError as error:
         raise UsageError(f"sdc serve needs {error.name}: pip install 'sdc-hash[serve]'") from None
+    from threadpoolctl import threadpool_limits
+
     from sdc.serve.app import Service
     from sdc.serve.connection import limited
     from sdc.serve.loaded import Loaded
 
     listener = _bound(settings.host, settings.port)  # before what takes long
-    with contextlib.closing(listener):
-        service = Service(settings, Loaded.open(settings))
+    # Of BLAS' threads the idle ones spin on after each product, for longer than a search takes, on its processors.
+    with contextlib.closing(listener), threadpool_limits(1, user_api="blas"):
+        service = Service(settings, Loaded.open(settings), loopback=_is_loopback(listener))
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # clients' faults; what is ours the service logs
         config = uvicorn.Config(
             service.application(), loop="asyncio", http=limited(settings.timeout, _connections()), ws="none",
@@ -91,19 +96,32 @@ def _server(config: uvicorn.Config, service: Service, listener: socket.socket) -
 
 
 def _announce(service: Service, listener: socket.socket) -> None:
+    from sdc.serve.pictures import any_shown
+
     address, port = listener.getsockname()[:2]
-    index = service.follower.loaded.index
+    loaded, images = service.follower.loaded, service.settings.images
+    index, some = loaded.index, [item["id"] for item in loaded.examples(_TRIED)]
     where = f"[{address}]" if ":" in address else address
     log.info("serving %d codes of %d bits at http://%s:%d/", index.ntotal, index.bits, where, port)
-    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+    if not _is_loopback(listener):
         log.warning(
             "anyone who reaches %s may search, unencrypted: there is no authentication and no TLS here; put a proxy "
             "that has them in front", where,
         )  # fmt: skip
+    if images is not None and not any_shown(images, some):
+        log.warning(
+            "--images %s has none of the images of %d ids that were tried, such as %s: name the folder that the ids "
+            "are paths in", images, len(some), some[0],
+        )  # fmt: skip
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket at the first address of the host, which does not yet listen."""
+    """A socket at the first address of the host; who connects waits until there is a service."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -113,6 +131,7 @@ def _bound(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)  # the connections inherit it
         listener.bind(address)
         listener.listen(128)
     except OSError as error:

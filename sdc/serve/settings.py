@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdc.artifacts import UsageError
+from sdc.serve import hosts
 
 MOST_VECTORS = 1024  # in one request
 MOST_NEIGHBORS = 100_000  # in one answer, over all its queries: about 8 MB of JSON
 MOST_LABELS = 100  # that one search is restricted to
-MOST_PIXELS = 40_000_000  # of an image: 120 MB once it is decoded
+MOST_PIXELS = 40_000_000  # of an image, half as many for kinds that take more memory: about half a gigabyte
+LONGEST_SIDE = 1 << 16  # of an image: each row takes memory of its own
 MOST_EXAMPLES = 100
 SEARCHES = 128  # that run or wait; more are told to come again
 CONNECTIONS = 512
-HELD = 1 << 28  # bytes of bodies held at once
+HELD = 1 << 28  # bytes of bodies and answers held at once
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class ServeSettings:
         model: the model that encoded it; None takes the recorded path, anew with each index.
         host: the name or address to listen on.
         port: 0 takes any that is free.
+        allow_hosts: names that it answers to beside localhost and addresses, see `sdc.serve.hosts`.
         images: the folder that the ids are paths in, to show the images.
         weights: the backbone's weights for images, where they can't be had by their tag.
         max_k: neighbours a query may ask for.
@@ -42,6 +45,7 @@ class ServeSettings:
     model: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    allow_hosts: tuple[str, ...] = ()
     images: Path | None = None
     weights: str | None = None
     max_k: int = 1000
@@ -54,6 +58,8 @@ class ServeSettings:
             raise UsageError("--host is empty: expected a name or address of this machine, 0.0.0.0 for all of them")
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port {self.port}: expected 0 to 65535")
+        for name in self.allow_hosts:
+            hosts.check(name)
         if not 1 <= self.max_k <= MOST_NEIGHBORS:
             raise UsageError(f"--max-k {self.max_k}: expected 1 to {MOST_NEIGHBORS}")
         if not 1 <= self.max_body <= HELD:

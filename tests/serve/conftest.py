@@ -175,16 +175,20 @@ def serve():
 
 @contextlib.contextmanager
 def in_process(folder: Path, **options: Any) -> Iterator[Any]:
-    """A client of the service over a folder's db.bin, in this process; `client.service` is the service."""
+    """A client of the service over a folder's db.bin, in this process; `client.service` is the service.
+
+    Options are those of the settings, and `loopback`, whether only this machine is served.
+    """
     from starlette.testclient import TestClient
 
     from sdc.serve.app import Service
     from sdc.serve.loaded import Loaded
     from sdc.serve.settings import ServeSettings
 
+    loopback = options.pop("loopback", True)
     settings = ServeSettings(index=folder / "db.bin", **options)
-    service = Service(settings, Loaded.open(settings))
-    with TestClient(service.application()) as client:
+    service = Service(settings, Loaded.open(settings), loopback=loopback)
+    with TestClient(service.application(), base_url="http://localhost") as client:
         client.service = service  # type: ignore[attr-defined]
         yield client
 

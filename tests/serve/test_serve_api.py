@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -175,11 +176,69 @@ def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_so(folder, as
 
 
 def test_addresses_and_methods_that_are_not_there_are_refused(client, refusal):
-    assert "no such address" in refusal(client.get("/serach"), 404)
+    for address in ("/serach", "/search/", "/healthz/", "/search//"):
+        assert "no such address" in refusal(client.get(address, follow_redirects=False), 404)
+        refusal(client.post(address, json={"vector": GOOD}, follow_redirects=False), 404)
     response = client.get("/search")
     assert "takes POST" in refusal(response, 405)
     assert response.headers["allow"] == "POST"
-    refusal(client.delete("/healthz"), 405)
+    response = client.delete("/healthz")
+    assert "takes GET, HEAD" in refusal(response, 405)
+    assert response.headers["allow"] == "GET, HEAD"
+
+
+OURS = ("localhost", "LOCALHOST:8000", "localhost.", "127.0.0.1", "127.0.0.1:80", "[::1]:8000", "192.0.2.7:1")
+OTHERS = ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "", "[evil]")
+
+
+def test_names_that_are_not_the_services_are_refused_on_loopback(client, refusal):
+    """A web page can make its own name point here (DNS rebinding); the browser then tells that name."""
+    for name in OURS:
+        assert client.get("/healthz", headers={"host": name}).status_code == 200, name
+        assert client.post("/search", json={"vector": GOOD}, headers={"host": name}).status_code == 200, name
+    for name in OTHERS:
+        for response in (
+            client.get("/examples", headers={"host": name}),
+            client.get("/", headers={"host": name}),
+            client.get("/nope", headers={"host": name}),
+            client.post("/search", json={"vector": GOOD}, headers={"host": name}),
+        ):
+            assert "--allow-host" in refusal(response, 421), name
+    assert metric(client, 'sdc_requests_total{route="/search",status="421"}') == len(OTHERS)
+
+
+def test_names_that_are_allowed_are_answered(folder, asked, refusal):
+    with asked(folder, allow_hosts=("Search.example.org", "b")) as client:
+        for name in (*OURS, "search.example.org", "search.example.org:443", "B."):
+            assert client.get("/healthz", headers={"host": name}).status_code == 200, name
+        for name in (*OTHERS, "example.org", "a.search.example.org"):
+            refusal(client.get("/healthz", headers={"host": name}), 421)
+    with asked(folder, host="here.internal") as client:
+        assert client.get("/healthz", headers={"host": "here.internal:8000"}).status_code == 200
+        refusal(client.get("/healthz", headers={"host": "there.internal"}), 421)
+
+
+def test_where_others_reach_it_any_name_is_answered_unless_some_are_allowed(folder, asked, refusal):
+    with asked(folder, host="0.0.0.0", loopback=False) as client:
+        for name in (*OURS, *OTHERS):
+            assert client.get("/healthz", headers={"host": name}).status_code == 200, name
+    with asked(folder, host="0.0.0.0", loopback=False, allow_hosts=("search.example.org",)) as client:
+        for name in (*OURS, "search.example.org"):
+            assert client.get("/healthz", headers={"host": name}).status_code == 200, name
+        refusal(client.get("/healthz", headers={"host": "evil.example"}), 421)
+
+
+def test_pages_of_other_sites_may_neither_ask_nor_read(client):
+    asks = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+    for response in (
+        client.options("/search", headers={**asks, "access-control-request-headers": "content-type"}),
+        client.get("/examples", headers={"origin": "http://evil.example"}),
+        client.post("/search", json={"vector": GOOD}, headers={"origin": "http://evil.example"}),
+        client.get("/images/img/0001.png"),
+    ):
+        assert not [name for name in response.headers if name.startswith("access-control")]
+        assert response.headers["cross-origin-resource-policy"] == "same-origin"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
 
 def test_bytes_of_an_id_that_are_no_text_come_and_go_as_json(tmp_path, asked):
@@ -254,7 +313,7 @@ def test_the_description_is_of_the_routes_answers_and_limits(client, refusal):
     assert about["openapi"].startswith("3.1")
     routes = {
         (route.path.replace(":path", ""), method.lower())
-        for route in client.service.application()._app.routes
+        for route in client.service.routes
         for method in route.methods - {"HEAD"}
     }
     described = {(path, method) for path, methods in about["paths"].items() for method in methods}
@@ -273,7 +332,7 @@ def test_the_description_is_of_the_routes_answers_and_limits(client, refusal):
     for path in ("/healthz", "/examples"):
         schema = about["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         assert_of(schema, client.get(path).json())
-    assert {status for _, status, _ in HOSTILE if status} | {413, 415, 405, 408, 501, 503} <= {
+    assert {status for _, status, _ in HOSTILE if status} | {413, 415, 405, 408, 421, 501, 503} <= {
         int(status) for status in post["responses"]
     }
 
@@ -332,6 +391,54 @@ def test_bodies_beyond_the_memory_for_them_are_told_to_come_again(client, refusa
     response = client.post("/search", content=b" " * 2000, headers={"content-type": "application/json"})
     assert "being received" in refusal(response, 503)
     assert client.service.gate.held == 0
+
+
+def test_answers_are_counted_until_they_are_read(client, refusal):
+    """Many clients that ask for much and read nothing must not fill the memory."""
+    whole = client.post("/search", json={"vectors": [GOOD] * 50, "k": 400}).content
+    assert len(whole) > 10**6
+    client.service.gate = gate.Gate(10**6, held=len(whole) + 20_000)
+    sent, application = [], client.service.application()
+    body = json.dumps({"vectors": [GOOD] * 50, "k": 400}).encode()
+
+    async def slow_reader():
+        """Asks as a server would; in the middle of the answer it is asked again."""
+        begun, reads = asyncio.Event(), asyncio.Event()
+        bodies = iter([{"type": "http.request", "body": body}])
+
+        async def send(message):
+            sent.append(message)
+            if len(sent) == 3:
+                begun.set()
+                await reads.wait()
+
+        async def receive():
+            return next(bodies)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b"", "headers": headers}
+        running = asyncio.create_task(application(scope, receive, send))
+        await begun.wait()
+        held = client.service.gate.held
+        refused = await asyncio.to_thread(client.post, "/search", json={"vectors": [GOOD] * 50, "k": 400})
+        fits = await asyncio.to_thread(client.post, "/search", json={"vector": GOOD, "k": 1})
+        reads.set()
+        await running
+        return held, refused, fits
+
+    held, refused, fits = asyncio.run(slow_reader())
+    assert held == len(whole)
+    assert "too many answers are being sent" in refusal(refused, 503)
+    assert fits.status_code == 200
+    assert client.service.gate.held == 0
+    pieces = [message["body"] for message in sent[1:]]
+    assert b"".join(pieces) == whole
+    assert max(map(len, pieces)) <= 1 << 16
+    assert [message["more_body"] for message in sent[1:]] == [True] * (len(pieces) - 1) + [False]
+    client.service.gate = gate.Gate(10**6, held=1000)
+    alone = client.post("/search", json={"vector": GOOD, "k": 400})
+    assert alone.status_code == 200
+    assert len(alone.content) > 1000
 
 
 def test_a_search_that_takes_too_long_is_given_up(folder, monkeypatch, asked, refusal):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import time
+import zlib
 
 import pytest
 
@@ -40,12 +42,23 @@ def test_an_image_has_the_neighbours_that_sdc_search_finds(pictures, gallery, wi
     assert {near["distance"] for near in within.json()["results"][0]["neighbors"]} <= {0}
 
 
-def image_bytes(size=(8, 8), kind="PNG"):
+def image_bytes(size=(8, 8), kind="PNG", mode="1"):
     from PIL import Image
 
     out = io.BytesIO()
-    Image.new("RGB" if kind == "EPS" else "1", size).save(out, kind)
+    Image.new(mode, size).save(out, kind)
     return out.getvalue()
+
+
+def tiled(side, tile):
+    """A TIFF of 8 bits whose one tile is larger than itself, compressed."""
+    data = zlib.compress(bytes(1 << 20))
+    tags = {
+        256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 8, 325: len(data),
+    }  # fmt: skip
+    listed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(tags)) + listed + bytes(4)
 
 
 def test_what_is_no_image_or_too_large_a_one_is_refused(pictures, gallery, refusal):
@@ -55,11 +68,16 @@ def test_what_is_no_image_or_too_large_a_one_is_refused(pictures, gallery, refus
     side = int(MOST_PIXELS**0.5) + 1
     bomb = image_bytes((side, side))
     assert len(bomb) < 100_000
-    assert "million" in refusal(post(bomb), 422)
+    assert "at most 40 million: scale" in refusal(post(bomb), 422)
     bigger = image_bytes((side * 2, side * 2))
     assert "million" in refusal(post(bigger), 422)
+    for kind, mode in (("PNG", "RGBA"), ("PNG", "I;16"), ("WEBP", "RGB")):  # they take more memory a pixel
+        large = image_bytes((5000, 4500), kind, mode)
+        assert "at most 20 million for its kind" in refusal(post(large), 422)
+    assert "expected at most 65536" in refusal(post(image_bytes((1, 100_000))), 422)  # so do rows
+    assert "its tiles have too many pixels" in refusal(post(tiled(8, 30_000)), 422)
     real = next((pictures / "images").rglob("*.png")).read_bytes()
-    for content in (b"", b"abc", real[:200], image_bytes(kind="EPS")):
+    for content in (b"", b"abc", real[:200], image_bytes(kind="EPS", mode="RGB")):
         assert "the image cannot be read" in refusal(post(content), 422)
     good = image_bytes()
     for parameters in (
@@ -73,7 +91,8 @@ def test_what_is_no_image_or_too_large_a_one_is_refused(pictures, gallery, refus
         "k=" + "9" * 5000,
     ):
         refusal(post(good, f"/search?{parameters}"), 422)
-    assert post(good, "/search?k=3").status_code == 200
+    for content in (good, tiled(64, 64)):
+        assert post(content, "/search?k=3").status_code == 200
 
 
 def test_images_cannot_be_searched_where_features_were_imported(folder, asked, refusal):

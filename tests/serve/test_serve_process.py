@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sdc.artifacts import SdcError, UsageError
 from sdc.commands.serve import serve as command_serve
@@ -41,7 +43,7 @@ def server(vectors_folder, serve):
 
 
 def request(body=b'{"id": "img/0001.png"}', *lines):
-    head = ["POST /search HTTP/1.1", "host: a", "content-type: application/json", *lines]
+    head = ["POST /search HTTP/1.1", "host: localhost", "content-type: application/json", *lines]
     if not any(line.startswith(("content-length", "transfer-encoding")) for line in lines):
         head.append(f"content-length: {len(body)}")
     return "\r\n".join([*head, "", ""]).encode() + body
@@ -135,7 +137,42 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(server):
         raw = received(connection)
     whole = int(re.search(rb"content-length: (\d+)", raw)[1])
     assert whole > 4_000_000
-    assert len(raw) < whole
+    assert len(raw) < whole / 2  # what the system kept for it
+
+
+def test_requests_sent_together_are_answered_in_their_order(server):
+    bodies = [json.dumps({"id": f"img/{number:04}.png", "k": 1}).encode() for number in range(5)]
+    with connected(server) as connection:
+        connection.sendall(b"".join(map(request, bodies[:-1])) + request(bodies[-1], "connection: close"))
+        raw = received(connection)
+    heads = re.split(rb"HTTP/1.1 (\d+) [^\r]*\r\n", raw)
+    assert heads[1::2] == [b"200"] * 5
+    found = [json.loads(part.partition(b"\r\n\r\n")[2])["results"][0]["query"] for part in heads[2::2]]
+    assert found == [f"img/{number:04}.png" for number in range(5)]
+
+
+def test_a_client_that_ends_its_side_still_gets_its_answer(server):
+    with connected(server) as connection:
+        connection.sendall(request())
+        connection.shutdown(socket.SHUT_WR)
+        status, found = answered(received(connection))
+        assert (status, found["results"][0]["query"]) == (200, "img/0001.png")
+    for unfinished in (b"", request()[:-3], request()[:40]):
+        with connected(server) as connection:
+            connection.sendall(unfinished)
+            connection.shutdown(socket.SHUT_WR)
+            assert received(connection) == b""
+
+
+def test_a_body_without_end_beside_an_answer_is_not_kept(server):
+    """A GET is answered at once, whatever body comes with it; that is thrown away, and not for ever."""
+    with connected(server) as connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        before = server.memory()
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(b"100000\r\n" + b" " * 0x100000 + b"\r\n")
+    assert server.memory() < before + (20 << 20)
+    assert server.ask("/healthz")[0] == 200
 
 
 def test_many_slow_clients_make_room_for_others(vectors_folder, serve):
@@ -173,6 +210,18 @@ def test_a_body_that_is_too_large_is_refused_however_it_is_sent(server):
 def test_bodies_of_all_kinds_of_junk_leave_memory_and_latency_as_they_were(vectors_folder, serve):
     with serve(vectors_folder) as server:
         assert_junk_costs_nothing(server)
+        assert_excess_is_not_kept(server)
+
+
+def assert_excess_is_not_kept(server):
+    before = server.memory()
+    with connected(server) as connection:
+        connection.sendall(request(b"", "transfer-encoding: chunked"))
+        for _ in range(50):
+            connection.sendall(b"100000\r\n" + b" " * 0x100000 + b"\r\n")
+        assert server.memory() < before + (20 << 20)  # of 50 MiB
+        connection.sendall(b"0\r\n\r\n")
+        assert answered(of_length(connection))[0] == 413
 
 
 def assert_junk_costs_nothing(server):
@@ -214,6 +263,45 @@ def test_a_signal_lets_running_requests_be_answered_and_takes_no_more(vectors_fo
         assert (status, found["results"][0]["query"]) == (200, "img/0001.png")
         assert server.wait(10) == 0
         assert "stopped" in server.said
+
+
+def test_searches_that_run_or_wait_at_a_signal_are_answered_whole(vectors_folder, serve):
+    """More of them than there are threads."""
+    body = json.dumps({"vectors": [[0.5] * 24] * 200, "k": 400}).encode()
+    with serve(vectors_folder) as server, contextlib.ExitStack() as open_ones:
+        asking = [open_ones.enter_context(connected(server)) for _ in range(6)]
+        for connection in asking:
+            connection.sendall(request(body))
+        until = time.monotonic() + 30
+        while sum(counted(server)) < len(asking):
+            assert time.monotonic() < until
+        server.process.send_signal(signal.SIGTERM)
+        for connection in asking:
+            status, found = answered(of_length(connection))
+            assert (status, len(found["results"])) == (200, 200)
+        assert server.wait(10) == 0
+
+
+def counted(server):
+    """Requests that have been answered, and those that have begun, but for the one that asks."""
+    with connected(server) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        text = received(connection).decode()
+    done = re.findall(r'^sdc_requests_total\{route="/search",status="\d+"\} (\S+)$', text, re.MULTILINE)
+    (begun,) = re.findall(r"^sdc_requests_in_flight (\S+)$", text, re.MULTILINE)
+    return sum(map(float, done)), float(begun) - 1
+
+
+def of_length(connection):
+    """An answer on a connection that may stay."""
+    found = b""
+    while not (head := re.search(rb"content-length: (\d+).*?\r\n\r\n", found, re.DOTALL)) or len(
+        found
+    ) < head.end() + int(head[1]):
+        part = connection.recv(1 << 16)
+        assert part, "it ended in the middle"
+        found += part
+    return found
 
 
 def test_requests_that_are_not_done_in_time_do_not_keep_it(vectors_folder, serve):
@@ -261,6 +349,44 @@ def test_it_says_where_it_is_and_warns_where_others_reach_it(vectors_folder, ser
         assert server.ask("/healthz")[0] == 200
 
 
+def test_names_of_others_are_refused_unless_others_reach_it(vectors_folder, serve):
+    asked = request(b'{"id": "img/0001.png"}', "connection: close").replace(b"host: localhost", b"host: evil.example")
+    for options, status in (((), 421), (("--allow-host", "Evil.Example"), 200), (("--host", "0.0.0.0"), 200)):
+        with serve(vectors_folder, *options) as server, connected(server) as connection:
+            connection.sendall(asked)
+            assert answered(received(connection))[0] == status
+
+
+def test_all_that_the_first_search_needs_is_there_before_it(vectors_folder, serve, tmp_path, monkeypatch):
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here, which the first search would wait for")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with serve(vectors_folder):
+        assert list((tmp_path / "sdc").glob("*hamming*"))
+
+
+def test_blas_has_one_thread_while_it_serves(vectors_folder, monkeypatch):
+    """Its idle threads would spin on the processors that the searches need."""
+
+    def threads():
+        return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+    def opened(settings):
+        raise SdcError(f"BLAS has {threads()} threads")
+
+    monkeypatch.setattr("sdc.serve.loaded.Loaded.open", opened)
+    with threadpool_limits(2, user_api="blas"):
+        with pytest.raises(SdcError, match=r"BLAS has \{1\} threads"):
+            run(ServeSettings(vectors_folder / "db.bin", port=0))
+        assert threads() == {2}
+
+
+def test_a_folder_without_the_images_of_the_index_is_told(vectors_folder, serve, tmp_path):
+    with serve(vectors_folder, "--images", tmp_path) as server:
+        assert re.search(r"--images \S+ has none of the images of 20 ids that were tried, such as img/", server.said)
+        assert server.ask("/healthz")[1]["shows_images"] is True
+
+
 def test_a_port_in_use_is_said_before_anything_is_read(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -278,6 +404,9 @@ def test_settings_that_cannot_be_are_refused_in_one_line(vectors_folder, tmp_pat
         ({"port": -1}, "--port -1"),
         ({"max_k": 0}, "--max-k 0"),
         ({"max_body": 0}, "--max-body 0"),
+        ({"allow_hosts": ("http://a",)}, "--allow-host http://a: expected a name alone"),
+        ({"allow_hosts": ("a:80",)}, "--allow-host a:80"),
+        ({"allow_hosts": ("b", "")}, "--allow-host : expected"),
         ({"timeout": 0}, "--timeout 0"),
         ({"timeout": float("nan")}, "--timeout nan"),
         ({"images": tmp_path / "gone"}, "no such folder"),
@@ -317,5 +446,10 @@ def test_the_command_takes_its_defaults_from_the_settings(monkeypatch):
     monkeypatch.setattr("sdc.serve.server.run", seen.append)
     assert CliRunner().invoke(command_serve, []).exit_code == 0
     assert CliRunner().invoke(command_serve, ["--max-body", "2MiB", "--no-verify", "--port", "0"]).exit_code == 0
+    assert CliRunner().invoke(command_serve, ["--allow-host", "a", "--allow-host", "b"]).exit_code == 0
     assert CliRunner().invoke(command_serve, ["--max-body", "big"]).exit_code == 2
-    assert seen == [ServeSettings(), ServeSettings(max_body=2 << 20, verify=False, port=0)]
+    assert seen == [
+        ServeSettings(),
+        ServeSettings(max_body=2 << 20, verify=False, port=0),
+        ServeSettings(allow_hosts=("a", "b")),
+    ]
