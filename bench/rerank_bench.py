@@ -126,8 +126,9 @@ def measure(scene: Scene, recall: float) -> dict[str, Any]:
         check(stage, query)
     found = [single(stage, vectors[n : n + 1])[0] for n in range(len(vectors))]
     codes = pack(stage.model.outputs(vectors))
-    mapped: Any = stage.store.features.base
-    file = os.open(stage.store.path, os.O_RDONLY)
+    (store,) = stage.store.stores
+    mapped: Any = store.features.base
+    file = os.open(store.path, os.O_RDONLY)
 
     def drop() -> None:
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from sdc.retrieve.standings import Result, near_cutoff
 
-LEAD, IN_FLOAT = "sdc", "sdc-asymmetric"
+LEAD, IN_FLOAT, FLOAT = "sdc", "sdc-asymmetric", "float16"
 NAMES = {
     "sdc": "SDC",
     "sdc-asymmetric": "SDC with the query in float",
@@ -64,7 +64,7 @@ def advise(results: Sequence[Result], database: int) -> Advice | None:
     if labels:
         text += _on_labels(lead, fitting, neighbors, labels)
     text += _on_what_is_missing(neighbors[0], k)
-    text += _on_float(results, database)
+    text += _on_float(results, lead, database)
     return Advice(lead.bits, [one.method for one in neighbors], [one.method for one in labels], text)
 
 
@@ -88,7 +88,10 @@ def _on_neighbors(lead: Result, fitting: Sequence[Result], best: Sequence[Result
         ]
     if in_float and _clearly_above(in_float, lead, "recall"):
         found = "" if in_float in best else f", which finds {_value(in_float, 'recall'):.3f}"
-        said.append(f"`sdc search --rerank` compares a shortlist of SDC's codes with the query in float{found}.")
+        said.append(
+            f"`sdc search --rerank` compares a shortlist of SDC's codes with the query in float{found}; then the "
+            "shortlist's features, where they are at hand."
+        )
     by_hamming = _best([one for one in fitting if one.query == lead.query], "recall")
     if lead in by_hamming:
         said.append("Of the codes compared by Hamming distance none finds clearly more than SDC.")
@@ -139,7 +142,8 @@ def _on_labels(
     first = neighbors[0]
     if first in others:
         return [text, f"So {_name(first)} is the better choice where its price suits: it loses nothing by labels."]
-    return [text, f"So: {_name(first)} where the very nearest vectors count, SDC where items of the same kind do."]
+    kind = _list([*map(_name, others), "SDC"])
+    return [text, f"So: {_name(first)} where the very nearest vectors count, {kind} where items of the same kind do."]
 
 
 def _on_what_is_missing(best: Result, k: int) -> list[str]:
@@ -151,17 +155,21 @@ def _on_what_is_missing(best: Result, k: int) -> list[str]:
     ]
 
 
-def _on_float(results: Sequence[Result], database: int) -> list[str]:
-    plain = next((result for result in results if result.method == "float16" and not result.refused), None)
+def _on_float(results: Sequence[Result], lead: Result, database: int) -> list[str]:
+    plain = next((result for result in results if result.method == FLOAT and not result.refused), None)
     if plain is None or plain.bytes is None or plain.latency is None:
         return []
     size, milliseconds = plain.bytes * database, plain.latency.total[0]
     if milliseconds > FAST or size > SMALL:
         return []
-    return [
-        f"With {database:,} vectors float16 takes {size / 1e6:,.0f} MB and {milliseconds:.1f} ms a query, and loses "
-        "next to nothing: if that is small and fast enough, no codes are needed."
-    ]
+    text = f"With {database:,} vectors float16 takes {size / 1e6:,.0f} MB and {milliseconds:.1f} ms a query, and loses "
+    if lead.map and plain.map and _clearly_above(lead, plain, "map"):
+        return [
+            f"{text}next to no neighbours: if that is small and fast enough, no codes are needed for these. By labels "
+            f"SDC's codes are better than the features themselves: mAP {lead.map.value:.3f}, float16 "
+            f"{plain.map.value:.3f}."
+        ]
+    return [f"{text}next to nothing: if that is small and fast enough, no codes are needed."]
 
 
 def _best(results: Sequence[Result], score: Score) -> list[Result]:

@@ -117,6 +117,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if by_cosine:
         scores["neighbor_recall"] = {str(k): float(values.mean()) for k, values in found.overlaps.items()}
     if index.approximate:
+        # One search each: with a larger k a query may find too few in its lists, and would be compared with all codes.
         shares = [recall_of(index.search, queries, own, found.sizes, k) for k in cutoffs]
         scores["ivf_recall"] = dict(zip(map(str, cutoffs), shares, strict=True))
     if protocol.name != NEIGHBORS:

@@ -250,7 +250,8 @@ class Index:
         """How `search` goes about so many queries, and why."""
         positions = self._positions(within)
         what = f"{self.ntotal} codes" if positions is None else f"{len(positions)} of {self.ntotal} codes"
-        return f"{queries} queries in {what} of {self.bits} bits: {self._searcher.plan(queries, k, positions)}"
+        asked = f"{queries} {'query' if queries == 1 else 'queries'}"
+        return f"{asked} in {what} of {self.bits} bits: {self._searcher.plan(queries, k, positions)}"
 
     def _queries(self, codes: np.ndarray) -> np.ndarray:
         codes = np.asarray(codes)

@@ -152,7 +152,7 @@ class Searcher:
         """How `search` goes about it, in words."""
         if within is not None:
             return f"all of them, {self.exact.plan(queries, k, within)}"
-        return f"those in the {self.nprobe} nearest of {self.lists} lists"
+        return f"those in the {self.nprobe} nearest of {self.lists} lists, or all where these hold fewer than {k}"
 
     def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest: distances (Q, k) int32, positions (Q, k) int64; k is at most the number searched.

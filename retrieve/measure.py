@@ -66,7 +66,7 @@ def _result(entry: _Entry, timings: Timings, entries: Sequence[_Entry], near: in
         above={
             other.method: _above(scores, other.scores, near)
             for other in entries
-            if other.bits == entry.bits and other is not entry
+            if other.bits in (entry.bits, None) and other is not entry
         },
         build=entry.seconds,
         latency=Latency.of(timings.encode, timings.search),

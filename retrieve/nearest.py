@@ -8,7 +8,7 @@ from sdc.artifacts import Progress
 from sdc.retrieve.neighbors import Nearest, cosine_distances, directions, row_lengths
 from sdc.retrieve.sources import Features
 
-_QUERIES, _ITEMS = 1024, 8192  # ranked at once: a block of distances is 64 MiB
+_QUERIES, _ITEMS = 1024, 4096  # ranked at once: a block of distances is 32 MiB
 
 
 def nearest(store: Features, queries: np.ndarray, database: np.ndarray, own: np.ndarray, count: int) -> list[Nearest]:

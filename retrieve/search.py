@@ -196,6 +196,10 @@ def _queries(settings: SearchSettings, index: Index) -> list[Queries]:
             raise UsageError(
                 f"{settings.index} has no query split: give queries with --queries FILE, --image FILE or --id ID"
             )
+        if settings.limit is not None and settings.limit < len(index.queries):
+            log.info(
+                "the first %d of %d queries of the query split: --limit takes more", settings.limit, len(index.queries)
+            )
         found.append(Queries(index.queries.names(), index.queries.codes, rows=index.queries.rows))
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 DASH = "—"
 # Okabe and Ito's palette, which colour-blind readers tell apart; no yellow, which is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
+_APART = 0.03  # octaves between methods of as many bytes
 _MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P", "X"), ("-", "--", "-.")
 
 
@@ -70,8 +71,8 @@ class Result:
         bytes: of a vector.
         recall: of the exact neighbours, by k.
         map: mAP@R by labels, None without.
-        above: by how much this is above each other method of the length, query by query: `recall` (of the 10 nearest)
-            and `map`.
+        above: by how much this is above each other method of the length, and above float16, query by query: `recall`
+            (of the 10 nearest) and `map`.
         build: seconds to train and to encode the database.
         latency: None where it was not measured.
         locality: of a method that has one (see `sdc.train.space`).
@@ -191,7 +192,10 @@ def _mean(mean: Mean | None) -> str:
 
 
 def draw(path: Path, results: Sequence[Result], cutoffs: Sequence[int], at: int) -> None:
-    """Recall, and mAP where there are labels, over bytes a vector: a line a method, float16 dotted."""
+    """Recall, and mAP where there are labels, over bytes a vector: a line a method, float16 dotted.
+
+    Methods stand a little apart, so that each one's error bars are seen.
+    """
     from matplotlib.figure import Figure
 
     near = near_cutoff(cutoffs)
@@ -205,7 +209,8 @@ def draw(path: Path, results: Sequence[Result], cutoffs: Sequence[int], at: int)
         axes = figure.add_subplot(1, len(panels), number + 1)
         for place, method in enumerate(methods):
             points = sorted((r.bytes or 0, *of(r)) for r in results if r.method == method and not r.refused)
-            x, means, errors = zip(*points, strict=True)
+            sizes, means, errors = zip(*points, strict=True)
+            x = np.array(sizes) * 2 ** (_APART * (place - (len(methods) - 1) / 2))
             axes.errorbar(
                 x, means, [error or 0 for error in errors], label=method, markersize=5, linewidth=1.5,
                 color=_COLORS[place % len(_COLORS)], marker=_MARKERS[place % len(_MARKERS)],
@@ -218,7 +223,7 @@ def draw(path: Path, results: Sequence[Result], cutoffs: Sequence[int], at: int)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(size) for size in ticks])
         axes.minorticks_off()
-        axes.set(xlabel="bytes a vector", ylabel=title)
+        axes.set(xlabel="bytes a vector", ylabel=f"{title} (bars: ± 1 standard error)")
         axes.grid(alpha=0.3)
         if number == 0:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)

@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import Progress, UsageError, unknown
+from sdc.artifacts import Progress, UsageError, log, unknown
 from sdc.retrieve import ivf
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.entries import Entries, own_places
+from sdc.retrieve.held_out import cross_validated
 from sdc.retrieve.ivf import Searcher
 from sdc.retrieve.scan import Flat
 
 INDEX_TYPES = ("auto", "flat", "ivf")
 RECALL = 0.95  # asked for by default
 NEIGHBORS = 10  # recall is that of so many
-SMALL = 100_000  # codes: comparing fewer takes less than 0.1 ms
+SMALL = 100_000  # words (8 bytes of a code): comparing fewer takes 0.1 to 0.2 ms
 GAIN = 1.25  # how much faster IVF must be to be chosen: it is approximate
 MOST_SCANNED = 0.5  # of the codes, beyond which IVF is not worth a timing
 _TRIAL = 200_000  # codes for a first look at a larger database
-_QUERIES, _ENOUGH = 1000, 100  # measured on at most, and from the query split at least
+_QUERIES, _ENOUGH = 1000, 20  # measured on at most, and from the query split at least
 _TIMED = 50  # queries, one at a time
 _AT_ONCE = 16  # queries whose neighbours are listed together
 
@@ -42,13 +43,13 @@ class Choice:
         why: a clause.
         memory: bytes that searching it touches.
         recall: expected recall@10 against exact search, an item as near as the tenth counting as found; measured on
-            `queries` other than those `nprobe` was chosen on. 1 where it is flat.
+            queries that had no part in choosing, see `sdc.retrieve.held_out`. 1 where it is flat.
         asked: the recall that was to be reached.
         milliseconds: expected of one query, or None where nothing was timed, and
         flat_milliseconds: those of exact search then.
         lists, nprobe: of an IVF index: how many lists it has, and how many are scanned.
         queries: how many the expectations come from.
-        measured_on: where these come from: "query split" or "database rows".
+        measured_on: where they are from: "query split" or "database rows".
     """
 
     index_type: str
@@ -72,8 +73,9 @@ class Choice:
             scanned = f"{self.nprobe} of {self.lists} lists scanned, recall@{NEIGHBORS} {self.recall:.3f}"
         else:
             scanned = "exact"
-        times = "" if self.milliseconds is None else f", {self.milliseconds:.3g} ms a query"
-        return f"index type {self.index_type} ({scanned}{times}): {self.why}"
+        if self.milliseconds is not None:
+            scanned += f", {self.milliseconds:.3g} ms a query; measured with {self.queries} queries, {self.measured_on}"
+        return f"index type {self.index_type} ({scanned}): {self.why}"
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ class Queries:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def take(self, which: slice) -> Queries:
-        return Queries(self.codes[which], self.own[which], self.origin)
-
     @classmethod
     def of(cls, database: Entries, queries: Entries | None, chance: np.random.Generator) -> Queries:
         """Some of the query split, or, where that has too few, rows of the database, in random order."""
+        if queries is not None and 0 < len(queries) < _ENOUGH:
+            log.info(
+                "the query split has %d queries, too few to measure with: rows of the database stand in", len(queries)
+            )
         if queries is not None and len(queries) >= _ENOUGH:
             chosen = chance.permutation(len(queries))[:_QUERIES]
             return cls(queries.codes[chosen], own_places(queries.rows, database.rows)[chosen], "query split")
@@ -104,7 +107,7 @@ def check(index_type: str, recall: float, memory: int | None) -> None:
     """Raises UsageError where the type is unknown, or recall or memory out of range."""
     if index_type not in INDEX_TYPES:
         raise unknown("index type", index_type, INDEX_TYPES)
-    if not 0 < recall < 1 and index_type != "flat":
+    if not 0 < recall <= 1 or (recall == 1 and index_type != "flat"):
         raise UsageError(f"--recall must be above 0 and below 1, found {recall:g}: --index-type flat is exact")
     if memory is not None and memory < 1:
         raise UsageError(f"--memory must be at least 1 byte, found {memory}")
@@ -134,7 +137,7 @@ def choose(
     """Decides on the index of a database.
 
     Args:
-        queries: its query split, if any: half of it to choose `nprobe` on, the other to say what to expect.
+        queries: its query split, if any, to choose `nprobe` on and to say what to expect.
         index_type: one of INDEX_TYPES.
         recall: recall@10 against exact search that IVF is to reach.
         memory: bytes that the codes and lists may take.
@@ -155,8 +158,10 @@ def choose(
     if count <= NEIGHBORS:
         return Choice("flat", f"{count} codes are too few for lists", flat), None
     if index_type == "auto":
-        if count < SMALL:
-            return Choice("flat", f"{count} codes are compared in less than 0.1 ms", flat), None
+        if count * -(-width // 8) < SMALL:
+            return Choice(
+                "flat", f"{count} codes of {8 * width} bits are compared in a fraction of a millisecond", flat
+            ), None
         if memory is not None and inverted > memory:
             why = f"IVF would take {inverted} bytes, --memory allows {memory}"
             return Choice("flat", why, flat), None
@@ -187,11 +192,9 @@ def _measured(
     if index_type == "auto" and look.scanned > MOST_SCANNED:
         return Choice("flat", _hopeless(recall, look.scanned), flat, asked=recall), None
     index = ivf.build(codes, look.centroids, look.assigned)
-    exact, approximate = timed(
-        [Flat(codes).search, Searcher(index, codes, look.nprobe).search], look.held_out.codes[:_TIMED]
-    )
+    exact, approximate = timed([Flat(codes).search, Searcher(index, codes, look.nprobe).search], found.codes[:_TIMED])
     measured: Mapping[str, Any] = {
-        "asked": recall, "flat_milliseconds": exact, "queries": len(look.held_out), "measured_on": found.origin,
+        "asked": recall, "flat_milliseconds": exact, "queries": len(found), "measured_on": found.origin,
     }  # fmt: skip
     if index_type == "auto" and not pays(exact, approximate):
         why = f"IVF takes {approximate:.3g} ms for recall {look.recall:.3f}, exact search {exact:.3g} ms"
@@ -224,19 +227,21 @@ class _Look:
     nprobe: int
     scanned: float
     recall: float
-    held_out: Queries
 
 
 def _look(database: Entries, queries: Queries, lists: int, recall: float, seed: int) -> _Look:
     centroids = ivf.train(database.codes, lists, seed=seed)
     assigned = ivf.assign(database.codes, centroids)
-    half = len(queries) - len(queries) // 2
     ranks, order = list_ranks(database.codes, queries, centroids, assigned)
-    nprobe = least_nprobe(ranks[:half], recall)
+    nprobe = least_nprobe(ranks, recall)
     sizes = np.bincount(assigned, minlength=lists)
-    scanned = sizes[order[:half, :nprobe]].sum(axis=1).mean() / len(assigned)
-    held_out = queries.take(slice(half, None)) if half < len(queries) else queries
-    return _Look(centroids, assigned, nprobe, scanned, recall_at(ranks[-len(held_out) :], nprobe), held_out)
+    scanned = sizes[order[:, :nprobe]].sum(axis=1).mean() / len(assigned)
+    found = cross_validated(
+        len(queries),
+        lambda others: least_nprobe(ranks[others], recall),
+        lambda fewest, own: (ranks[own] < fewest).mean(axis=1),
+    )
+    return _Look(centroids, assigned, nprobe, scanned, float(found.mean()))
 
 
 def list_ranks(
@@ -283,14 +288,15 @@ def recall_at(ranks: np.ndarray, nprobe: int) -> float:
 def least_nprobe(ranks: np.ndarray, recall: float) -> int:
     """The least number of lists that reaches a recall by one standard error of its mean over queries.
 
-    Without that margin about half of all promises would be broken by a little.
+    Without that margin about half of all promises would be broken by a little. The error is that of the number which
+    just reaches the recall: of more lists it is smaller, in a small sample down to 0.
     """
-    nprobe = int(np.quantile(ranks, recall, method="inverted_cdf")) + 1
-    while True:
-        found = (ranks < nprobe).mean(axis=1)
-        if found.mean() - found.std() / math.sqrt(len(found)) >= recall:
-            return nprobe
-        nprobe = int(ranks[ranks >= nprobe].min()) + 1  # at the last one, all is found
+    error = (ranks < _reaching(ranks, recall)).mean(axis=1).std() / math.sqrt(len(ranks))
+    return _reaching(ranks, min(recall + error, 1.0))
+
+
+def _reaching(ranks: np.ndarray, recall: float) -> int:
+    return int(np.quantile(ranks, recall, method="inverted_cdf")) + 1
 
 
 def timed(searches: list[Callable[[np.ndarray, int], Any]], codes: np.ndarray) -> list[float]:

@@ -144,7 +144,7 @@ def search(as_json: bool, **options: Any) -> None:
         return
     for result in found["results"]:
         neighbors = "  ".join(f"{n['id']} ({_nearness(n)})" for n in result["neighbors"])
-        click.echo(f"{result['query']}: {neighbors}")
+        click.echo(f"{result['query']}: {neighbors or 'nothing'}")
 
 
 def _nearness(neighbor: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def chosen():
 def test_on_clustered_codes_it_keeps_its_promise_on_queries_it_has_not_seen(chosen, tmp_path):
     plan = chosen.metadata["plan"]
     assert chosen.metadata["index_type"] == plan["index_type"] == "ivf"
-    assert (plan["asked"], plan["measured_on"], plan["queries"]) == (0.95, "query split", 200)
+    assert (plan["asked"], plan["measured_on"], plan["queries"]) == (0.95, "query split", 400)
     others = clustered(1000, seed=6)
     assert recall(chosen, others) >= 0.93
     assert abs(recall(chosen, others) - plan["recall"]) < 0.02
@@ -114,7 +114,15 @@ def test_few_codes_are_flat_without_any_measuring(monkeypatch):
     monkeypatch.setattr(ivf, "train", None)
     plan = Index.build(clustered(1000), index_type="auto").metadata["plan"]
     assert plan["index_type"] == "flat"
-    assert "less than 0.1 ms" in plan["why"]
+    assert plan["why"] == "1000 codes of 64 bits are compared in a fraction of a millisecond"
+
+
+def test_few_codes_of_many_bits_are_measured():
+    few = tune.SMALL // 64 + 1  # 64 words each: as much to compare as ten times SMALL codes of 64 bits would be
+    plan = Index.build(structureless(few, 4096), index_type="auto").metadata["plan"]
+    assert "of the codes" in plan["why"]
+    plan = Index.build(structureless(few // 2, 4096), index_type="auto").metadata["plan"]
+    assert "fraction of a millisecond" in plan["why"]
 
 
 def test_what_does_not_fit_into_the_memory_is_not_chosen_or_refused(monkeypatch):
@@ -135,6 +143,8 @@ def test_what_does_not_fit_into_the_memory_is_not_chosen_or_refused(monkeypatch)
     [
         ("auot", 0.9, None, "unknown index type 'auot': did you mean 'auto'"),
         ("ivf", 1.0, None, "--recall must be above 0 and below 1, found 1"),
+        ("flat", 1.01, None, "--recall must be above 0 and below 1, found 1.01"),
+        ("flat", float("nan"), None, "--recall must be"),
         ("auto", float("nan"), None, "--recall must be"),
         ("flat", 0.9, 0, "--memory must be at least 1"),
     ],
@@ -173,11 +183,46 @@ def test_the_ranks_of_lists_tell_the_recall_of_every_search(n, lists, own, value
             found += min(k, int((distances[scanned] <= farthest).sum()))
         assert tune.recall_at(ranks, nprobe) == pytest.approx(found / (5 * k))
     for asked in (0.1, 0.5, 0.95):
-        nprobe = tune.least_nprobe(ranks, asked)
-        found = (ranks < nprobe).mean(axis=1)
-        assert found.mean() - found.std() / np.sqrt(5) >= asked
-        found = (ranks < nprobe - 1).mean(axis=1)
-        assert nprobe == 1 or found.mean() - found.std() / np.sqrt(5) < asked
+        by_nprobe = [(ranks < nprobe).mean(axis=1) for nprobe in range(1, len(centroids) + 1)]
+        just = next(found for found in by_nprobe if found.mean() >= asked)
+        enough = min(asked + just.std() / np.sqrt(5), 1) - 1e-9
+        expected = next(n for n, found in enumerate(by_nprobe, 1) if found.mean() >= enough)
+        assert tune.least_nprobe(ranks, asked) == expected
+
+
+def far_from(codes, bits=10, seed=2):
+    """The codes with some bits of each flipped, so that their neighbours stand in lists farther off."""
+    rng = np.random.default_rng(seed)
+    flips = np.zeros((len(codes), codes.shape[1] * 8), np.uint8)
+    flips[:, :bits] = 1
+    return codes ^ np.packbits(rng.permuted(flips, axis=1), axis=1)
+
+
+@pytest.mark.parametrize(("count", "origin"), [(20, "query split"), (19, "database rows")])
+def test_few_queries_unlike_the_database_are_measured_with_too(count, origin, caplog):
+    """They need more lists than the database's own rows do."""
+    caplog.set_level(logging.INFO, "sdc")
+    codes, others = clustered(20_000), far_from(clustered(1000, seed=6))
+    split = Entries(far_from(clustered(count, seed=5), seed=3), np.arange(20_000, 20_000 + count))
+    index = Index.build(codes, queries=split, index_type="ivf", recall=0.9)
+    plan = index.metadata["plan"]
+    assert plan["measured_on"] == origin
+    assert f"measured with {plan['queries']} queries, {origin}): as asked" in caplog.text
+    assert ("the query split has 19 queries, too few to measure with" in caplog.text) == (count == 19)
+    assert (recall(index, others) >= 0.88) == (count == 20)
+
+
+@pytest.mark.parametrize("count", [100, 400])
+def test_over_seeds_the_promise_is_kept_and_little_more_is_scanned(count):
+    codes, others = clustered(5000), clustered(3000, seed=6)
+    centroids = ivf.train(codes, 128)
+    assigned = ivf.assign(codes, centroids)
+    ranks, _ = tune.list_ranks(codes, tune.Queries(others, np.full(3000, -1), ""), centroids, assigned)
+    for seed in range(40):
+        order = np.random.default_rng(seed).permutation(3000)
+        nprobe, unseen = tune.least_nprobe(ranks[order[:count]], 0.9), ranks[order[count:]]
+        assert tune.recall_at(unseen, nprobe) >= 0.88
+        assert tune.recall_at(unseen, (nprobe - 1) // 2) < 0.9  # not more than twice what would do
 
 
 def test_large_databases_are_first_looked_at_in_a_sample(monkeypatch):

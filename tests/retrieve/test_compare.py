@@ -225,7 +225,7 @@ def test_standard_errors_are_of_queries_and_differences_are_paired(compared, sto
     assert above["value"] == pytest.approx(itq["recall"]["10"]["value"] - sdc["recall"]["10"]["value"])
     assert 0 < above["se"] < sdc["recall"]["10"]["se"] + itq["recall"]["10"]["se"]
     assert sdc["above"]["itq"]["map"]["value"] == pytest.approx(sdc["map"]["value"] - itq["map"]["value"])
-    assert set(sdc["above"]) == {"sdc-asymmetric", "itq", "sign", "random-rotation", "pq"}
+    assert set(sdc["above"]) == {"sdc-asymmetric", "itq", "sign", "random-rotation", "pq", "float16"}
     assert find(compared.out, "float16", None)["above"] == {}
     assert Mean.of(np.array([0.0, 1.0])) == (0.5, 0.5)
     assert Mean.of(np.array([0.3])) == (0.3, None)
@@ -317,13 +317,14 @@ FLOAT = result("float16", 1.0, size=2560, ms=20.0)
             [result("sdc", 0.2), result("sdc-asymmetric", 0.3, ms=2.0), result("itq", 0.21)], ["sdc-asymmetric"], [],
             ["At 8 bytes a vector SDC with the query in float 0.300 finds most of the 10 nearest neighbours, SDC by "
              "Hamming distance 0.200; SDC with the query in float takes 4 × the time of a query.",
-             "`sdc search --rerank` compares a shortlist of SDC's codes with the query in float."],
+             "`sdc search --rerank` compares a shortlist of SDC's codes with the query in float; then the shortlist's "
+             "features, where they are at hand."],
             ["not the best"], id="the same codes in float",
         ),
         pytest.param(
             [result("sdc", 0.2, 0.7), result("sdc-asymmetric", 0.3, 0.75), result("pq", 0.4, 0.72)],
             ["pq"], ["sdc-asymmetric"],
-            ["with the query in float, which finds 0.300.",
+            ["with the query in float, which finds 0.300; then the shortlist's features, where they are at hand.",
              "SDC is the best choice: mAP 0.700, 0.750 with the query in float; next PQ 0.720.", "So: PQ where"],
             ["level"], id="sdc's codes by labels",
         ),
@@ -342,6 +343,22 @@ FLOAT = result("float16", 1.0, size=2560, ms=20.0)
         pytest.param(
             [result("sdc", 0.2), Result("pq", 64, refused="too few rows")], ["sdc"], [],
             ["no method finds"], ["PQ"], id="refused",
+        ),
+        pytest.param(
+            [result("sdc", 0.5, 0.7), result("itq", 0.52, 0.71), result("pq", 0.6, 0.6)], ["pq"], ["itq", "sdc"],
+            ["By labels ITQ and SDC are level: mAP 0.710; SDC 0.700.",
+             "So: PQ where the very nearest vectors count, ITQ and SDC where items of the same kind do."],
+            ["SDC is the best choice"], id="itq is level by labels, pq by neither",
+        ),
+        pytest.param(
+            [result("sdc", 0.9, 0.7), replace(FLOAT, latency=PQ.latency, map=Mean(0.6, 0.01))], ["sdc"], ["sdc"],
+            ["no codes are needed for these. By labels SDC's codes are better than the features themselves: mAP 0.700, "
+             "float16 0.600."], ["next to nothing"], id="a small set whose codes know the labels better",
+        ),
+        pytest.param(
+            [result("sdc", 0.9, 0.7), replace(FLOAT, latency=PQ.latency, map=Mean(0.69, 0.01))], ["sdc"], ["sdc"],
+            ["loses next to nothing: if that is small and fast enough, no codes are needed."],
+            ["than the features themselves"], id="a small set whose codes are level with it by labels",
         ),
         pytest.param(
             [result("sdc", 0.9), replace(FLOAT, latency=PQ.latency)], ["sdc"], [],

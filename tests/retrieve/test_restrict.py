@@ -61,9 +61,13 @@ def test_a_large_database_at_low_and_high_selectivity(share):
     chosen = np.flatnonzero(rng.random(20_000) < share)
     for queries in (codes[:1], codes[:50]):
         distances, found = index.search(queries, 10, within=chosen)
-        expected = nearest(queries, codes[chosen], chosen, 10)
-        assert (distances == expected[0]).all()
-        assert (found == expected[1]).all()
+        expected = nearest(queries, codes[chosen], chosen, len(chosen))
+        assert (distances == expected[0][:, :10]).all()
+        assert (found == expected[1][:, :10]).all()
+        for radius in (0, 9, 64):
+            _, distances, found = index.range_search(queries, radius, within=chosen)
+            assert (distances == expected[0][expected[0] <= radius]).all()
+            assert (found == expected[1][expected[0] <= radius]).all()
 
 
 def test_no_row_at_all_has_no_neighbours():
@@ -121,8 +125,9 @@ def test_a_search_within_a_radius(scene):
     assert all(near["distance"] <= 3 for result in answer["results"] for near in result["neighbors"])
 
 
-def test_a_search_of_listed_ids_or_of_labels_or_of_both(scene):
-    path, labels = scene.folder / "db.bin", scene.index.database.labels
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_a_search_of_listed_ids_or_of_labels_or_of_both(scene, kind):
+    path, labels = scene.encode(out=f"{kind}.bin", index_type=kind), scene.index.database.labels
     listed = [5, 17, 200, 399]
     ids = scene.folder / "ids.txt"
     ids.write_text("\n".join(f"img/{row:04}.png" for row in reversed(listed)) + "\n\n", encoding="utf-8")

@@ -60,7 +60,7 @@ def same(found, expected):
 @given(
     st.integers(1, 120),  # database
     st.integers(0, 70),  # queries: more than one group
-    st.sampled_from([8, 24, 64, 72, 256, 1024]),  # bits
+    st.sampled_from([8, 24, 64, 72, 256, 1024, 4088, 4096]),  # bits
     st.integers(1, 6),  # distinct codes
     st.sampled_from(PLANS),
     st.data(),
@@ -84,7 +84,7 @@ def test_search_is_brute_force_whatever_the_split(n, q, bits, values, planned, d
 @given(
     st.integers(1, 200),
     st.integers(1, 40),
-    st.sampled_from([8, 24, 72, 1024]),
+    st.sampled_from([8, 24, 72, 1024, 4096]),
     st.sampled_from([0.0, 0.001, 0.1, 0.5, 1.0]),
     st.sampled_from(PLANS),
     st.data(),

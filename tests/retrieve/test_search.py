@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from sdc.artifacts import SdcError, UsageError
+from sdc.cli import cli
 from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.index import Index
 from sdc.retrieve.search import SearchSettings, search
@@ -40,6 +42,29 @@ def test_without_queries_the_query_split_is_searched(scene, settings):
     assert [result["neighbors"] for result in found["results"]] == expected_neighbors(scene, index.queries.codes, 7)
     assert json.loads(json.dumps(found)) == found
     assert search(replace(settings, limit=3))["results"] == found["results"][:3]
+
+
+def test_what_the_command_leaves_out_of_the_query_split_is_said(scene, caplog):
+    caplog.set_level("INFO", "sdc")
+    asked = ["search", "--index", str(scene.folder / "db.bin"), "-k", "1"]
+    for options, shown in (([], 10), (["--limit", "3"], 3), (["--limit", "30"], 30), (["--id", "img/0007.png"], 1)):
+        caplog.clear()
+        lines = CliRunner().invoke(cli, [*asked, *options]).stdout.splitlines()
+        assert len(lines) == shown
+        said = f"the first {shown} of 30 queries of the query split: --limit takes more"
+        assert (said in caplog.text) == (shown in (10, 3))
+    caplog.clear()
+    assert len(json.loads(CliRunner().invoke(cli, [*asked, "--json"]).stdout)["results"]) == 30
+    assert not caplog.text
+
+
+def test_a_query_that_finds_nothing_says_so(make_scene):
+    scene = make_scene(database="without")
+    asked = ["search", "--index", str(scene.folder / "db.bin"), "--radius", "0", "--limit", "30"]
+    lines = CliRunner().invoke(cli, asked).stdout.splitlines()
+    found = [result["neighbors"] for result in search(SearchSettings(scene.folder / "db.bin", radius=0))["results"]]
+    assert [line.endswith(": nothing") for line in lines] == [not near for near in found]
+    assert [] in found
 
 
 def test_a_k_beyond_the_database_returns_every_row(scene, settings):
