@@ -14,6 +14,7 @@ from sdc.artifacts import SdcError, UsageError
 from sdc.retrieve.engines.urls import Target
 
 MOST_ROWS = 16384  # of a batch: the most that Milvus returns to a query, so that a batch can be looked at as a whole
+LONGEST_ID = 65535  # bytes of a VARCHAR of Milvus
 _FORMAT = 1
 
 
@@ -22,7 +23,7 @@ class Record:
     """What a collection or table holds, written into it when it is made.
 
     Attributes:
-        fingerprint: of the index that is pushed.
+        fingerprint: of the items that are pushed, and of the model that encoded them.
         bits: of a code.
         count: codes in the index.
         labels: none, one a code, or many (multi-hot).
@@ -42,10 +43,9 @@ class Record:
         """Of type ivf: about 4·√N, each with enough codes to be trained on."""
         return int(max(1, min(4 * self.count**0.5, self.count / 39, 65536)))
 
-    @property
-    def probes(self) -> int:
-        """Lists that a search scans, unless told otherwise: a sixteenth."""
-        return min(self.lists, max(8, self.lists // 16))
+    def probes(self, nprobe: int | None = None) -> int:
+        """Lists that a search scans: a sixteenth, unless told otherwise."""
+        return min(self.lists, nprobe or max(8, self.lists // 16))
 
     def identity(self) -> dict[str, Any]:
         """What must agree for a push to go on with what is there."""
@@ -114,10 +114,10 @@ class Engine(Protocol):
         """Those rows from `first` to `last` inclusive that are there, at most `MOST_ROWS` apart; in any order."""
 
     def finish(self, record: Record) -> None:
-        """Makes what was inserted durable and fast to search; does nothing where it is already."""
+        """Makes what was inserted durable and indexed, and waits for it; does nothing where it is already."""
 
-    def count(self, label: int | None = None) -> int:
-        """Codes there; those with a label."""
+    def count(self, labels: Sequence[int] = ()) -> int:
+        """Codes there; with labels those that have one of them."""
 
     def find(self, names: Sequence[str]) -> dict[str, tuple[np.ndarray, int]]:
         """Of each id that is there, the code (bits // 8,) uint8 and row of its first item."""
@@ -130,8 +130,14 @@ class Engine(Protocol):
         radius: int | None = None,
         labels: Sequence[int] = (),
         nprobe: int | None = None,
+        exact: bool = False,
     ) -> list[Hits]:
-        """The k nearest of each query (Q, bits // 8); with a radius those of them within it, inclusive."""
+        """The k nearest of each query (Q, bits // 8); with a radius those of them within it, inclusive.
+
+        Args:
+            nprobe: lists to scan of an index of type ivf; None takes a sixteenth.
+            exact: miss nothing, though the index be approximate.
+        """
 
     def close(self) -> None: ...
 
@@ -141,6 +147,11 @@ def index_types(target: Target) -> tuple[str, ...]:
     if target.engine == "pgvector":
         return ("flat", "hnsw")
     return ("flat",) if target.file else ("flat", "ivf")
+
+
+def longest_id(target: Target) -> int | None:
+    """Most bytes of an id there; None where any fits."""
+    return LONGEST_ID if target.engine == "milvus" else None
 
 
 def connect(target: Target, *, create: bool) -> Engine:

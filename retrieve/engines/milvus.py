@@ -10,20 +10,20 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from sdc.artifacts import SdcError, UsageError
-from sdc.retrieve.engines.engine import MOST_ROWS, Batch, Hits, Record, client, foreign
+from sdc.retrieve.engines.engine import LONGEST_ID, MOST_ROWS, Batch, Hits, Record, client, foreign
 from sdc.retrieve.engines.urls import Target
 
 _TYPES = {"flat": "BIN_FLAT", "ivf": "BIN_IVF_FLAT"}
-_CONNECT, _REQUEST, _BUILD = 4, 60, 3600  # seconds
-_ID_BYTES = 65535  # of a VARCHAR
+_CONNECT, _REQUEST, _HANDOVER, _BUILD = 4, 60, 600, 3600  # seconds
 _LABELS = 4096  # of an ARRAY
 _NAMES = 256  # looked for at once
 _ANSWERS = 1 << 18  # neighbours asked for at once
@@ -48,7 +48,8 @@ class Milvus:
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # it logs what it raises, with its traceback
             self._types = pymilvus.DataType
             uri = f"http://{_host(target)}:{target.port}" if target.file is None else _started(target)
-            self._client = pymilvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=_CONNECT)
+            token = os.environ.get("MILVUS_TOKEN", "")
+            self._client = pymilvus.MilvusClient(uri, token=token, timeout=_CONNECT, **_channel(target))
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
@@ -73,7 +74,7 @@ class Milvus:
         kinds = self._types
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False, description=record.text())
         schema.add_field("row", kinds.INT64, is_primary=True)
-        schema.add_field("id", kinds.VARCHAR, max_length=_ID_BYTES)
+        schema.add_field("id", kinds.VARCHAR, max_length=LONGEST_ID)
         if record.labels == "one":
             schema.add_field("label", kinds.INT64)
         elif record.labels == "many":
@@ -96,9 +97,6 @@ class Milvus:
         }
         if batch.labels is not None:
             columns["label"] = list(batch.labels)
-        for row, name in zip(columns["row"], batch.ids, strict=True):
-            if len(name) * 4 > _ID_BYTES and len(name.encode()) > _ID_BYTES:
-                raise SdcError(f"the id of row {row} has {len(name.encode())} bytes, Milvus takes {_ID_BYTES}")
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         with _translating(self.target):
             self._client.insert(self.name, rows, timeout=_REQUEST)
@@ -111,28 +109,63 @@ class Milvus:
         with _translating(self.target):
             self._load()
             self._client.flush(self.name, timeout=_BUILD)
-            end = time.monotonic() + _BUILD
-            while self.target.file is None:  # segments are indexed one by one in the background
-                state = self._client.describe_index(self.name, "code", timeout=_REQUEST)
-                if not int(state.get("pending_index_rows", 0)):
-                    return
-                if time.monotonic() > end:
-                    raise SdcError(f"{self.target.url}: Milvus has not built its index in {_BUILD} s; look at its logs")
-                time.sleep(0.2)
+            if self.target.file is None:
+                self._until(self._built, _BUILD, "built its index")
+                if record.index_type != "flat":
+                    self._until(lambda: self._handed_over(record.count), _HANDOVER, "taken its index into use")
 
-    def count(self, label: int | None = None) -> int:
-        found = self._query("" if label is None else self._having((label,)), ["count(*)"])
+    def _until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
+        end = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > end:
+                raise SdcError(f"{self.target.url}: Milvus has not {what} in {seconds} s; look at its logs")
+            time.sleep(0.2)
+
+    def _built(self) -> bool:
+        """Whether all segments are indexed, which are one by one in the background."""
+        state = self._client.describe_index(self.name, "code", timeout=_REQUEST)
+        if state.get("state") == "Failed":
+            raise SdcError(f"{self.target.url}: Milvus cannot build its index; look at its logs")
+        return not int(state.get("pending_index_rows", 0))
+
+    def _handed_over(self, count: int) -> bool:
+        """Whether searches use the index; for some seconds they go on comparing all that was inserted, exactly."""
+        segments = self._client.list_loaded_segments(self.name, timeout=_REQUEST)
+        return bool(sum(each.num_rows for each in segments if each.state_name != "Growing") >= count)
+
+    def count(self, labels: Sequence[int] = ()) -> int:
+        found = self._query(self._having(labels), ["count(*)"])
         return int(found[0]["count(*)"])
 
     def find(self, names: Sequence[str]) -> dict[str, tuple[np.ndarray, int]]:
         found: dict[str, tuple[np.ndarray, int]] = {}
         for start in range(0, len(names), _NAMES):
-            listed = json.dumps(names[start : start + _NAMES], ensure_ascii=False)
-            for each in self._query(f"id in {listed}", ["id", "row", "code"], limit=MOST_ROWS):
+            for each in self._named(list(names[start : start + _NAMES])):
                 name, row, code = each["id"], int(each["row"]), each["code"]
                 if name not in found or row < found[name][1]:
                     found[name] = np.frombuffer(code[0] if isinstance(code, list) else code, np.uint8), row
         return found
+
+    def _named(self, names: list[str]) -> list[dict[str, Any]]:
+        """The items with one of these ids; of an id that more than `MOST_ROWS` items share, some."""
+        listed = ", ".join(map(self._quoted, names))
+        found = self._query(f"id in [{listed}]", ["id", "row", "code"], limit=MOST_ROWS)
+        if len(found) < MOST_ROWS or len(names) == 1:
+            return found
+        half = len(names) // 2  # the items of one id may have left no room for another's
+        return self._named(names[:half]) + self._named(names[half:])
+
+    def _quoted(self, name: str) -> str:
+        """An id as part of a condition."""
+        if self.target.file is None:
+            return json.dumps(name, ensure_ascii=False)
+        # The embedded engine knows no escapes but these of quotes and backslashes.
+        if "\n" in name or "\r" in name:
+            raise UsageError(
+                f"the embedded Milvus cannot be asked for the id {name!r}, since it has a line break: give the item's "
+                "vector with --queries"
+            )
+        return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
     def search(
         self,
@@ -142,12 +175,13 @@ class Milvus:
         radius: int | None = None,
         labels: Sequence[int] = (),
         nprobe: int | None = None,
+        exact: bool = False,
     ) -> list[Hits]:
         params: dict[str, Any] = {}
         if radius is not None:  # range_filter ≤ distance < radius
             params |= {"radius": radius + 1, "range_filter": 0}
-        if nprobe is not None:
-            params["nprobe"] = nprobe
+        if self._held is not None and self._held.index_type == "ivf":
+            params["nprobe"] = self._held.lists if exact else self._held.probes(nprobe)
         hits: list[Hits] = []
         step = max(1, min(1024, _ANSWERS // k))
         with _translating(self.target):
@@ -155,14 +189,16 @@ class Milvus:
             for start in range(0, len(codes), step):
                 found = self._client.search(
                     self.name, [code.tobytes() for code in codes[start : start + step]], limit=k, anns_field="code",
-                    filter=self._having(labels) if labels else "", output_fields=["id"], timeout=_BUILD,
+                    filter=self._having(labels), output_fields=["id"], timeout=_BUILD,
                     search_params={"metric_type": "HAMMING", "params": params}, consistency_level="Strong",
                 )  # fmt: skip
                 hits += [_hits(near) for near in found]
         return hits
 
     def _having(self, labels: Sequence[int]) -> str:
-        """The condition for items with one of these labels."""
+        """The condition for items with one of these labels; without labels for all."""
+        if not labels:
+            return ""
         listed = ", ".join(str(int(label)) for label in labels)
         many = self._held is not None and self._held.labels == "many"
         return f"array_contains_any(label, [{listed}])" if many else f"label in [{listed}]"
@@ -212,6 +248,15 @@ def _host(target: Target) -> str:
     return f"[{target.host}]" if ":" in target.host else target.host
 
 
+def _channel(target: Target) -> dict[str, Any]:
+    """For an IPv6 address a channel of our own, since the client would lose its brackets."""
+    if ":" not in target.host:
+        return {}
+    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    address = f"ipv6:{_host(target)}:{target.port}"
+    return {"channel": client("grpc", "milvus").insecure_channel(address, options=unlimited)}
+
+
 def _described(field: dict[str, Any]) -> str:
     kind = getattr(field["type"], "name", field["type"])
     width = field.get("params", {}).get("dim")
@@ -219,7 +264,7 @@ def _described(field: dict[str, Any]) -> str:
 
 
 def _check_file(target: Target, create: bool) -> None:
-    """Refuses a file that is no SQLite database, as that of the embedded engine is, or that is not there."""
+    """Refuses a file that is not there, or is not the embedded engine's: a SQLite database with a table of its own."""
     file = target.file
     assert file is not None
     if file.is_dir() or (file.exists() and not file.is_file()):
@@ -230,9 +275,14 @@ def _check_file(target: Target, create: bool) -> None:
         if not file.absolute().parent.is_dir():
             raise SdcError(f"cannot write {file}: the folder {file.absolute().parent} does not exist; make it first")
         return
-    with open(file, "rb") as opened:
-        head = opened.read(16)
-    if head and head != b"SQLite format 3\0":
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+            tables = {name for (name,) in opened.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.OperationalError:  # another process writes to it, which the engine will say
+        return
+    except sqlite3.DatabaseError:
+        tables = {"none at all"}
+    if tables and "collection_meta" not in tables:
         raise SdcError(f"{file} is no file of the embedded Milvus: name another")
 
 

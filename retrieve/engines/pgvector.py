@@ -34,6 +34,7 @@ class Pgvector:
             self._connection = self._psycopg.connect(
                 **{key: value for key, value in given.items() if value}, connect_timeout=_CONNECT, autocommit=True
             )
+        self._see_extension()
 
     def close(self) -> None:
         self._connection.close()
@@ -99,8 +100,8 @@ class Pgvector:
                 self._do("CREATE INDEX ON {name} USING hnsw (code bit_hamming_ops)")
         self._do("VACUUM (ANALYZE) {name}")
 
-    def count(self, label: int | None = None) -> int:
-        where, values = ("", ()) if label is None else self._having((label,))
+    def count(self, labels: Sequence[int] = ()) -> int:
+        where, values = self._having(labels)
         return int(self._ask("SELECT count(*) FROM {name}" + where, values)[0][0])
 
     def find(self, names: Sequence[str]) -> dict[str, tuple[np.ndarray, int]]:
@@ -120,9 +121,10 @@ class Pgvector:
         radius: int | None = None,
         labels: Sequence[int] = (),
         nprobe: int | None = None,
+        exact: bool = False,
     ) -> list[Hits]:
-        where, values = self._having(labels) if labels else ("", ())
-        approximate = self._held is not None and self._held.index_type == "hnsw" and radius is None
+        where, values = self._having(labels)
+        approximate = not exact and radius is None and self._held is not None and self._held.index_type == "hnsw"
         distance = f"code <~> %s::bit({codes.shape[1] * 8})"
         if radius is not None:
             where += f"{' AND' if where else ' WHERE'} {distance} <= %s"
@@ -145,10 +147,20 @@ class Pgvector:
                 hits.append(Hits.sorted(columns[0], columns[1], columns[2]))
         return hits
 
-    def _having(self, labels: Sequence[int]) -> tuple[str, tuple[list[int]]]:
-        """The condition for items with one of these labels, and its values."""
+    def _having(self, labels: Sequence[int]) -> tuple[str, tuple[list[int], ...]]:
+        """The condition for items with one of these labels, and its values; without labels for all."""
+        if not labels:
+            return "", ()
         many = self._held is not None and self._held.labels == "many"
         return (" WHERE label && %s::bigint[]" if many else " WHERE label = ANY(%s::bigint[])"), ([*map(int, labels)],)
+
+    def _see_extension(self) -> None:
+        """Makes names of pgvector known that were put into a schema of its own."""
+        self._ask(
+            "SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), "
+            "quote_ident(nspname)), false) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace "
+            "WHERE extname = 'vector'"
+        )
 
     def _extension(self) -> None:
         """Sees to it that pgvector is there, and new enough."""
@@ -186,6 +198,8 @@ class Pgvector:
         errors = self._psycopg.errors
         if isinstance(error, (errors.UndefinedFile, errors.FeatureNotSupported)) and "vector" in said:
             return f"pgvector is not installed in this PostgreSQL ({said})"
+        if isinstance(error, errors.UndefinedFunction) and "<~>" in said:
+            return f"pgvector is missing or too old ({said}): CREATE EXTENSION vector, or ALTER EXTENSION vector UPDATE"
         if isinstance(error, errors.UndefinedTable):
             return f"the table is gone ({said}): push again"
         if isinstance(error, errors.InsufficientPrivilege):

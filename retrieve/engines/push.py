@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, UsageError, differing, log, unknown
+from sdc.artifacts import Progress, SdcError, UsageError, checksum, differing, fingerprint, log, unknown
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.engines.engine import MOST_ROWS, Batch, Engine, Hits, Record, connect, index_types
+from sdc.retrieve.engines.engine import MOST_ROWS, Batch, Engine, Hits, Record, connect, index_types, longest_id
 from sdc.retrieve.engines.urls import MILVUS, PGVECTOR, Target, parse
 from sdc.retrieve.entries import Entries
 from sdc.retrieve.index import Index
@@ -33,7 +33,7 @@ class PushSettings:
         index: a db.bin.
         index_type: flat (exact); ivf for Milvus or hnsw for PostgreSQL, both approximate.
         batch: codes a request, at most; long ids make it fewer.
-        overwrite: replace what another index left under that name.
+        overwrite: replace what another index left under that name, and what something else has changed there.
         verify: check every byte of the index first.
     """
 
@@ -43,6 +43,10 @@ class PushSettings:
     batch: int = 8192
     overwrite: bool = False
     verify: bool = True
+
+
+class SpoiltError(SdcError):
+    """What is there has the right name and record, but not the index's codes."""
 
 
 def run(settings: PushSettings) -> dict[str, Any]:
@@ -56,8 +60,8 @@ def run(settings: PushSettings) -> dict[str, Any]:
 
     Raises:
         UsageError: no URL, an unknown index type, a batch out of range, or another index's codes in that place.
-        SdcError: the index is damaged, the engine can't be reached or refuses, what is there was not made by
-            `sdc push`, or its count or its distances are wrong in the end.
+        SdcError: the index is damaged, an id does not fit, the engine can't be reached or refuses, what is there was
+            not made by `sdc push`, or its count or its distances are wrong in the end.
     """
     if not settings.to:
         raise UsageError(f"say where to with --to {MILVUS}, or {PGVECTOR}")
@@ -67,19 +71,20 @@ def run(settings: PushSettings) -> dict[str, Any]:
     _check_type(settings.index_type, target)
     index = Index.open(settings.index, verify=settings.verify)
     record = record_of(index, settings.index_type)
+    _check_ids(index.database, longest_id(target))
     start = time.monotonic()
     with contextlib.closing(connect(target, create=True)) as engine:
         already = _begin(settings, engine, record)
-        if already < record.count:
-            _send(engine, index.database, already, settings.batch)
-        engine.finish(record)
-        found = engine.count()
-        if found != record.count:
-            raise SdcError(
-                f"{settings.to} has {found} codes, but {settings.index} has {record.count}: something else has changed "
-                "it; --overwrite pushes it anew"
-            )
-        checked = check(engine, index, record)
+        try:
+            checked = _complete(settings, engine, index, record, already)
+        except SpoiltError as error:
+            if not settings.overwrite:
+                raise
+            log.warning("%s: replaced", error)
+            engine.drop()
+            engine.create(record)
+            already = 0
+            checked = _complete(settings, engine, index, record, already)
     log.info(
         "%s: %d codes of %d bits, recall@%d %.4g in %d sampled queries",
         settings.to, record.count, record.bits, checked["k"], checked["recall"], checked["queries"],
@@ -101,7 +106,15 @@ def record_of(index: Index, index_type: str) -> Record:
             metadata[what] = {**index.metadata[what], "path": os.path.abspath(path)}
     labels = index.database.labels
     kind = "none" if labels is None else "one" if labels.ndim == 1 else "many"
-    return Record(index.fingerprint, index.bits, len(index), kind, index_type, metadata)
+    return Record(_fingerprint(index), index.bits, len(index), kind, index_type, metadata)
+
+
+def _fingerprint(index: Index) -> str:
+    """Of the items and the model that made them: unlike the index's own it outlasts `sdc compact`."""
+    arrays = {**index.database.arrays("database"), "codes": index.database.codes}
+    model = {name: value for name, value in index.metadata.get("model", {}).items() if name != "path"}
+    sums = {name: checksum(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return fingerprint({"kind": "pushed", "model": model, **sums})
 
 
 def _check_type(name: str, target: Target) -> None:
@@ -120,20 +133,46 @@ def _begin(settings: PushSettings, engine: Engine, record: Record) -> int:
         different = differing(found.identity(), record.identity())
         if not different:
             there = engine.count()
-            if there:
+            if 0 < there <= record.count:
                 log.info(
                     "%s has %d of the %d codes: %s", settings.to, there, record.count,
                     "nothing to push" if there == record.count else "going on",
                 )  # fmt: skip
             return there
         if not settings.overwrite:
+            what = "an earlier or later state of" if _one_origin(found, record) else "another index than"
             raise UsageError(
-                f"{settings.to} holds another index than {settings.index} ({'; '.join(different)}). "
-                "Choose another name, or --overwrite to replace it."
+                f"{settings.to} holds {what} {settings.index} ({'; '.join(different)}). "
+                "Choose another name, or --overwrite to replace it; no search is answered there until that is done."
             )
         engine.drop()
     engine.create(record)
     return 0
+
+
+def _one_origin(*records: Record) -> bool:
+    """Whether the codes of both were made by one model, so that items added or removed may be all the difference."""
+    made = [{**record.metadata.get("model", {}), "path": None} for record in records]
+    kinds = [(record.bits, record.labels, record.index_type) for record in records]
+    return "fingerprint" in made[0] and made[0] == made[1] and kinds[0] == kinds[1]
+
+
+def _complete(settings: PushSettings, engine: Engine, index: Index, record: Record, already: int) -> dict[str, Any]:
+    """Pushes what is missing, and checks the whole.
+
+    Raises:
+        SpoiltError: it is not what was pushed.
+    """
+    if already < record.count:
+        _send(engine, index.database, already, settings.batch)
+    engine.finish(record)
+    found = engine.count()
+    if found != record.count:
+        raise SpoiltError(
+            f"{settings.to} has {found} codes, but {settings.index} has {record.count}: something else has changed "
+            "it; --overwrite pushes it anew"
+        )
+    return check(engine, index, record)
 
 
 def _send(engine: Engine, database: Entries, there: int, size: int) -> None:
@@ -175,20 +214,42 @@ def batches(database: Entries, start: int, size: int, limit: int = _BATCH_BYTES)
 
 
 def batch_of(database: Entries, positions: np.ndarray) -> Batch:
-    """The codes at some positions, ready to go.
-
-    Raises:
-        SdcError: an id is no UTF-8, or has a NUL.
-    """
-    rows, ids = database.rows[positions], database.names(positions)
-    for row, name in zip(rows.tolist(), ids, strict=True):
-        if "\0" in name or (not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name)):
-            raise SdcError(f"the id {name!r} of row {row} is no UTF-8 text, and engines take no other: rename it")
+    """The codes at some positions, ready to go."""
     labels: list[int] | list[list[int]] | None = None
     if database.labels is not None:
         held = database.labels[positions]
         labels = held.tolist() if held.ndim == 1 else [np.flatnonzero(row).tolist() for row in held]
-    return Batch(rows, ids, database.codes[positions], labels)
+    return Batch(database.rows[positions], database.names(positions), database.codes[positions], labels)
+
+
+def _check_ids(database: Entries, longest: int | None) -> None:
+    """Refuses ids that the engine would, before anything goes there; they are decoded only where it may matter.
+
+    Args:
+        longest: most bytes of an id.
+
+    Raises:
+        SdcError: one is no UTF-8, has a NUL, or is too long.
+    """
+    if database.ids is None:
+        return
+    for start in range(0, len(database), MOST_ROWS):
+        ends = database.ids.offsets[start : start + MOST_ROWS + 1]
+        text, lengths = database.ids.text[ends[0] : ends[-1]], np.diff(ends)
+        if longest is not None and lengths.max() > longest:
+            place = start + int(lengths.argmax())
+            raise SdcError(
+                f"the id of row {database.rows[place]} has {lengths.max()} bytes, {longest} are the most that Milvus "
+                "takes: shorten it"
+            )
+        if not len(text) or (text.min() > 0 and text.max() < 0x80):
+            continue
+        for place, name in enumerate(database.ids.take(np.arange(start, start + len(lengths))), start):
+            if "\0" in name or (not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name)):
+                raise SdcError(
+                    f"the id {name!r} of row {database.rows[place]} is no UTF-8 text, and engines take no other: "
+                    "rename it"
+                )
 
 
 def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
@@ -198,16 +259,16 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
         queries, k, and recall: how many of the true k distances were found.
 
     Raises:
-        SdcError: a distance, a row or an id is wrong, or a flat index misses a distance.
+        SpoiltError: a distance, a row or an id is wrong, or a flat index misses a distance.
     """
     source = index.queries.codes if index.queries is not None else index.database.codes
     chosen = np.random.default_rng(_SEED).permutation(len(source))[:_SAMPLE]
     codes, k = np.ascontiguousarray(source[np.sort(chosen)]), min(_NEIGHBORS, len(index))
     true, _ = Flat(index.database.codes).search(codes, k)
-    found = engine.search(codes, k, nprobe=record.probes if record.index_type == "ivf" else None)
+    found = engine.search(codes, k)
     for code, hits in zip(codes, found, strict=True):
         if not _right(index.database, code, hits):
-            raise SdcError(
+            raise SpoiltError(
                 "the engine answers with rows, ids or distances that are not the index's: push with --overwrite"
             )
     width = index.bits + 1
@@ -217,7 +278,7 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
     )
     recall = float(reached) / true.size
     if record.index_type == "flat" and recall < 1:
-        raise SdcError(f"the engine's search should be exact, but finds {recall:.4f} of the true distances only")
+        raise SpoiltError(f"the engine's search should be exact, but finds {recall:.4f} of the true distances only")
     return {"queries": len(codes), "k": k, "recall": recall}
 
 

@@ -40,7 +40,8 @@ def search(settings: SearchSettings) -> dict[str, Any]:
         As `sdc.retrieve.search.search`. Of items that tie at the k-th distance the engine chooses.
 
     Raises:
-        SdcError: the engine can't be reached or refuses, there is no such collection, or a query is damaged.
+        SdcError: the engine can't be reached or refuses, there is no such collection, it has not the codes that were
+            pushed, or a query is damaged.
         UsageError: no queries, k or a radius out of the engine's range, an option that files alone have, an unknown id
             or label, or a model other than the one that encoded the index.
     """
@@ -50,7 +51,8 @@ def search(settings: SearchSettings) -> dict[str, Any]:
         record = engine.record()
         if record is None:
             raise SdcError(f"there is nothing at {target.url}: make it with `sdc push --to {target.url}`")
-        nprobe = _nprobe(settings, record)
+        _check_nprobe(settings, record)
+        _check_count(engine, target, record)
         names, codes = _queries(settings, engine, target, record)
         found = record.count if not settings.only_labels else _labelled(settings, engine, record)
         k, answer = min(settings.k, found), {"index": target.url, "k": min(settings.k, found)}
@@ -58,11 +60,26 @@ def search(settings: SearchSettings) -> dict[str, Any]:
             k, answer = min(found, engine.most), {**answer, "k": None, "radius": settings.radius}
         elif k > engine.most:
             raise UsageError(f"-k {settings.k} is beyond {target.url}, which returns {engine.most} at most")
-        hits = engine.search(codes, k, radius=settings.radius, labels=settings.only_labels, nprobe=nprobe)
+        hits = _hits(settings, engine, codes, k)
     if settings.radius is not None and k < found and any(len(each.rows) == k for each in hits):
         raise UsageError(f"--radius {settings.radius} takes in more than {k}, the most that the engine returns")
     results = [{"query": name, "neighbors": neighbors(near)} for name, near in zip(names, hits, strict=True)]
     return {**answer, "results": results}
+
+
+def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -> list[Hits]:
+    """As an index in a file: exact among some labels, and where the approximate search finds fewer than k."""
+    if settings.radius is not None or settings.only_labels:
+        return engine.search(
+            codes, k, radius=settings.radius, labels=settings.only_labels, nprobe=settings.nprobe,
+            exact=bool(settings.only_labels),
+        )  # fmt: skip
+    hits = engine.search(codes, k, nprobe=settings.nprobe)
+    short = [place for place, near in enumerate(hits) if len(near.rows) < k]
+    if short:
+        for place, near in zip(short, engine.search(codes[short], k, exact=True), strict=True):
+            hits[place] = near
+    return hits
 
 
 def neighbors(hits: Hits) -> list[dict[str, Any]]:
@@ -92,28 +109,35 @@ def _check(settings: SearchSettings) -> None:
         )
 
 
-def _nprobe(settings: SearchSettings, record: Record) -> int | None:
-    """Lists to scan: a sixteenth of them, unless told otherwise."""
+def _check_nprobe(settings: SearchSettings, record: Record) -> None:
+    if settings.nprobe is None:
+        return
     if record.index_type != "ivf":
-        if settings.nprobe is not None:
-            raise UsageError(f"--nprobe is for an index of type ivf, but {settings.index} is {record.index_type}")
-        return None
-    if settings.nprobe is not None and settings.nprobe < 1:
+        raise UsageError(f"--nprobe is for an index of type ivf, but {settings.index} is {record.index_type}")
+    if settings.nprobe < 1:
         raise UsageError(f"--nprobe must be at least 1, found {settings.nprobe}")
-    return record.probes if settings.nprobe is None else min(settings.nprobe, record.lists)
+
+
+def _check_count(engine: Engine, target: Target, record: Record) -> None:
+    """Refuses what a push has not finished, or something else has changed: its answers would miss items."""
+    found = engine.count()
+    if found != record.count:
+        raise SdcError(
+            f"{target.url} has {found} of the {record.count} codes of its index: finish it with "
+            f"`sdc push --to {target.url}`"
+            if found < record.count
+            else f"{target.url} has {found} codes, but {record.count} were pushed: push it anew with --overwrite"
+        )
 
 
 def _labelled(settings: SearchSettings, engine: Engine, record: Record) -> int:
-    """How many items have one of the labels, or at least as many."""
+    """How many items have one of the labels."""
     if record.labels == "none":
         raise UsageError(f"{settings.index} has no labels to choose by: push an index that has them")
-    total = 0
     for label in settings.only_labels:
-        count = engine.count(label)
-        if not count:
+        if not engine.count((label,)):
             raise UsageError(f"no code of {settings.index} has the label {label}")
-        total += count
-    return min(total, record.count)
+    return engine.count(settings.only_labels)
 
 
 def _queries(settings: SearchSettings, engine: Engine, target: Target, record: Record) -> tuple[list[str], np.ndarray]:

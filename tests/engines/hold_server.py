@@ -1,7 +1,8 @@
 """Runs a server in a folder until standard input ends, so that it never outlives the tests that started it.
 
-Usage: hold_server.py milvus|postgres FOLDER
-Prints one line when it is up: the port of Milvus, or the folder of PostgreSQL's socket.
+Usage: hold_server.py milvus|postgres FOLDER [SETTING=VALUE …]
+Prints one line when it is up: the port of Milvus, or the folder of PostgreSQL's socket. Settings are those of Milvus'
+configuration, such as common.security.authorizationEnabled=true.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def milvus(folder: str) -> None:
+def milvus(folder: str, *settings: str) -> None:
     from milvus import MilvusServer, MilvusServerConfig
 
     # Its own choice of ports leaves those of etcd fixed: a second server on a machine would never start.
@@ -46,6 +47,8 @@ def milvus(folder: str) -> None:
     server = MilvusServer(MilvusServerConfig(data_dir=folder, **dict(zip(PORTS, ports, strict=True))))
     server.webservice_port = web
     server.config.set("proxy.timeTickInterval", 20)  # ms; a strongly consistent request waits for the next one
+    for name, value in (setting.split("=", 1) for setting in settings):
+        server.config.set(name, value)
     try:
         server.start()
         print(server.listen_port, flush=True)
@@ -66,4 +69,4 @@ def postgres(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    {"milvus": milvus, "postgres": postgres}[sys.argv[1]](sys.argv[2])
+    {"milvus": milvus, "postgres": postgres}[sys.argv[1]](*sys.argv[2:])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -10,12 +11,17 @@ from click.testing import CliRunner
 from sdc.artifacts import SdcError, UsageError
 from sdc.cli import cli
 from sdc.retrieve.bits import hamming
+from sdc.retrieve.engines.engine import connect
 from sdc.retrieve.engines.push import PushSettings, run
 from sdc.retrieve.engines.search import search
+from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.search import SearchSettings
 from sdc.retrieve.search import search as search_here
 
-NAMES = ['a"b', "a'b", "a\\b", "Å💎 ü", "%_", "", "'; DROP TABLE x; --", "{row}", "%s", "x" * 300]
+NAMES = [
+    "a\nb", "a\tb", "a\rb", "\x01\x1f\x7f", "\u2028", "\\n", "\\u0041", "\\N", "e\u0301", "é", "' or 1==1", 'a"b',
+    "a'b", "a\\b", "Å💎 ü", "%_", "", "'; DROP TABLE x; --", "{row}", "%s", "x" * 300,
+]  # fmt: skip
 
 
 def distances(answer):
@@ -53,10 +59,12 @@ def test_labels_and_radius_restrict_as_here(url, labels, make_index):
     index = make_index(labels=labels, count=900)
     run(PushSettings(url, index.path))
     names = tuple(index.database.names(np.arange(5)))
-    for change in ({"only_labels": (1,), "k": 7}, {"only_labels": (0, 2), "k": 2000}, {"k": 5, "limit": 2}):
+    below_zero = {"only_labels": (-1,) if labels == "one" else (0,), "k": 4}
+    for change in ({"only_labels": (1,), "k": 7}, {"only_labels": (0, 2), "k": 2000}, {"k": 5, "limit": 2}, below_zero):
         asked = SearchSettings(index.path, ids=names, **change)
         here, there = search_here(asked), search(replace(asked, index=url))
         assert distances(there) == distances(here)
+        assert there["k"] == here["k"]
         check_neighbors(there, index)
     for change in ({"radius": 14}, {"radius": 0}, {"radius": 64}, {"radius": 16, "only_labels": (1,)}):
         asked = SearchSettings(index.path, ids=names, **change)
@@ -77,10 +85,22 @@ def test_k_beyond_the_collection_returns_all(url, make_index):
 def test_ids_of_any_kind_come_back_and_are_found(url, make_index):
     index = make_index(count=len(NAMES), ids=NAMES, queries=0)
     run(PushSettings(url, index.path))
-    asked = SearchSettings(index.path, ids=tuple(NAMES), k=len(NAMES))
+    refused = [name for name in NAMES if parse(url).file and ("\n" in name or "\r" in name)]
+    asked = SearchSettings(index.path, ids=tuple(name for name in NAMES if name not in refused), k=len(NAMES))
     assert search(replace(asked, index=url)) == {**search_here(asked), "index": url}
+    for name in refused:
+        with pytest.raises(UsageError, match=r"cannot be asked for the id 'a\\[nr]b', since it has a line"):
+            search(SearchSettings(url, ids=(name,)))
     with pytest.raises(UsageError, match=r"unknown id 'a': .* has no such item"):
         search(SearchSettings(url, ids=("a",)))
+
+
+def test_an_id_that_many_items_share_hides_no_other(new_url, make_index):
+    url, index = new_url("embedded"), make_index(count=16_400, ids=["same"] * 16_399 + ["other"], queries=0)
+    run(PushSettings(url, index.path))
+    answer = search(SearchSettings(url, ids=("other", "same"), k=1))
+    assert [result["neighbors"][0]["distance"] for result in answer["results"]] == [0, 0]
+    assert answer["results"][0]["neighbors"][0]["id"] == "other"
 
 
 def test_vectors_are_encoded_by_the_model_of_the_push_and_no_other(url, made, tmp_path, monkeypatch):
@@ -136,13 +156,30 @@ def test_more_neighbours_than_milvus_returns_are_refused(new_url, make_index):
     assert len(search(replace(asked, k=16_384))["results"][0]["neighbors"]) == 16_384
 
 
-def test_lists_of_an_ivf_collection_are_scanned_as_told(new_url, make_index):
-    index, url = make_index(count=3000), new_url("milvus")
-    run(PushSettings(url, index.path, index_type="ivf"))
-    asked = SearchSettings(url, ids=tuple(index.database.names(np.arange(20))), nprobe=10_000)
-    assert distances(search(asked)) == distances(search_here(replace(asked, index=index.path, nprobe=None)))
-    with pytest.raises(UsageError, match="--nprobe must be at least 1"):
-        search(replace(asked, nprobe=0))
+@pytest.mark.parametrize(("engine", "index_type"), [("milvus", "ivf"), ("pgvector", "hnsw")])
+def test_approximate_types_return_k_and_are_exact_among_labels(engine, index_type, new_url, make_index, monkeypatch):
+    # A large table's plan, and hnsw gives up after 500 tuples; 20,000 unless configured.
+    monkeypatch.setenv("PGOPTIONS", "-c enable_seqscan=off -c hnsw.max_scan_tuples=500")
+    index, url = make_index(count=3000), new_url(engine)
+    run(PushSettings(url, index.path, index_type=index_type))
+    with contextlib.closing(connect(parse(url), create=False)) as opened:
+        assert opened.record().index_type == index_type
+        (near,) = opened.search(index.database.codes[:1], 3000)
+        assert 10 <= len(near.rows) < 3000  # the index is in use
+    asked = SearchSettings(index.path, ids=tuple(index.database.names(np.arange(5))), k=3000)
+    assert search(replace(asked, index=url)) == {**search_here(asked), "index": url}
+    for change in ({"only_labels": (3,), "k": 40}, {"only_labels": (3, 4, 3), "k": 3000}):
+        here, there = search_here(replace(asked, **change)), search(replace(asked, index=url, **change))
+        assert distances(there) == distances(here)
+        assert there["k"] == here["k"]
+        check_neighbors(there, index)
+    if index_type == "ivf":  # lists are scanned as told
+        asked = replace(asked, k=10)
+        all_lists = search(replace(asked, index=url, nprobe=10_000))
+        assert distances(all_lists) == distances(search_here(asked))
+        assert distances(search(replace(asked, index=url, nprobe=1))) != distances(all_lists)
+        with pytest.raises(UsageError, match="--nprobe must be at least 1"):
+            search(replace(asked, index=url, nprobe=0))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,12 @@ from sdc.artifacts import SdcError, UsageError
 from sdc.retrieve.engines import push as pushing
 from sdc.retrieve.engines.engine import Record, connect
 from sdc.retrieve.engines.push import PushSettings, batch_of, batches, record_of, run
+from sdc.retrieve.engines.search import search
 from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.entries import Entries, Ids
+from sdc.retrieve.index import Index
+from sdc.retrieve.search import SearchSettings
+from sdc.retrieve.search import search as search_here
 
 
 def opened(url):
@@ -42,6 +47,8 @@ def test_a_push_is_checked_and_a_second_one_finds_it_done(url, make_index):
     assert rows_there(url) == (1500, index.database.rows.tolist())
     again = run(settings)
     assert (again["pushed"], again["already"]) == (0, 1500)
+    allowed = run(replace(settings, overwrite=True))  # what is whole need not be replaced
+    assert (allowed["pushed"], allowed["already"]) == (0, 1500)
     assert rows_there(url)[0] == 1500
 
 
@@ -77,6 +84,8 @@ def test_a_batch_that_arrived_in_part_is_completed(url, make_index):
         engine.create(record_of(index, "flat"))
         for part in (np.arange(500), np.array([501, 507, 660, 899])):
             engine.insert(batch_of(index.database, part))
+    with pytest.raises(SdcError, match="has 504 of the 1500 codes of its index: finish it with `sdc push --to"):
+        search(SearchSettings(url, ids=(index.database.names(np.arange(1))[0],)))
     found = run(PushSettings(url, index.path, batch=128))
     assert (found["already"], found["pushed"]) == (504, 996)
     assert rows_there(url) == (1500, index.database.rows.tolist())
@@ -94,8 +103,8 @@ def test_another_index_is_refused_with_both_named_until_told_to_replace_it(url, 
     run(PushSettings(url, index.path))
     with pytest.raises(UsageError, match="bits: found 64, wanted 128; count: found 300, wanted 200") as caught:
         run(PushSettings(url, other.path))
-    assert index.fingerprint in str(caught.value)
-    assert other.fingerprint in str(caught.value)
+    for each in (index, other):
+        assert record_of(each, "flat").fingerprint in str(caught.value)
     assert rows_there(url)[0] == 300
     assert run(PushSettings(url, other.path, overwrite=True))["pushed"] == 200
     assert rows_there(url) == (200, other.database.rows.tolist())
@@ -119,8 +128,10 @@ def test_codes_that_were_changed_behind_our_back_are_noticed(url, make_index):
     with opened(url) as engine:
         engine.create(record_of(index, "flat"))
         engine.insert(batch_of(swapped, np.arange(300)))
-    with pytest.raises(SdcError, match="that are not the index's"):
+    with pytest.raises(SdcError, match="that are not the index's: push with --overwrite"):
         run(PushSettings(url, index.path))
+    assert run(PushSettings(url, index.path, overwrite=True))["pushed"] == 300
+    assert run(PushSettings(url, index.path))["already"] == 300
 
 
 def test_a_code_too_many_is_noticed(url, make_index):
@@ -130,8 +141,39 @@ def test_a_code_too_many_is_noticed(url, make_index):
     with opened(url) as engine:
         engine.record()
         engine.insert(batch._replace(rows=np.array([10**6])))
-    with pytest.raises(SdcError, match=r"has 301 codes, but .* has 300: something else has changed it"):
+    with pytest.raises(SdcError, match=r"has 301 codes, but .* has 300: something else has changed it; --overwrite"):
         run(PushSettings(url, index.path))
+    with pytest.raises(SdcError, match="has 301 codes, but 300 were pushed: push it anew with --overwrite"):
+        search(SearchSettings(url, ids=(index.database.names(np.arange(1))[0],)))
+    found = run(PushSettings(url, index.path, overwrite=True))
+    assert (found["pushed"], found["already"]) == (300, 0)
+    assert rows_there(url) == (300, index.database.rows.tolist())
+
+
+def test_a_changed_index_is_pushed_as_it_is_now(new_url, made, tmp_path, command_in):
+    url, command = new_url("embedded"), command_in(tmp_path)
+    for name in ("db.bin", "model.safetensors", "feats.h5"):
+        shutil.copy(made / name, tmp_path / name)
+    command("push", "--to", url)
+    np.save(tmp_path / "v.npy", np.load(made / "vectors.npy")[:20] + 0.1)
+    (tmp_path / "ids.txt").write_text("".join(f"new{number}\n" for number in range(20)))
+    np.save(tmp_path / "l.npy", np.load(made / "labels.npy")[:20])
+    command("import", "v.npy", "--ids", "ids.txt", "--labels", "l.npy", "--out", "more.h5")
+    command("add", "--features", "more.h5")
+    command("remove", "--id", "new7", "--id", "3")
+    line = command.error("push", "--to", url, code=2)
+    assert "holds an earlier or later state of db.bin (count: found 300, wanted 318; fingerprint: " in line
+    assert "--overwrite to replace it" in line
+    assert command.json("push", "--to", url, "--overwrite")["count"] == 318
+    index = Index.open(tmp_path / "db.bin")
+    assert rows_there(url) == (318, index.database.rows.tolist())
+    asked = SearchSettings(tmp_path / "db.bin", ids=("new8", "5"), k=318)
+    assert search(replace(asked, index=url)) == {**search_here(asked), "index": url}
+    for name in ("new7", "3"):
+        with pytest.raises(UsageError, match=f"unknown id '{name}'"):
+            search(SearchSettings(url, ids=(name,)))
+    command("compact")
+    assert command.json("push", "--to", url)["already"] == 318
 
 
 def test_a_collection_that_is_dropped_underway_is_an_error_of_one_line(url, make_index):
@@ -186,14 +228,6 @@ def test_a_port_where_something_else_listens_is_given_up_soon(make_index, silent
         run(PushSettings(f"pgvector://127.0.0.1:{silent_port}/d/t", index.path))
 
 
-def test_postgresql_says_which_user_or_database_it_lacks(new_url, make_index):
-    url, index = new_url("pgvector"), make_index(count=50)
-    with pytest.raises(SdcError, match='role "nobody" does not exist: give the user in the URL'):
-        run(PushSettings(url.replace("postgres@", "nobody@"), index.path))
-    with pytest.raises(SdcError, match='database "none" does not exist: make it first'):
-        run(PushSettings(url.replace("/postgres/", "/none/"), index.path))
-
-
 @pytest.mark.parametrize(
     ("to", "module", "extra"),
     [("milvus:x.db", "pymilvus", "milvus"), ("milvus:x.db", "milvus_lite.server_manager", "milvus"),
@@ -204,43 +238,6 @@ def test_a_client_that_is_not_installed_names_the_extra(to, module, extra, make_
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=rf"{module} cannot be imported.*pip install 'sdc-hash\[{extra}\]'"):
         run(PushSettings(to, make_index(count=50).path))
-
-
-def test_a_file_of_something_else_is_left_alone(make_index, tmp_path):
-    index = make_index(count=50)
-    other = tmp_path / "other.db"
-    other.write_text("hello")
-    for to, message in (
-        (other, "is no file of the embedded Milvus"),
-        (tmp_path, "is no regular file"),
-        (tmp_path / "none" / "a.db", "does not exist"),
-    ):
-        with pytest.raises(SdcError, match=message):
-            run(PushSettings(f"milvus:{to}", index.path))
-    assert other.read_text() == "hello"
-
-
-HOLDER = """
-import sys
-from sdc.retrieve.engines.engine import connect
-from sdc.retrieve.engines.urls import parse
-
-engine = connect(parse(sys.argv[1]), create=True)
-print("open", flush=True)
-sys.stdin.read()
-engine.close()
-"""
-
-
-def test_a_file_that_another_process_has_open_is_refused(make_index, new_url):
-    index, url = make_index(count=50), new_url("embedded")
-    command = [sys.executable, "-c", HOLDER, url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        with pytest.raises(SdcError, match="another process may have it open"):
-            run(PushSettings(url, index.path))
-        process.stdin.close()
-    assert run(PushSettings(url, index.path))["pushed"] == 50
 
 
 def test_settings_that_make_no_sense_are_refused_before_anything_is_asked(make_index, tmp_path, monkeypatch):
@@ -261,11 +258,20 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_asked(make_i
     assert [path.name for path in tmp_path.iterdir()] == ["db.bin"]
 
 
-def test_ids_that_are_no_text_are_refused_by_name(make_index):
-    codes = np.zeros((3, 8), np.uint8)
-    database = Entries(codes, np.arange(3), Ids.of(["a", b"b\xff".decode("utf-8", "surrogateescape"), "c"]))
-    with pytest.raises(SdcError, match=r"the id 'b\\udcff' of row 1 is no UTF-8"):
-        batch_of(database, np.arange(3))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"b\xff".decode("utf-8", "surrogateescape"), r"the id 'b\\udcff' of row 20000 is no UTF-8"),
+        ("b\0", r"the id 'b\\x00' of row 20000 is no UTF-8"),
+        ("é" * 35_000, "the id of row 20000 has 70000 bytes, 65535 are the most that Milvus takes"),
+    ],
+)
+def test_ids_that_do_not_fit_are_refused_before_anything_is_pushed(name, message, tmp_path):
+    names = ["é", *map(str, range(1, 20_000)), name, "c"]
+    path = Index.build(np.zeros((len(names), 8), np.uint8), ids=names).save(tmp_path / "db.bin")
+    with pytest.raises(SdcError, match=message):
+        run(PushSettings(f"milvus:{tmp_path}/new.db", path))
+    assert [each.name for each in tmp_path.iterdir()] == ["db.bin"]
 
 
 @given(

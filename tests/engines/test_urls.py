@@ -13,6 +13,7 @@ from sdc.retrieve.engines.urls import Target, is_url, parse
     [
         ("milvus://h:1/c", {"engine": "milvus", "host": "h", "port": 1, "collection": "c"}),
         ("milvus://h/c", {"engine": "milvus", "host": "h", "port": 19530, "collection": "c"}),
+        ("MILVUS://h:0/c", {"engine": "milvus", "host": "h", "port": 0, "collection": "c"}),
         ("milvus://[::1]:7/_c9", {"engine": "milvus", "host": "::1", "port": 7, "collection": "_c9"}),
         ("milvus:a/b.db", {"engine": "milvus", "file": Path("a/b.db"), "collection": "sdc"}),
         ("milvus:/a/b.db#mine", {"engine": "milvus", "file": Path("/a/b.db"), "collection": "mine"}),
@@ -34,7 +35,12 @@ def test_a_url_is_taken_apart(url, parts):
     assert parse(url) == Target(url, **parts)
 
 
-@pytest.mark.parametrize("name", ["db.bin", "/a/milvus/x", "milvus", "c:/x", Path("milvus:x"), None])
+@pytest.mark.parametrize("url", ["mivlus://h/c", "postgresql://h/d/t", "MILVUS://h/c", "Pgvector://h/d/t"])
+def test_a_url_of_something_else_is_not_taken_for_a_file(url):
+    assert is_url(url)
+
+
+@pytest.mark.parametrize("name", ["db.bin", "/a/milvus/x", "milvus", "c:/x", "a:b", "a b://c", Path("milvus:x"), None])
 def test_a_path_is_no_url(name):
     assert not is_url(name)
 
@@ -44,6 +50,9 @@ def test_a_path_is_no_url(name):
     [
         ("qdrant://h/c", "names no engine"),
         ("db.bin", "names no engine"),
+        ("milvus", "names no engine"),
+        ("postgresql://u:secret@h/d/t", "'postgresql://u:…@h/d/t' names no engine"),
+        ("pgvector://u:[secret@h/d/t", "'pgvector://u:…@h/d/t' is no URL"),
         ("milvus:", "file names of at most 36"),
         ("milvus:a b.db", "found 'a b.db'"),
         (f"milvus:{'x' * 37}", "at most 36"),
