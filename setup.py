@@ -5,6 +5,7 @@ same folders are `sdc.extract`, `sdc.kernels`, `sdc.train` and `sdc.retrieve`, a
 added to site-packages. The relative links in sdc/ make a checkout importable the same way.
 """
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -12,7 +13,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 STAGES = ("extract", "kernels", "train", "retrieve")
 
-packages = ["sdc", "sdc.ablate", "sdc.commands", "sdc.reproduce", "sdc.serve"]
+packages = ["sdc", *(f"sdc.{name}" for name in find_packages(str(ROOT / "sdc")) if name.split(".")[0] not in STAGES)]
 package_dir = {name: name.replace(".", "/") for name in packages}
 for stage in STAGES:
     names = [stage, *(f"{stage}.{name}" for name in find_packages(str(ROOT / stage)))]
@@ -22,7 +23,7 @@ for stage in STAGES:
 
 setup(
     name="sdc-hash",
-    version="0.1.0",
+    version=runpy.run_path(str(ROOT / "sdc" / "_version.py"))["__version__"],
     description="Turn embeddings into compact binary codes and search them: "
     "unsupervised hashing with similarity distribution calibration (SDC)",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),

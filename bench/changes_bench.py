@@ -31,17 +31,18 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import processors
-from sdc.extract.names import Names
-from sdc.extract.store import Listing, write_features
-from sdc.retrieve import container
+from sdc.devices import processors
+from sdc.extract.store.id_array import Names
+from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.bits import pack
 from sdc.retrieve.encode import EncodeSettings, run
-from sdc.retrieve.index import Index
-from sdc.retrieve.living import changes, folder
-from sdc.retrieve.living.live import rows_as_bytes
-from sdc.retrieve.living.manifest import Change, Manifest, Part
-from sdc.retrieve.living.settings import AddSettings, CompactSettings, RemoveSettings
+from sdc.retrieve.index import file_format
+from sdc.retrieve.index.delta import folder
+from sdc.retrieve.index.delta.manifest import Change, Manifest, Part
+from sdc.retrieve.index.delta.merged_view import rows_as_bytes
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.update import changes
+from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
 from sdc.train.model import Model
 
 DIMENSION, BITS, CLUSTERS, QUERIES, K = 64, 64, 1000, 1024, 10
@@ -211,7 +212,7 @@ def many(scene: Scene, count: int) -> Path:
         codes, rows = rng.integers(0, 256, (SMALL, BITS // 8), dtype=np.uint8), np.arange(first, first + SMALL)
         added = Index.build(codes, rows=rows, ids=[f"new/{row}" for row in rows], labels=np.zeros(SMALL, np.int32))
         added.save(beside / made[-1].added_name)
-        trailer = container.read(beside / made[-1].added_name, verify=True).checksum
+        trailer = file_format.read(beside / made[-1].added_name, verify=True).checksum
         assert trailer is not None
         made[-1] = Change(number, added=Part(SMALL, trailer))
     assert base.trailer is not None

@@ -41,7 +41,7 @@ def measure(path: Path, rows: int, dimension: int, in_memory: bool, group: Path 
     """Steps a second."""
     if group:
         (group / "cgroup.procs").write_text(str(os.getpid()))
-    from sdc.train import batches, fit
+    from sdc.train.loop import batches, fit
     from sdc.train.recipe import make_recipe
 
     class Measured(Exception):  # noqa: N818

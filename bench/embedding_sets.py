@@ -20,9 +20,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from sdc.artifacts import Progress
-from sdc.extract.embeddings import ImportSettings
-from sdc.extract.embeddings import run as import_vectors
+from sdc.extract.import_vectors import ImportSettings
+from sdc.extract.import_vectors import run as import_vectors
+from sdc.progress import Progress
 
 QUERIES = 1000
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")

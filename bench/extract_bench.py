@@ -28,10 +28,10 @@ from sdc.extract import backbones, datasets
 from sdc.extract.datasets import Dataset
 from sdc.extract.encoder import Encoder
 from sdc.extract.images import Preprocessing, batches
-from sdc.extract.parts import Parts
+from sdc.extract.parts.part_set import Parts
 from sdc.extract.run import ExtractSettings, make_parts
-from sdc.extract.sample import stratified
-from sdc.extract.store import FeatureStore
+from sdc.extract.store.store import FeatureStore
+from sdc.extract.subsample import stratified
 
 BAR = 0.9
 

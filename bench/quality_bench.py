@@ -22,10 +22,11 @@ import numpy as np
 from safetensors import safe_open
 
 from sdc import Index, __version__
-from sdc.artifacts import UsageError
-from sdc.extract.store import FeatureStore
-from sdc.retrieve import encode, evaluate
-from sdc.retrieve.neighbors import CUTOFFS
+from sdc.errors import UsageError
+from sdc.extract.store.store import FeatureStore
+from sdc.retrieve import encode
+from sdc.retrieve.evaluate import run
+from sdc.retrieve.features.cosine import CUTOFFS
 from sdc.train import run as train
 from sdc.train.methods import METHODS
 from sdc.train.recipe import PRESETS
@@ -53,7 +54,7 @@ def cell(store: FeatureStore, method: str, bits: int, seed: int, work: Path) -> 
         result["refused"] = str(refusal)
     else:
         encode.run(encode.EncodeSettings(features=store.path, model=model, out=index, overwrite=True))
-        found = evaluate.evaluate(evaluate.EvaluateSettings(index=index, neighbors="float", features=store.path))
+        found = run.evaluate(run.EvaluateSettings(index=index, neighbors="float", features=store.path))
         check(found, model, index, chosen)
         result |= found
     kept.write_text(json.dumps(result))

@@ -27,11 +27,11 @@ import click
 import numpy as np
 
 from sdc import __version__
-from sdc.extract.store import FeatureStore
-from sdc.retrieve.neighbors import Nearest, expected_overlap
-from sdc.retrieve.ranking import average_precision
-from sdc.train import space
-from sdc.train.fit import fit
+from sdc.extract.store.store import FeatureStore
+from sdc.retrieve.evaluate.ranking_metrics import average_precision
+from sdc.retrieve.features.cosine import Nearest, expected_overlap
+from sdc.train import feature_space
+from sdc.train.loop.fit import fit
 from sdc.train.methods import sdc as method
 from sdc.train.model import Model
 from sdc.train.recipe import make_recipe
@@ -57,7 +57,7 @@ def recipe_of(spec: str, bits: int, seed: int) -> Iterator[Any]:
             with contextlib.suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(text)
             if name.isupper():
-                for module in [module for module in (space, method) if hasattr(module, name)]:
+                for module in [module for module in (feature_space, method) if hasattr(module, name)]:
                     stack.enter_context(mock.patch.object(module, name, value))
             else:
                 chosen[name] = value

@@ -33,15 +33,15 @@ from typing import Any
 import click
 import numpy as np
 
-from sdc.extract.store import FeatureStore, Listing, write_features
+from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.encode import run as encode
-from sdc.retrieve.index import Index
-from sdc.retrieve.rerank import WIDTH, rerank
-from sdc.retrieve.rivals import unit
-from sdc.retrieve.second_stage import SecondStage
-from sdc.retrieve.workers import faiss_module
+from sdc.retrieve.features.cosine import unit
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.rerank.reranker import SecondStage
+from sdc.retrieve.rerank.scoring import WIDTH, rerank
 from sdc.train.model import Model
 
 K, QUERIES, CHECKED, TIMED, COLD, EXACT = 10, 1000, 5, 500, 50, 20

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from disk_bench import capped
 
-from sdc.artifacts import processors
-from sdc.extract.store import FeatureStore
+from sdc.devices import processors
+from sdc.extract.store.store import FeatureStore
 from sdc.retrieve.bits import hamming, pack
-from sdc.retrieve.index import Index
+from sdc.retrieve.index.index import Index
 from sdc.train.model import Model
 
 DIMENSION, BLOCK = 8, 1_000_000

@@ -31,11 +31,11 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import processors
+from sdc.devices import processors
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.entries import Entries
-from sdc.retrieve.index import Index
-from sdc.retrieve.workers import faiss_module
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.threads import faiss_module
 
 CASES = {"1M64": (1_000_000, 64), "1M256": (1_000_000, 256), "10M64": (10_000_000, 64)}
 BATCHES, KS, QUERIES = (1, 16, 1024), (10, 100), 1024

@@ -37,9 +37,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sdc.artifacts import processors
-from sdc.retrieve.index import Index
-from sdc.retrieve.search import codes_of
+from sdc.devices import processors
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.queries import codes_of
 from sdc.train.model import Model
 
 BITS, DIMENSION, K, REQUESTS = 64, 512, 10, 64

@@ -16,8 +16,8 @@ import click
 import numpy as np
 import torch
 
-from sdc.train.fit import fit
 from sdc.train.head import make_head
+from sdc.train.loop.fit import fit
 from sdc.train.methods.sdc import SDC
 from sdc.train.recipe import Recipe, make_recipe
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, torch_device
+from sdc.devices import torch_device
+from sdc.errors import SdcError, UsageError
 from sdc.extract import backbones
 from sdc.extract.backbones.base import Backbone
 from sdc.extract.backbones.tokens import with_tokens

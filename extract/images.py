@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, processors, unknown
+from sdc.devices import processors
+from sdc.errors import SdcError, UsageError, unknown
 from sdc.extract.augment import Augmentation
 
 if TYPE_CHECKING:

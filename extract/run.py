@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import sdc
-from sdc.artifacts import MOST_SEED, Progress, UsageError, fingerprint, leads, log
+from sdc.devices import MOST_SEED, leads
+from sdc.errors import UsageError, log
 from sdc.extract import backbones, datasets
 from sdc.extract.augment import Augmentation
 from sdc.extract.backbones.base import Backbone
 from sdc.extract.backbones.tokens import require_tokens
-from sdc.extract.claims import Claims
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import Prefixes
 from sdc.extract.encoder import Encoder
 from sdc.extract.images import LONGEST, SCALES, Preprocessing, batches
-from sdc.extract.making import Maker, assembled
-from sdc.extract.parts import Parts, settled
-from sdc.extract.sample import stratified
-from sdc.extract.store import FeatureStore
+from sdc.extract.parts.claims import Claims
+from sdc.extract.parts.part_set import Parts, settled
+from sdc.extract.parts.worker import Maker, assembled
+from sdc.extract.store.store import FeatureStore
+from sdc.extract.subsample import stratified
+from sdc.files import fingerprint
+from sdc.progress import Progress
 
 
 @dataclass(frozen=True)

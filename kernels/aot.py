@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdc.artifacts import replacing
+from sdc.files import replacing
 from sdc.kernels.gpu import config
 from sdc.kernels.gpu.model import SortCost
 

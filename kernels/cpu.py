@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdc.artifacts import log
+from sdc.errors import log
 from sdc.kernels import native
 
 LOSSES = {"l1": 0, "l2": 1, "one-sided": 2}

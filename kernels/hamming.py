@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import log
+from sdc.errors import log
 from sdc.kernels import native
 
 # The vector code is written out; where there is none the compiler's would move words between registers in vain.

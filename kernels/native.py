@@ -12,7 +12,7 @@ from pathlib import Path
 
 import xxhash
 
-from sdc.artifacts import sync
+from sdc.files import sync
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _SEAL = 8  # bytes behind a library, which the loader ignores: the XXH3 checksum of all before them

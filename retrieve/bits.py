@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 
 _ROWS = 65536  # database rows XORed at once: the temporaries stay in the cache
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, UsageError, log, settle, writable
-from sdc.extract.store import FeatureStore
-from sdc.retrieve import tune
+from sdc.errors import SdcError, UsageError, log
+from sdc.extract.store.store import FeatureStore
+from sdc.files import settle, writable
+from sdc.progress import Progress
 from sdc.retrieve.bits import pack
-from sdc.retrieve.entries import Entries, Ids
-from sdc.retrieve.index import Index
+from sdc.retrieve.index import autotune
+from sdc.retrieve.index.ids import Ids
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.records import Entries
 from sdc.train.model import NORM_EPS, Model
 
 RECENTERED = ("paper-instance",)  # presets for which re-centring is the default
@@ -28,8 +31,8 @@ class EncodeSettings:
     Attributes:
         features: the feature store to encode; it need not be the one the model was trained on.
         model: the hash head.
-        index_type: one of `sdc.retrieve.tune.INDEX_TYPES`: flat is exact; ivf scans part of the codes; auto is the one
-            that reaches `recall` faster, measured on these codes.
+        index_type: one of `sdc.retrieve.index.autotune.INDEX_TYPES`: flat is exact; ivf scans part of the codes; auto
+            is the one that reaches `recall` faster, measured on these codes.
         recall: recall@10 against exact search that IVF is to reach.
         memory: bytes that codes and lists may take in a search; None is any number.
         recenter: give the head's batch norm the mean of the database instead of the training set's; by default for
@@ -41,7 +44,7 @@ class EncodeSettings:
     features: Path = Path("feats.h5")
     model: Path = Path("model.safetensors")
     index_type: str = "flat"
-    recall: float = tune.RECALL
+    recall: float = autotune.RECALL
     memory: int | None = None
     recenter: bool | None = None
     out: Path = Path("db.bin")
@@ -61,7 +64,7 @@ def run(settings: EncodeSettings) -> Path:
             features of another dimension than the model's, re-centring a head without batch norm, or an `out` that was
             made from other features, by another model or with other settings.
     """
-    tune.check(settings.index_type, settings.recall, settings.memory)
+    autotune.check(settings.index_type, settings.recall, settings.memory)
     model = Model.load(settings.model)
     store = FeatureStore(settings.features)
     recenter = _recenters(settings, model)
@@ -172,7 +175,7 @@ def _check(settings: EncodeSettings, model: Model, store: FeatureStore) -> None:
         )
     if not len(store.splits["database"]):
         raise SdcError(f"{settings.features} has no rows in its database split: there is nothing to encode")
-    tune.check_fits(len(store.splits["database"]), model.bits // 8, settings.index_type, settings.memory)
+    autotune.check_fits(len(store.splits["database"]), model.bits // 8, settings.index_type, settings.memory)
     trained_on = model.metadata.get("features", {}).get("fingerprint")
     if trained_on != store.fingerprint:
         log.info(

@@ -1,72 +1,26 @@
 """`sdc search`: the nearest codes of a db.bin to vectors, images, items of its own, or its query split.
 
-With `rerank` a second stage puts what the codes find into a finer order, see `sdc.retrieve.rerank`.
+With `rerank` a second stage puts what the codes find into a finer order, see `sdc.retrieve.rerank.scoring`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, log
-from sdc.retrieve.bits import pack
-from sdc.retrieve.index import Index
-from sdc.retrieve.restrict import rows_of
-from sdc.retrieve.second_stage import Factor, SecondStage
-from sdc.retrieve.second_stage import check as check_rerank
-from sdc.train.model import Model
+from sdc.errors import UsageError, log
+from sdc.retrieve.filters import rows_of
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.queries import Queries, model_of, of_images, of_vectors
+from sdc.retrieve.rerank.reranker import SecondStage
+from sdc.retrieve.rerank.reranker import check as check_rerank
+from sdc.retrieve.search_settings import SearchSettings
 
 _QUERIES = 1024  # searched at once
 _CELLS = 1 << 20  # candidates for reranking held at once
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What `sdc search` does; the defaults are the command's. Without queries, images or ids: the query split.
-
-    Attributes:
-        index: a db.bin; or the URL of what `sdc push` made, for `sdc.retrieve.engines.search`.
-        queries: a file of query vectors, of any format `sdc import` reads.
-        images: image files, embedded by the backbone recorded with the features.
-        ids: items of the database or the query split, by id.
-        limit: at most so many queries; None takes all.
-        k: neighbours a query; more than there are returns all.
-        radius: everything within this Hamming distance, inclusive, instead of the k nearest.
-        only_ids: a file with an id a line: search these alone.
-        only_labels: search what has one of these labels alone.
-        rerank: the factor that makes k the size of the shortlist whose features are compared, at least 1; `auto`
-            measures which reaches `recall`. None leaves the order by Hamming distance.
-        recall: of the k nearest by the features' cosine, for `auto`; None takes 0.95.
-        features: the features the index was encoded from, for reranking; None takes the recorded path.
-        model: the model that encoded the index; None takes the recorded path.
-        weights: the backbone's weights for images, where they can't be had by their tag.
-        nprobe: lists of an IVF index to scan; None takes what it was made with.
-        explain: say how the search is carried out, and why.
-        verify: check every byte of the index.
-    """
-
-    index: Path | str = Path("db.bin")
-    queries: Path | None = None
-    images: tuple[Path, ...] = ()
-    ids: tuple[str, ...] = ()
-    limit: int | None = None
-    k: int = 10
-    radius: int | None = None
-    only_ids: Path | None = None
-    only_labels: tuple[int, ...] = ()
-    rerank: Factor | None = None
-    recall: float | None = None
-    features: Path | None = None
-    model: Path | None = None
-    weights: str | None = None
-    nprobe: int | None = None
-    explain: bool = False
-    verify: bool = True
 
 
 def search(settings: SearchSettings) -> dict[str, Any]:
@@ -152,35 +106,6 @@ def neighbors(index: Index, found: dict[str, np.ndarray]) -> Iterator[list[dict[
         yield [{"id": next(ids), **dict(zip(found, each, strict=True))} for each in zip(*values, strict=True)]
 
 
-class Origin(Protocol):
-    """What the model of queries is known by: an index, or another engine's copy of it."""
-
-    @property
-    def path(self) -> Path | str | None: ...
-
-    @property
-    def metadata(self) -> Mapping[str, Any]: ...
-
-    @property
-    def vouched(self) -> bool: ...
-
-    def recorded(self, what: Literal["model", "features"]) -> tuple[Path, str]: ...
-
-
-class Queries(NamedTuple):
-    """Some of the queries: vectors that were given, or items of the index."""
-
-    names: list[str]
-    codes: np.ndarray  # (Q, bits // 8)
-    given: np.ndarray | None = None  # (Q, d)
-    rows: np.ndarray | None = None  # (Q,) of feats.h5
-
-    def features(self, stage: SecondStage) -> np.ndarray:
-        """(Q, d) float32."""
-        found = self.given if self.rows is None else stage.vectors(self.rows)
-        return np.asarray(found, np.float32)
-
-
 def _queries(settings: SearchSettings, index: Index) -> list[Queries]:
     """The queries, in the order vectors, images, ids."""
     found = []
@@ -204,35 +129,6 @@ def _queries(settings: SearchSettings, index: Index) -> list[Queries]:
     return found
 
 
-def of_vectors(settings: SearchSettings, index: Origin) -> Queries:
-    """The queries of a file of vectors, encoded by the model of the index; see `codes_of` and `model_of`."""
-    from sdc.extract.embeddings import read_vectors
-
-    assert settings.queries is not None
-    vectors, names = read_vectors(settings.queries)
-    vectors = vectors[: settings.limit]
-    return Queries(names[: settings.limit], _encode(settings, index, vectors, str(settings.queries)), vectors)
-
-
-def of_images(settings: SearchSettings, index: Origin) -> Queries:
-    """Images as queries, embedded by the backbone that is recorded with the features.
-
-    Raises:
-        UsageError: none is recorded.
-    """
-    from sdc.extract.encoder import features_of_images
-
-    provenance = index.metadata.get("features", {}).get("provenance", {})
-    if provenance.get("source") != "extract":
-        raise UsageError(
-            f"{settings.index} does not record a backbone ({provenance.get('source', 'plain FAISS')}): "
-            "images can't be embedded for it; give their vectors with --queries"
-        )
-    paths = settings.images[: settings.limit]
-    features = features_of_images(paths, provenance, settings.weights)
-    return Queries([str(path) for path in paths], _encode(settings, index, features, "the images"), features)
-
-
 def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
     """The code and the row of an item of the index."""
     row = index.find(name)
@@ -246,71 +142,9 @@ def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
     raise UsageError(f"unknown id {name!r}: neither database nor query split of {index.path} has it; {hint}")
 
 
-def _encode(settings: SearchSettings, index: Origin, vectors: np.ndarray, origin: str) -> np.ndarray:
-    return codes_of(vectors, model_of(index, settings.model), origin)
-
-
-def codes_of(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
-    """The codes of query vectors, (Q, bits // 8) uint8.
-
-    Args:
-        vectors: (Q, d), any float type.
-        origin: where they come from, for the errors.
-
-    Raises:
-        UsageError: they have another dimension than the model.
-        SdcError: one holds NaN or Inf, or numbers too large for the model.
-    """
-    if vectors.ndim != 2 or vectors.shape[1] != model.dimension:
-        raise UsageError(
-            f"{origin}: found vectors of shape {vectors.shape}, the model of the index takes "
-            f"{model.dimension} dimensions: use the features' backbone for queries too"
-        )
-    _check_finite(vectors, origin, "NaN or Inf", "remove or repair them")
-    with np.errstate(over="ignore", invalid="ignore"):
-        outputs = model.outputs(vectors)
-    _check_finite(outputs, origin, "numbers too large for the model", "scale them as the features were")
-    return pack(outputs)
-
-
-def _check_finite(values: np.ndarray, origin: str, found: str, remedy: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        raise SdcError(f"{origin}: {len(bad)} vectors hold {found} (rows {listed}); {remedy}")
-
-
 def _second_stage(settings: SearchSettings, index: Index) -> SecondStage:
     assert settings.rerank is not None
     return SecondStage.of(
         index, model_of(index, settings.model), min(settings.k, index.ntotal), settings.rerank,
         recall=settings.recall, features=settings.features, verify=settings.verify,
     )  # fmt: skip
-
-
-def model_of(index: Origin, named: Path | None = None) -> Model:
-    """The model that encoded the index; another one is refused, since its codes mean something else.
-
-    Args:
-        named: where it is; None takes the recorded path.
-
-    Raises:
-        SdcError: it is not there, or damaged.
-        UsageError: the index records none and none is named, or it was another one.
-    """
-    if not index.vouched and named is not None:
-        model = Model.load(named)
-        log.warning("%s does not record its model: that %s encoded it is taken on trust", index.path, named)
-        return model
-    recorded, fingerprint = index.recorded("model")
-    path = named or recorded
-    if not path.exists() and named is None:
-        raise SdcError(f"the model that encoded {index.path} is not at {path}: say where it is with --model")
-    model = Model.load(path)
-    if model.fingerprint != fingerprint:
-        raise UsageError(
-            f"{index.path} was encoded by the model {fingerprint}, but {path} is {model.fingerprint}: "
-            "name the right one with --model, or encode again"
-        )
-    recentered = index.metadata["model"].get("recentered")
-    return model if recentered is None else model.recentered(np.array(recentered["mean"], np.float32))

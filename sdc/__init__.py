@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sdc._version import __version__
+
 if TYPE_CHECKING:
     from sdc.api import Hasher
-    from sdc.retrieve.index import Index
+    from sdc.retrieve.index.index import Index
 
-__version__ = "0.1.0"
+
 __all__ = ["Hasher", "Index", "__version__"]
 
 
@@ -23,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return Hasher
     if name == "Index":
-        from sdc.retrieve.index import Index
+        from sdc.retrieve.index.index import Index
 
         return Index
     raise AttributeError(f"module 'sdc' has no attribute {name!r}")

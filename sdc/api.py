@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, checksum, required
+from sdc.errors import SdcError, UsageError
+from sdc.files import checksum, required
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class Hasher:
             SdcError: NaN or Inf among the values, too few rows, or training diverged.
             UsageError: the embeddings are not (N, d) floats.
         """
-        from sdc.train.fit import fit
+        from sdc.train.loop.fit import fit
         from sdc.train.model import Model
         from sdc.train.run import metadata
 
@@ -149,7 +150,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _inspect_features(path: Path) -> dict[str, Any]:
-    from sdc.extract.store import FeatureStore
+    from sdc.extract.store.store import FeatureStore
 
     store = FeatureStore(path)
     return {
@@ -184,7 +185,7 @@ def _inspect_model(path: Path) -> dict[str, Any]:
 
 
 def _inspect_index(path: Path) -> dict[str, Any]:
-    from sdc.retrieve.index import Index
+    from sdc.retrieve.index.index import Index
 
     index = Index.open(path)
     return {

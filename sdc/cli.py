@@ -9,9 +9,9 @@ from types import FrameType
 
 import click
 
-from sdc import __version__
-from sdc.artifacts import SdcError, log
+from sdc._version import __version__
 from sdc.commands import changes, codes, experiments, features, heads, push, serve
+from sdc.errors import SdcError, log
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, unknown
-from sdc.train.similarities import read_similarities
+from sdc.errors import SdcError, UsageError, unknown
+from sdc.train.similarity_file import read_similarities
 
 InverseCdf = Callable[[np.ndarray], np.ndarray]
 
-LINEAR = "linear"  # no distribution: the features' own similarities, see `sdc.train.scaling`
+LINEAR = "linear"  # no distribution: the features' own similarities, see `sdc.train.linear_scaling`
 LEAST, MOST = 1e-6, 1e6  # of any parameter; beyond these scipy's quantiles lose their digits
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, checksum, fingerprint, replacing, required
+from sdc.errors import SdcError, UsageError
+from sdc.files import checksum, fingerprint, replacing, required
 
 SCHEMA = 1
 NORM_EPS = 1e-5  # torch.nn.BatchNorm1d's default

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sdc.artifacts import MOST_SEED, UsageError, unknown
+from sdc.devices import MOST_SEED
+from sdc.errors import UsageError, unknown
 from sdc.train.methods import CALIBRATED, METHODS
 
 
@@ -19,9 +20,10 @@ class Recipe:
         pairs, loss, quantization, quantization_weight: see `sdc.kernels.calibration_loss`.
         supervised: rank pairs that share a label above all others, and by the features among themselves (`sdc`).
         contrastive_weight: λ_cl, of `sdc-contrastive`.
-        space: `principal` (centred, on the principal axes, see `sdc.train.space`) or `raw`, the features as they are.
+        space: `principal` (centred, on the principal axes, see `sdc.train.feature_space`) or `raw`, the features as
+            they are.
         locality: from 0 (pairs are ranked by the features' own similarities) to 1 (by what tells neighbourhoods apart),
-            see `sdc.train.space`; None takes the rule of `resolved`.
+            see `sdc.train.feature_space`; None takes the rule of `resolved`.
         init: `itq` starts a linear head from ITQ's solution (an mlp starts at random all the same), or `random`.
         head: `mlp` (Linear–GELU–Linear–BatchNorm) or `linear` (Linear–BatchNorm).
         hidden: width of the mlp's hidden layer; 0 takes the features' dimension.
@@ -29,7 +31,7 @@ class Recipe:
         epochs: passes over the training rows, at most; 0 sets no limit (where there is a budget).
         budget: seconds that training may take, all told; 0 sets no limit.
         patience: checks on held-out rows without progress after which the learning rate is cut, and, after `CUTS` cuts,
-            training ends; 0 holds nothing out and trains all epochs. See `sdc.train.agreement`.
+            training ends; 0 holds nothing out and trains all epochs. See `sdc.train.loop.early_stopping`.
         batch_size: rows a step; the last, incomplete batch of an epoch is dropped.
         lr: Adam's learning rate, divided by 10 from epoch `decay_at` on (0: never); None takes the rule of `resolved`.
         weight_decay: Adam's L2 penalty.

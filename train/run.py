@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc import __version__
-from sdc.artifacts import SdcError, UsageError, leads, log, required, settle, unknown, writable
-from sdc.train.imbalance import class_groups, long_tail
+from sdc._version import __version__
+from sdc.devices import leads
+from sdc.errors import SdcError, UsageError, log, unknown
+from sdc.files import required, settle, writable
+from sdc.train.long_tail import class_groups, long_tail
+from sdc.train.loss_alarms import training_alarms
 from sdc.train.recipe import Recipe, make_recipe
-from sdc.train.watch import training_alarms
 
 if TYPE_CHECKING:
-    from sdc.extract.store import FeatureStore
-    from sdc.train.distributed import World
+    from sdc.extract.store.store import FeatureStore
+    from sdc.train.loop.distributed import World
 
 TRAIN_ON = ("train", "database")
 
@@ -80,7 +82,7 @@ def run(settings: TrainSettings) -> Path:
         UsageError: a setting or the features do not fit, or the output exists with other settings.
         Interrupted: stopped by a signal; the checkpoint is saved.
     """
-    from sdc.extract.store import FeatureStore
+    from sdc.extract.store.store import FeatureStore
     from sdc.train.model import Model
 
     start = time.monotonic()
@@ -104,8 +106,8 @@ def run(settings: TrainSettings) -> Path:
     rows = training_rows(settings, store)
 
     # These import torch, which a run that is refused or has nothing to do need not wait for.
-    from sdc.train.distributed import joined
-    from sdc.train.methods import ClosedForm, load_method
+    from sdc.train.loop.distributed import joined
+    from sdc.train.methods.base import ClosedForm, load_method
 
     if isinstance(load_method(recipe.method), ClosedForm):
         # Solved by one process; the others have nothing to wait for.
@@ -137,8 +139,8 @@ def _train(
     settings: TrainSettings, recipe: Recipe, store: FeatureStore, rows: np.ndarray, wanted: dict[str, Any],
     start: float, world: World | None,
 ) -> Path:  # fmt: skip
-    from sdc.train.checkpoint import Checkpoint
-    from sdc.train.fit import fit
+    from sdc.train.loop.checkpoint import Checkpoint
+    from sdc.train.loop.fit import fit
     from sdc.train.model import Model
 
     log.info(
@@ -173,7 +175,7 @@ def metadata(
     recipe: Recipe, settings: dict[str, Any], path: str | None, fingerprint: str, provenance: dict[str, Any],
     summary: dict[str, Any], *, preset: str, groups: dict[str, list[int]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What model.safetensors records beside its tensors; `groups` as `sdc.train.imbalance.class_groups` gives them.
+    """What model.safetensors records beside its tensors; `groups` as `sdc.train.long_tail.class_groups` gives them.
 
     The preset's name is no setting: what it stands for is, and the same settings come from another or from options.
     """

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdc.artifacts import UsageError
+from sdc.errors import UsageError
 from sdc.extract.backbones.base import Backbone, Recipe
 from sdc.extract.backbones.weights import from_hub, load_file, sha256
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdc.artifacts import SdcError
+from sdc.errors import SdcError
 from sdc.extract.backbones.base import Recipe, State
 
 CLASSIFIER = ("classifier.weight", "classifier.bias")

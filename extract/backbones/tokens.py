@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sdc.artifacts import UsageError
+from sdc.errors import UsageError
 from sdc.extract.backbones.base import Recipe
 
 if TYPE_CHECKING:

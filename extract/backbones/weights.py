@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdc.artifacts import SdcError, log
+from sdc.errors import SdcError, log
 from sdc.extract.backbones.base import Recipe, State
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import UsageError, unknown
+from sdc.errors import UsageError, unknown
 from sdc.extract.datasets.about import AS_LISTED, About, Prefixes, find_root
-from sdc.extract.store import Listing
+from sdc.extract.store.store import Listing
 
 if TYPE_CHECKING:
     from PIL.Image import Image

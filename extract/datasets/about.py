@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 
 VARIABLE = "SDC_DATA"
 CATEGORY = {"name": "category", "at": 1000}

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, checksum, fingerprint, required
-from sdc.extract.containers import tables
+from sdc.errors import SdcError, UsageError
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import About, needed
 from sdc.extract.datasets.fashion_mnist import splits
-from sdc.extract.store import SPLITS, Listing
-from sdc.extract.unpickle import load as unpickled
+from sdc.extract.readers.readers import tables
+from sdc.extract.readers.safe_pickle import load as unpickled
+from sdc.extract.store.store import SPLITS, Listing
+from sdc.files import checksum, fingerprint, required
 
 FOLDER = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.artifacts import SdcError, checksum, fingerprint, log
+from sdc.errors import SdcError, log
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import About
-from sdc.extract.store import Listing
+from sdc.extract.store.store import Listing
+from sdc.files import checksum, fingerprint
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 HALVES = ("train", "t10k")

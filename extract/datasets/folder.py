@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, fingerprint, log
+from sdc.errors import SdcError, UsageError, log
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import About
 from sdc.extract.images import SUFFIXES, open_file
-from sdc.extract.store import SPLITS, Listing, default_splits
+from sdc.extract.store.store import SPLITS, Listing, default_splits
+from sdc.files import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdc.artifacts import SdcError, checksum, fingerprint
+from sdc.errors import SdcError
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import About, needed
-from sdc.extract.groundtruth import Ragged
 from sdc.extract.images import open_file
-from sdc.extract.names import Names
-from sdc.extract.store import Listing
+from sdc.extract.store.groundtruth import Ragged
+from sdc.extract.store.id_array import Names
+from sdc.extract.store.store import Listing
+from sdc.files import checksum, fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

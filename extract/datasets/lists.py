@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError, fingerprint, log
+from sdc.errors import SdcError, UsageError, log
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import AS_LISTED, About, Prefixes, needed
 from sdc.extract.images import SUFFIXES, open_file
-from sdc.extract.store import Listing
+from sdc.extract.store.store import Listing
+from sdc.files import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

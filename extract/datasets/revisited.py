@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, checksum, fingerprint
+from sdc.errors import SdcError
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import About, needed
-from sdc.extract.groundtruth import Ragged
 from sdc.extract.images import open_file
-from sdc.extract.store import Listing
-from sdc.extract.unpickle import load as unpickled
+from sdc.extract.readers.safe_pickle import load as unpickled
+from sdc.extract.store.groundtruth import Ragged
+from sdc.extract.store.store import Listing
+from sdc.files import checksum, fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

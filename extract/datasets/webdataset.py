@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, checksum, fingerprint, leads, log
+from sdc.devices import leads
+from sdc.errors import SdcError, log
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import About
 from sdc.extract.images import SUFFIXES
-from sdc.extract.names import Names
-from sdc.extract.store import Listing, default_splits
+from sdc.extract.store.id_array import Names
+from sdc.extract.store.store import Listing, default_splits
+from sdc.files import checksum, fingerprint
+from sdc.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError
-from sdc.retrieve.engines.engine import LONGEST_ID, MOST_ROWS, Batch, Hits, Record, client, foreign
+from sdc.errors import SdcError, UsageError
+from sdc.retrieve.engines.base import LONGEST_ID, MOST_ROWS, Batch, Hits, Record, client, foreign
 from sdc.retrieve.engines.urls import Target
 
 _TYPES = {"flat": "BIN_FLAT", "ivf": "BIN_IVF_FLAT"}
@@ -30,7 +30,7 @@ _ANSWERS = 1 << 18  # neighbours asked for at once
 
 
 class Milvus:
-    """One collection; see `sdc.retrieve.engines.engine.Engine`."""
+    """One collection; see `sdc.retrieve.engines.base.Engine`."""
 
     most = 16384
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError
-from sdc.retrieve.engines.engine import Batch, Hits, Record, client, foreign
+from sdc.errors import SdcError, UsageError
+from sdc.retrieve.engines.base import Batch, Hits, Record, client, foreign
 from sdc.retrieve.engines.urls import Target
 
 _CONNECT = 4  # seconds
@@ -19,7 +19,7 @@ _LABELS = {"none": None, "one": "bigint", "many": "bigint[]"}
 
 
 class Pgvector:
-    """One table; see `sdc.retrieve.engines.engine.Engine`."""
+    """One table; see `sdc.retrieve.engines.base.Engine`."""
 
     most = 1 << 20
 

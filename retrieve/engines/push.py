@@ -12,13 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdc.artifacts import Progress, SdcError, UsageError, checksum, differing, fingerprint, log, unknown
+from sdc.errors import SdcError, UsageError, log, unknown
+from sdc.files import checksum, differing, fingerprint
+from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.engines.engine import MOST_ROWS, Batch, Engine, Hits, Record, connect, index_types, longest_id
+from sdc.retrieve.engines.base import MOST_ROWS, Batch, Engine, Hits, Record
+from sdc.retrieve.engines.registry import connect, index_types, longest_id
 from sdc.retrieve.engines.urls import MILVUS, PGVECTOR, Target, parse
-from sdc.retrieve.entries import Entries
-from sdc.retrieve.index import Index
-from sdc.retrieve.scan import Flat
+from sdc.retrieve.index.flat import Flat
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.records import Entries
 
 _BATCH_BYTES = 16 << 20  # engines refuse requests of more than 64 MB
 _SAMPLE, _NEIGHBORS, _SEED = 100, 10, 0

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError
-from sdc.retrieve.engines.engine import Engine, Hits, Record, connect
+from sdc.errors import SdcError, UsageError
+from sdc.retrieve.engines.base import Engine, Hits, Record
+from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.urls import Target, parse
-from sdc.retrieve.search import SearchSettings, of_images, of_vectors
+from sdc.retrieve.queries import of_images, of_vectors
+from sdc.retrieve.search_settings import SearchSettings
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from sdc.artifacts import UsageError
+from sdc.errors import UsageError
 
 MILVUS = "milvus://HOST:PORT/COLLECTION or milvus:FILE"
 PGVECTOR = "pgvector://[USER@]HOST:PORT/DATABASE/TABLE"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.ablate.grid import describe
-from sdc.ablate.tables import Row, grouped, mean_sd, values
-from sdc.artifacts import replacing
-from sdc.retrieve.histograms import Histogram
+from sdc.experiments.grid import describe
+from sdc.experiments.tables import Row, grouped, mean_sd, values
+from sdc.files import replacing
+from sdc.retrieve.diagnose.similarity_histograms import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ MOST = 12  # lines, points or panels that are told apart by name
 
 
 def read_histograms(path: Path) -> dict[str, Histogram]:
-    """The histograms, by name, in a table that `sdc.retrieve.histograms.write` wrote."""
+    """The histograms, by name, in a table that `sdc.retrieve.diagnose.similarity_histograms.write` wrote."""
     columns: dict[str, list[tuple[float, int, int]]] = {}
     with open(path, encoding="utf-8", newline="") as file:
         for name, value, positive, negative in list(csv.reader(file))[1:]:

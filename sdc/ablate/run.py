@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdc import __version__
+from sdc._version import __version__
 from sdc.ablate.figures import AGAINST_OVERLAP, MOST, OVER_BITS, SENSITIVITY, read_histograms, write_figures
-from sdc.ablate.folder import CSV, TABLE, GridFolder
-from sdc.ablate.grid import Cell, Value, describe, make_cells, parse_fixed, parse_over
-from sdc.ablate.jobs import compute_all
-from sdc.ablate.tables import Row, grouped, make_rows, markdown, write_csv
-from sdc.artifacts import SdcError, UsageError, log, processors, replacing, required
-from sdc.extract.store import SPLITS, FeatureStore
-from sdc.retrieve import histograms
+from sdc.devices import processors
+from sdc.errors import SdcError, UsageError, log
+from sdc.experiments.folder import CSV, TABLE, GridFolder
+from sdc.experiments.grid import Cell, Value, describe, make_cells, parse_fixed, parse_over
+from sdc.experiments.jobs import compute_all
+from sdc.experiments.tables import Row, grouped, make_rows, markdown, write_csv
+from sdc.extract.store.store import SPLITS, FeatureStore
+from sdc.files import replacing, required
+from sdc.retrieve.diagnose import similarity_histograms
 from sdc.train.run import TrainSettings
 
 STRETCHING = "histograms.png"  # the paper's figure of the similarities before and after
@@ -34,7 +36,7 @@ class AblateSettings:
     Attributes:
         features: feature files; the grid is run on each.
         over: the settings to vary, each `NAME` or `NAME=value,…`; several make a product. Names are those of
-            `sdc.ablate.grid.OVER`, which have default values, and of `sdc.train.run.TrainSettings`. `alpha` alone
+            `sdc.experiments.grid.OVER`, which have default values, and of `sdc.train.run.TrainSettings`. `alpha` alone
             stands for beta:a,a, `alpha` and `beta` for beta:a,b; `beta` alone keeps the calibration's alpha.
         bits: lengths of a code.
         seeds: every cell is computed with the seeds 0, 1, … of so many.
@@ -131,7 +133,7 @@ def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], wan
     out, rows = folder.path, make_rows(cells, folder.found(cells))
     panels = _panels(folder.cells, cells, rows, varied)
     if panels:
-        histograms.write(out / STRETCHING, panels)
+        similarity_histograms.write(out / STRETCHING, panels)
     write_figures(out, rows, varied)
     write_csv(out / CSV, rows)
     fixed = ", ".join(f"{name} {value}" for name, value in wanted["train"].items())
@@ -145,14 +147,14 @@ def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], wan
 
 def _panels(
     folder: Path, cells: Sequence[Cell], rows: Sequence[Row], varied: Sequence[str]
-) -> dict[str, histograms.Histogram]:
+) -> dict[str, similarity_histograms.Histogram]:
     """Before and after: the features' cosines, and for each combination the similarities of its longest codes.
 
     Of more than `MOST` combinations only those of the least and of the greatest overlap.
     """
     names = {id(row): cell.name for row, cell in zip(rows, cells, strict=True)}
     sets = grouped([row for row in rows if row["refused"] is None], ["features"])
-    panels: dict[str, histograms.Histogram] = {}
+    panels: dict[str, similarity_histograms.Histogram] = {}
     for (features,), own in sets.items():
         shown = [max(group, key=lambda row: int(row["bits"])) for group in grouped(own, varied).values()]
         if len(shown) > MOST:

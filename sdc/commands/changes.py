@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sdc.commands.common import PATH, as_json, features, print_json
-from sdc.retrieve.living.settings import AddSettings, CompactSettings, RemoveSettings
+from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
 
 _index = click.option("--index", type=PATH, default=AddSettings.index, show_default=True)
 
@@ -33,7 +33,7 @@ def add(as_json: bool, **options: Any) -> None:
 
     Whoever searches at the same time finds all of it or nothing; a kill leaves the index as it was.
     """
-    from sdc.retrieve.living.changes import add as change
+    from sdc.retrieve.update.changes import add as change
 
     found = change(AddSettings(**options))
     _print(found, as_json, f"{found['added']} added{_replaced(found['replaced'])}")
@@ -55,7 +55,7 @@ def remove(as_json: bool, **options: Any) -> None:
 
     All of them in one change, or none where an id is unknown.
     """
-    from sdc.retrieve.living.changes import remove as change
+    from sdc.retrieve.update.changes import remove as change
 
     found = change(RemoveSettings(**options))
     missing = f", {found['missing']} unknown" if found["missing"] else ""
@@ -70,7 +70,7 @@ def compact(as_json: bool, index: Path) -> None:
 
     Searches need no longer look in two places then, and an index of type ivf gets new lists.
     """
-    from sdc.retrieve.living.changes import compact as change
+    from sdc.retrieve.update.changes import compact as change
 
     found = change(CompactSettings(index))
     _print(found, as_json, f"{found['added']} added and {found['removed']} removed items merged")

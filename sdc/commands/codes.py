@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from sdc.artifacts import UsageError
 from sdc.commands.common import (
     PATH,
     as_json,
@@ -23,15 +22,16 @@ from sdc.commands.common import (
     report,
     size,
 )
-from sdc.retrieve.collapse import DiagnoseSettings
-from sdc.retrieve.compare import CompareSettings
+from sdc.compare.run import CompareSettings
+from sdc.errors import UsageError
+from sdc.retrieve.diagnose.run import DiagnoseSettings
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.engines.urls import is_url
-from sdc.retrieve.evaluate import EvaluateSettings
-from sdc.retrieve.rerank import shortlist_size
-from sdc.retrieve.search import SearchSettings
-from sdc.retrieve.second_stage import Factor
-from sdc.retrieve.shortlist import RECALL
+from sdc.retrieve.evaluate.run import EvaluateSettings
+from sdc.retrieve.rerank.reranker import Factor
+from sdc.retrieve.rerank.scoring import shortlist_size
+from sdc.retrieve.rerank.shortlist import RECALL
+from sdc.retrieve.search_settings import SearchSettings
 
 
 @click.command()
@@ -190,7 +190,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
 
     Landmark sets are scored by their own protocol.  The conventions that were used stand below the scores.
     """
-    from sdc.retrieve.evaluate import evaluate as score
+    from sdc.retrieve.evaluate.run import evaluate as score
 
     found = score(EvaluateSettings(**options))
     if as_json:
@@ -213,7 +213,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
 @as_json
 def diagnose(as_json: bool, **options: Any) -> None:
     """Say whether the codes have collapsed, how, and what to change."""
-    from sdc.retrieve.collapse import run
+    from sdc.retrieve.diagnose.run import run
 
     found = run(DiagnoseSettings(**options))
     if as_json:
@@ -261,7 +261,7 @@ def compare(as_json: bool, **options: Any) -> None:
     The folder gets results.md (tables and advice), results.csv, results.json and plot.png:
     recall of the exact neighbours, mAP where there are labels, bytes, build time and latency.
     """
-    from sdc.retrieve.compare import TABLE, read, run
+    from sdc.compare.run import TABLE, read, run
 
     path = run(CompareSettings(**options))
     if as_json:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from sdc.ablate.grid import OVER
 from sdc.ablate.run import AblateSettings
 from sdc.commands.common import PATH, as_json, device, jobs, lengths, overwrite, print_json
+from sdc.experiments.grid import OVER
 from sdc.reproduce.run import ReproduceSettings
 
 ABLATIONS = """
@@ -65,7 +65,7 @@ same command goes on: finished cells are kept.
 def ablate(as_json: bool, **options: Any) -> None:
     """Vary settings of training over a grid, and compare what comes of it."""
     from sdc.ablate.run import run
-    from sdc.ablate.tables import read_csv
+    from sdc.experiments.tables import read_csv
 
     path = run(AblateSettings(**options))
     if not as_json:

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from sdc.artifacts import leads
 from sdc.commands.common import PATH, as_json, device, out, overwrite, print_json, report
-from sdc.extract.embeddings import ImportSettings
+from sdc.devices import leads
 from sdc.extract.images import LONGEST, SCALES
+from sdc.extract.import_vectors import ImportSettings
 from sdc.extract.run import ExtractSettings
 
 
@@ -137,6 +137,6 @@ def datasets_(as_json: bool) -> None:
 @as_json
 def import_(as_json: bool, **options: Any) -> None:
     """Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs, bvecs, or .pt and .pth of torch.save."""
-    from sdc.extract.embeddings import run
+    from sdc.extract.import_vectors import run
 
     report(run(ImportSettings(**options)), as_json)

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from sdc.artifacts import leads
 from sdc.commands.common import PATH, as_json, device, features, out, overwrite, print_json
-from sdc.train.export import ExportSettings
+from sdc.devices import leads
+from sdc.train.export.run import ExportSettings
 from sdc.train.methods import METHODS
 from sdc.train.run import TrainSettings
 
@@ -127,7 +127,7 @@ def export(model: Path, as_json: bool, overwrite: bool, **files: Path | None) ->
 
     Each file is checked against PyTorch, bit for bit, before it appears.
     """
-    from sdc.train.export import run
+    from sdc.train.export.run import run
     from sdc.train.model import Model
 
     if not any(files.values()):

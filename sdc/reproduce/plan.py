@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from sdc.artifacts import SdcError, log, processors
+from sdc.devices import processors
+from sdc.errors import SdcError, log
 from sdc.extract import backbones, datasets
 from sdc.extract.images import LONGEST, SCALES
-from sdc.extract.parts import parts_folder
+from sdc.extract.parts.part_set import parts_folder
 from sdc.extract.run import ExtractSettings
-from sdc.extract.store import SPLITS, FeatureStore
+from sdc.extract.store.store import SPLITS, FeatureStore
 from sdc.reproduce.run import Job, ReproduceSettings, Source, prepare
 from sdc.reproduce.tables import R50_DELG, TABLES
-from sdc.train.methods import ClosedForm, load_method
+from sdc.train.methods.base import ClosedForm, load_method
 from sdc.train.recipe import Recipe
 from sdc.train.run import TrainSettings
 
@@ -181,7 +182,7 @@ def _grid(job: Job, evaluated: Mapping[str, Any], trained: Mapping[str, Any]) ->
 
 def _step_seconds(recipe: Recipe, dimension: int, device: str | None) -> float:
     """The time of a training step, in one thread as in a job: of two short runs, what the longer one took more."""
-    from sdc.train.fit import fit
+    from sdc.train.loop.fit import fit
 
     method = load_method(recipe.method)
     assert not isinstance(method, ClosedForm)

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdc import __version__
-from sdc.ablate.folder import CSV, TABLE, GridFolder
-from sdc.ablate.grid import Cell
-from sdc.ablate.tables import Row, grouped, make_rows, mean_sd, values, write_csv
-from sdc.artifacts import log, replacing
+from sdc._version import __version__
+from sdc.errors import log
+from sdc.experiments.folder import CSV, TABLE, GridFolder
+from sdc.experiments.grid import Cell
+from sdc.experiments.tables import Row, grouped, make_rows, mean_sd, values, write_csv
 from sdc.extract.datasets import about_of
-from sdc.extract.store import SPLITS, FeatureStore
+from sdc.extract.store.store import SPLITS, FeatureStore
+from sdc.files import replacing
 from sdc.reproduce.tables import R50_DELG, Table, table_of
 
 JSON = "results.json"

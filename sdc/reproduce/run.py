@@ -13,13 +13,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sdc.ablate.folder import GridFolder
-from sdc.ablate.grid import Cell, cell_name
-from sdc.ablate.jobs import compute_all
-from sdc.artifacts import SdcError, UsageError, processors, required, unknown
+from sdc.devices import processors
+from sdc.errors import SdcError, UsageError, unknown
+from sdc.experiments.folder import GridFolder
+from sdc.experiments.grid import Cell, cell_name
+from sdc.experiments.jobs import compute_all
 from sdc.extract import run as extract
 from sdc.extract.run import ExtractSettings
-from sdc.extract.store import FeatureStore
+from sdc.extract.store.store import FeatureStore
+from sdc.files import required
 from sdc.reproduce import report
 from sdc.reproduce.tables import R50_DELG, Entry, Table, table_of
 from sdc.train.run import TrainSettings

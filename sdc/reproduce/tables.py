@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdc.artifacts import unknown
+from sdc.errors import unknown
 
 PAPER, SUPPLEMENT = "main paper", "supplement"
 Published = Mapping[tuple[str, int], float]
@@ -62,7 +62,7 @@ class Table:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """What is compared, by the columns of `sdc.ablate.tables`."""
+        """What is compared, by the columns of `sdc.experiments.tables`."""
         return ("map_easy", "map_medium", "map_hard") if self.data in ("roxf", "rparis") else ("map",)
 
     @property

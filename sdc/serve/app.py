@@ -18,16 +18,17 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from sdc.artifacts import SdcError, log, processors
+from sdc.devices import processors
+from sdc.errors import SdcError, log
 from sdc.serve import openapi, page
-from sdc.serve.follow import Follower
-from sdc.serve.gate import Gate, RefusedError, busy
-from sdc.serve.hosts import Hosts
-from sdc.serve.loaded import Loaded
+from sdc.serve.allowed_hosts import Hosts
+from sdc.serve.images import shown
+from sdc.serve.limits import Gate, RefusedError, busy
 from sdc.serve.metrics import Metrics
-from sdc.serve.pictures import shown
-from sdc.serve.queries import How, of_json, of_parameters
+from sdc.serve.reload import Follower
+from sdc.serve.request_parsing import How, of_json, of_parameters
 from sdc.serve.settings import MOST_EXAMPLES, ServeSettings
+from sdc.serve.snapshot import Loaded
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

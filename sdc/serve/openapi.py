@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sdc
-from sdc.serve.queries import K
+from sdc.serve.request_parsing import K
 from sdc.serve.settings import MOST_EXAMPLES, MOST_LABELS, MOST_VECTORS, ServeSettings
 
 ROUTES = ("/", "/search", "/examples", "/images/{id}", "/healthz", "/metrics", "/openapi.json")

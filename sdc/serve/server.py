@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from sdc.artifacts import SdcError, UsageError, log
+from sdc.errors import SdcError, UsageError, log
 from sdc.serve.settings import CONNECTIONS, ServeSettings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(settings: ServeSettings) -> None:
 
     from sdc.serve.app import Service
     from sdc.serve.connection import limited
-    from sdc.serve.loaded import Loaded
+    from sdc.serve.snapshot import Loaded
 
     listener = _bound(settings.host, settings.port)  # before what takes long
     # Of BLAS' threads the idle ones spin on after each product, for longer than a search takes, on its processors.
@@ -96,7 +96,7 @@ def _server(config: uvicorn.Config, service: Service, listener: socket.socket) -
 
 
 def _announce(service: Service, listener: socket.socket) -> None:
-    from sdc.serve.pictures import any_shown
+    from sdc.serve.images import any_shown
 
     address, port = listener.getsockname()[:2]
     loaded, images = service.follower.loaded, service.settings.images

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdc.artifacts import UsageError
-from sdc.serve import hosts
+from sdc.errors import UsageError
+from sdc.serve import allowed_hosts
 
 MOST_VECTORS = 1024  # in one request
 MOST_NEIGHBORS = 100_000  # in one answer, over all its queries: about 8 MB of JSON
@@ -29,7 +29,7 @@ class ServeSettings:
         model: the model that encoded it; None takes the recorded path, anew with each index.
         host: the name or address to listen on.
         port: 0 takes any that is free.
-        allow_hosts: names that it answers to beside localhost and addresses, see `sdc.serve.hosts`.
+        allow_hosts: names that it answers to beside localhost and addresses, see `sdc.serve.allowed_hosts`.
         images: the folder that the ids are paths in, to show the images.
         weights: the backbone's weights for images, where they can't be had by their tag.
         max_k: neighbours a query may ask for.
@@ -59,7 +59,7 @@ class ServeSettings:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port {self.port}: expected 0 to 65535")
         for name in self.allow_hosts:
-            hosts.check(name)
+            allowed_hosts.check(name)
         if not 1 <= self.max_k <= MOST_NEIGHBORS:
             raise UsageError(f"--max-k {self.max_k}: expected 1 to {MOST_NEIGHBORS}")
         if not 1 <= self.max_body <= HELD:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdc.extract.embeddings import ImportSettings
-from sdc.extract.embeddings import run as import_vectors
+from sdc.extract.import_vectors import ImportSettings
+from sdc.extract.import_vectors import run as import_vectors
 
 BENCH = Path(__file__).parents[2] / "bench" / "quality_bench.py"
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.extract import backbones
 from sdc.extract.backbones import vgg16
 from sdc.extract.backbones.base import Backbone
@@ -24,7 +24,7 @@ from sdc.extract.backbones.efficientnet_lite0 import packaged
 from sdc.extract.encoder import Encoder
 from sdc.extract.images import Preprocessing
 from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store import FeatureStore
+from sdc.extract.store.store import FeatureStore
 
 TINY = "test_resnet"  # of timm: 0.5 million parameters
 

@@ -18,12 +18,12 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from sdc.artifacts import SdcError, UsageError
 from sdc.cli import cli
+from sdc.errors import SdcError, UsageError
 from sdc.extract import datasets
 from sdc.extract.datasets import DATASETS, Prefixes
 from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store import FeatureStore
+from sdc.extract.store.store import FeatureStore
 
 SMALL = (
     "--backbone",

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.extract import datasets
 from sdc.extract.datasets import fashion_mnist
-from sdc.extract.store import default_splits
+from sdc.extract.store.store import default_splits
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.extract import backbones, datasets
 from sdc.extract.datasets import Dataset
 from sdc.extract.encoder import Encoder, features_of_images, recorded_encoder
-from sdc.extract.parts import Parts, parts_folder
+from sdc.extract.parts.part_set import Parts, parts_folder
 from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store import FeatureStore
+from sdc.extract.store.store import FeatureStore
 
 
 def fill(root: Path, count: int) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.extract.images import Preprocessing, batches, load_batch
 
 HALF = (0.5, 0.5, 0.5)

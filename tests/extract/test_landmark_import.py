@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from sdc.artifacts import SdcError, UsageError
-from sdc.extract.embeddings import ImportSettings, read_vectors, run
-from sdc.extract.store import FeatureStore
-from sdc.retrieve.index import Index
+from sdc.errors import SdcError, UsageError
+from sdc.extract.import_vectors import ImportSettings, read_vectors, run
+from sdc.extract.store.store import FeatureStore
+from sdc.retrieve.index.index import Index
 
 N, D = 33, 16
 

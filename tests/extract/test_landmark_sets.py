@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.extract import backbones, datasets
 from sdc.extract.datasets.gldv2 import PROTOCOL as RELEVANT
 from sdc.extract.encoder import features_of_images
-from sdc.extract.groundtruth import Ragged
 from sdc.extract.images import Preprocessing
-from sdc.extract.names import Names
 from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store import FeatureStore, Listing
-from sdc.retrieve.index import Index
+from sdc.extract.store.groundtruth import Ragged
+from sdc.extract.store.id_array import Names
+from sdc.extract.store.store import FeatureStore, Listing
+from sdc.retrieve.index.index import Index
 
 LEVELS = ("easy", "hard", "junk")
 Make = Callable[..., Any]

@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 
 from sdc.api import inspect
-from sdc.artifacts import SdcError, UsageError
-from sdc.extract import backbones, layout
+from sdc.errors import SdcError, UsageError
+from sdc.extract import backbones
 from sdc.extract.datasets import fashion_mnist
 from sdc.extract.encoder import Encoder
-from sdc.extract.parts import Parts, parts_folder
+from sdc.extract.parts.part_set import Parts, parts_folder
 from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store import FeatureStore, Listing, write_features
+from sdc.extract.store import file_format
+from sdc.extract.store.store import FeatureStore, Listing, write_features
 
 fashion = pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 
@@ -203,7 +204,7 @@ def test_a_flipped_bit_is_found(tiny: ExtractSettings, tmp_path: Path, name: str
 def test_tokens_have_a_checksum_a_block(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).standard_normal((700, 9, 64)).astype(np.float16)
     listing = Listing([str(row) for row in range(700)], {})
-    column = layout.Column("tokens", tokens.shape, tokens.dtype, np.array_split(tokens, 5))
+    column = file_format.Column("tokens", tokens.shape, tokens.dtype, np.array_split(tokens, 5))
     features = tokens[:, 0]
     path = write_features(tmp_path / "f.h5", listing, {}, 64, np.float16, [features], further=[column])
     np.testing.assert_array_equal(FeatureStore(path).tokens, tokens)

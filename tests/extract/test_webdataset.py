@@ -18,11 +18,11 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from sdc.artifacts import SdcError
 from sdc.cli import cli
+from sdc.errors import SdcError
 from sdc.extract import datasets
 from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store import FeatureStore
+from sdc.extract.store.store import FeatureStore
 
 SMALL = ("--backbone", "test_resnet", "--weights", "random:0", "--image-size", 32, "--device", "cpu", "--workers", 1)
 

@@ -100,7 +100,7 @@ except MemoryError as error:
 def test_without_a_compiler_the_search_is_faiss_and_says_so_once(tmp_path):
     code = """
 import json, logging, numpy as np
-from sdc.artifacts import log
+from sdc.errors import log
 from sdc.retrieve.index import Index
 logging.basicConfig()
 codes = np.random.default_rng(0).integers(0, 256, (5000, 8), dtype=np.uint8)

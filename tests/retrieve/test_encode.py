@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import pack
-from sdc.retrieve.entries import Ids
-from sdc.retrieve.index import Index
+from sdc.retrieve.index.ids import Ids
+from sdc.retrieve.index.index import Index
 
 
 def test_codes_are_the_signs_of_the_outputs_split_by_split(scene):

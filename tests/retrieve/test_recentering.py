@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdc.artifacts import UsageError
-from sdc.extract.store import FeatureStore, Listing, write_features
+from sdc.errors import UsageError
+from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import pack
-from sdc.retrieve.collapse import DiagnoseSettings
-from sdc.retrieve.collapse import run as diagnose
+from sdc.retrieve.diagnose.run import DiagnoseSettings
+from sdc.retrieve.diagnose.run import run as diagnose
 from sdc.retrieve.encode import EncodeSettings, run
-from sdc.retrieve.evaluate import EvaluateSettings, evaluate
-from sdc.retrieve.index import Index
-from sdc.retrieve.search import SearchSettings, search
+from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.search import search
+from sdc.retrieve.search_settings import SearchSettings
 from sdc.train.model import Model
 from sdc.train.run import TrainSettings
 from sdc.train.run import run as train

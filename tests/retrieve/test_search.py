@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sdc.artifacts import SdcError, UsageError
 from sdc.cli import cli
+from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import hamming, pack
-from sdc.retrieve.index import Index
-from sdc.retrieve.search import SearchSettings, search
-from sdc.retrieve.workers import faiss_module
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.search import search
+from sdc.retrieve.search_settings import SearchSettings
 
 
 @pytest.fixture
@@ -227,8 +228,9 @@ def test_neither_search_nor_evaluation_imports_torch(scene):
     script = """
 import sys
 from pathlib import Path
-from sdc.retrieve.evaluate import EvaluateSettings, evaluate
-from sdc.retrieve.search import SearchSettings, search
+from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
+from sdc.retrieve.search import search
+from sdc.retrieve.search_settings import SearchSettings
 folder = Path(sys.argv[1])
 assert search(SearchSettings(folder / "db.bin"))["results"]
 assert search(SearchSettings(folder / "db.bin", queries=folder / "q.npy", ids=("img/0001.png",)))["results"]
@@ -244,7 +246,7 @@ assert "torch" not in sys.modules, "torch was imported"
 def test_importing_the_modules_leaves_faiss_and_torch_alone():
     script = """
 import sys
-import sdc.retrieve.encode, sdc.retrieve.evaluate, sdc.retrieve.index, sdc.retrieve.search
+import sdc.retrieve.encode, sdc.retrieve.evaluate.run, sdc.retrieve.index.index, sdc.retrieve.search
 heavy = {"torch", "faiss", "h5py", "scipy", "PIL", "rich"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -258,7 +260,8 @@ def test_faiss_threads_are_told_to_sleep_and_are_left_as_they_were(scene):
     Index.open(scene.folder / "db.bin").search(np.zeros((1, 2), np.uint8), 3)
     assert faiss.omp_get_max_threads() == before
     script = (
-        "import os; from sdc.retrieve.workers import faiss_module; faiss_module(); print(os.environ['OMP_WAIT_POLICY'])"
+        "import os; from sdc.retrieve.index.threads import faiss_module; "
+        "faiss_module(); print(os.environ['OMP_WAIT_POLICY'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "PASSIVE"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sdc
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.standard_normal((8, 24)) * 2
@@ -17,7 +17,7 @@ X = (CENTRES[RNG.integers(8, size=300)] + RNG.standard_normal((300, 24))).astype
 def test_the_public_names():
     assert sdc.__all__ == ["Hasher", "Index", "__version__"]
     from sdc import kernels, retrieve
-    from sdc.retrieve.evaluate import average_precision
+    from sdc.retrieve.evaluate.run import average_precision
 
     assert kernels.__all__ == ["Loss", "calibration_loss", "quantile_table", "sample_length"]
     assert average_precision(np.array([0, 1]), np.array([True, False])) == 1.0

@@ -193,7 +193,8 @@ def test_no_write_permission_is_said(command, vectors):
             folder.chmod(folder.stat().st_mode | 0o005)
     # Root may write anywhere: it imports what is needed, then becomes nobody.
     script = (
-        "import os, sys, h5py, numpy.random, sdc.api, sdc.cli, sdc.extract.embeddings, sdc.extract.layout\n"
+        "import os, sys, h5py, numpy.random, sdc.api, sdc.cli, sdc.extract.import_vectors\n"
+        "import sdc.extract.store.file_format\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "sys.argv = ['sdc', 'import', 'vectors.npy', '--out', 'closed/feats.h5']\n"
         "sdc.cli.main()\n"

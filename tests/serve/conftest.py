@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdc.extract.store import Listing, write_features
+from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.train.model import Model
 
@@ -182,8 +182,8 @@ def in_process(folder: Path, **options: Any) -> Iterator[Any]:
     from starlette.testclient import TestClient
 
     from sdc.serve.app import Service
-    from sdc.serve.loaded import Loaded
     from sdc.serve.settings import ServeSettings
+    from sdc.serve.snapshot import Loaded
 
     loopback = options.pop("loopback", True)
     settings = ServeSettings(index=folder / "db.bin", **options)

@@ -10,15 +10,16 @@ import time
 import numpy as np
 import pytest
 
-from sdc.extract.store import FeatureStore
-from sdc.retrieve.index import Index
-from sdc.retrieve.search import SearchSettings, search
+from sdc.extract.store.store import FeatureStore
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.search import search
+from sdc.retrieve.search_settings import SearchSettings
 from sdc.serve.settings import MOST_NEIGHBORS, MOST_VECTORS
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
-from sdc.serve import follow, gate, openapi
-from sdc.serve.loaded import Loaded
+from sdc.serve import limits, openapi, reload
+from sdc.serve.snapshot import Loaded
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_bytes_of_an_id_that_are_no_text_come_and_go_as_json(tmp_path, asked):
 
 
 def test_an_index_without_a_model_is_searched_by_its_items_alone(folder, caplog, asked, refusal):
-    from sdc.retrieve.workers import faiss_module
+    from sdc.retrieve.index.threads import faiss_module
 
     faiss = faiss_module()
     plain = faiss.IndexBinaryFlat(16)
@@ -372,7 +373,7 @@ class Held:
 
 def test_searches_beyond_the_limit_are_told_to_come_again(client, monkeypatch, refusal):
     held = Held(monkeypatch)
-    client.service.gate = gate.Gate(1000, searches=1)
+    client.service.gate = limits.Gate(1000, searches=1)
     answers = []
     thread = threading.Thread(target=lambda: answers.append(client.post("/search", json={"vector": GOOD})))
     thread.start()
@@ -387,7 +388,7 @@ def test_searches_beyond_the_limit_are_told_to_come_again(client, monkeypatch, r
 
 
 def test_bodies_beyond_the_memory_for_them_are_told_to_come_again(client, refusal):
-    client.service.gate = gate.Gate(10**6, held=1000)
+    client.service.gate = limits.Gate(10**6, held=1000)
     response = client.post("/search", content=b" " * 2000, headers={"content-type": "application/json"})
     assert "being received" in refusal(response, 503)
     assert client.service.gate.held == 0
@@ -397,7 +398,7 @@ def test_answers_are_counted_until_they_are_read(client, refusal):
     """Many clients that ask for much and read nothing must not fill the memory."""
     whole = client.post("/search", json={"vectors": [GOOD] * 50, "k": 400}).content
     assert len(whole) > 10**6
-    client.service.gate = gate.Gate(10**6, held=len(whole) + 20_000)
+    client.service.gate = limits.Gate(10**6, held=len(whole) + 20_000)
     sent, application = [], client.service.application()
     body = json.dumps({"vectors": [GOOD] * 50, "k": 400}).encode()
 
@@ -435,7 +436,7 @@ def test_answers_are_counted_until_they_are_read(client, refusal):
     assert b"".join(pieces) == whole
     assert max(map(len, pieces)) <= 1 << 16
     assert [message["more_body"] for message in sent[1:]] == [True] * (len(pieces) - 1) + [False]
-    client.service.gate = gate.Gate(10**6, held=1000)
+    client.service.gate = limits.Gate(10**6, held=1000)
     alone = client.post("/search", json={"vector": GOOD, "k": 400})
     assert alone.status_code == 200
     assert len(alone.content) > 1000
@@ -459,7 +460,7 @@ def wait_for(condition):
 def test_a_changed_index_is_taken_up_with_its_model(
     folder, monkeypatch, make_model, encoded, caplog, asked, without_labels
 ):
-    monkeypatch.setattr(follow, "POLL", 0.05)
+    monkeypatch.setattr(reload, "POLL", 0.05)
     vector = vectors_of(folder)[0].tolist()
     with asked(folder) as client:
         before = client.post("/search", json={"vector": vector}).json()
@@ -482,10 +483,10 @@ def test_a_changed_index_is_taken_up_with_its_model(
 
 
 def test_items_that_are_removed_are_gone_soon(folder, monkeypatch, asked, refusal):
-    from sdc.retrieve.living.changes import remove
-    from sdc.retrieve.living.settings import RemoveSettings
+    from sdc.retrieve.update.changes import remove
+    from sdc.retrieve.update.settings import RemoveSettings
 
-    monkeypatch.setattr(follow, "POLL", 0.05)
+    monkeypatch.setattr(reload, "POLL", 0.05)
     with asked(folder, images=folder) as client:
         (result,) = client.post("/search", json={"id": "img/0100.png", "k": 5}).json()["results"]
         near = result["neighbors"][1]["id"]
@@ -504,7 +505,7 @@ def test_items_that_are_removed_are_gone_soon(folder, monkeypatch, asked, refusa
 
 
 def test_a_damaged_index_is_not_taken_up_until_it_is_whole(folder, monkeypatch, make_set, caplog, asked):
-    monkeypatch.setattr(follow, "POLL", 0.02)
+    monkeypatch.setattr(reload, "POLL", 0.02)
     with asked(folder) as client:
         before = client.post("/search", json={"id": "img/0009.png"}).json()
         whole = make_set_elsewhere(folder, make_set)
@@ -536,7 +537,7 @@ def replace_bytes(path, content):
 
 
 def test_a_request_uses_the_index_it_began_with(folder, monkeypatch, make_set, asked):
-    monkeypatch.setattr(follow, "POLL", 0.02)
+    monkeypatch.setattr(reload, "POLL", 0.02)
     with asked(folder) as client:
         before = client.post("/search", json={"id": "img/0009.png"}).json()
         held = Held(monkeypatch)

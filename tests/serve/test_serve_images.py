@@ -9,9 +9,10 @@ import zlib
 
 import pytest
 
-from sdc.extract.store import FeatureStore
-from sdc.retrieve.index import Index
-from sdc.retrieve.search import SearchSettings, search
+from sdc.extract.store.store import FeatureStore
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.search import search
+from sdc.retrieve.search_settings import SearchSettings
 from sdc.serve.settings import MOST_PIXELS
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")

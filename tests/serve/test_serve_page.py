@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from sdc.retrieve.index import Index
-from sdc.retrieve.search import SearchSettings, search
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.search import search
+from sdc.retrieve.search_settings import SearchSettings
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 pytest.importorskip("selenium", reason="selenium is not installed")

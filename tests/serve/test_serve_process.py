@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sdc.artifacts import SdcError, UsageError
 from sdc.commands.serve import serve as command_serve
+from sdc.errors import SdcError, UsageError
 from sdc.serve.server import run
 from sdc.serve.settings import CONNECTIONS, ServeSettings
 
@@ -374,7 +374,7 @@ def test_blas_has_one_thread_while_it_serves(vectors_folder, monkeypatch):
     def opened(settings):
         raise SdcError(f"BLAS has {threads()} threads")
 
-    monkeypatch.setattr("sdc.serve.loaded.Loaded.open", opened)
+    monkeypatch.setattr("sdc.serve.snapshot.Loaded.open", opened)
     with threadpool_limits(2, user_api="blas"):
         with pytest.raises(SdcError, match=r"BLAS has \{1\} threads"):
             run(ServeSettings(vectors_folder / "db.bin", port=0))

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from sdc.train import fit as fit_module
-from sdc.train.fit import Interrupted
+from sdc.train.loop import fit as fit_module
+from sdc.train.loop.fit import Interrupted
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.kernels import quantile_table
 from sdc.train.calibration import DISTRIBUTIONS, canonical, inverse_cdf
 

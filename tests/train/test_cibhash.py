@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, kl_divergence
 
+from sdc.train.losses import nt_xent
 from sdc.train.methods.cibhash import CIBHash, symmetric_divergence
-from sdc.train.methods.contrastive import nt_xent
 from sdc.train.recipe import make_recipe
 
 RECIPE = make_recipe(method="cibhash", bits=8)

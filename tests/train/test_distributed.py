@@ -114,7 +114,7 @@ def test_one_process_solves_a_closed_form_method(folder):
 # Checkpoints at each step; the process of rank 1 comes to a bad end at its tenth step.
 SCRIPT = """
 import os, signal, sys
-from sdc.artifacts import SdcError
+from sdc.errors import SdcError
 from sdc.cli import main
 from sdc.train import fit
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import sdc
-from sdc.artifacts import SdcError, UsageError
-from sdc.extract.embeddings import ImportSettings
-from sdc.extract.embeddings import run as import_vectors
-from sdc.extract.store import FeatureStore
+from sdc.errors import SdcError, UsageError
+from sdc.extract.import_vectors import ImportSettings
+from sdc.extract.import_vectors import run as import_vectors
+from sdc.extract.store.store import FeatureStore
 from sdc.retrieve.bits import pack
-from sdc.train.export import ExportSettings, check, run
+from sdc.train.export.run import ExportSettings, check, run
 from sdc.train.head import PackedHead, make_head
 from sdc.train.model import Model
 
@@ -195,9 +195,9 @@ def test_a_step_of_the_model_that_pytorch_lacks_is_found(models, tmp_path, monke
 @pytest.mark.parametrize("form", RUNTIMES)
 def test_an_export_that_does_not_hold_is_not_written(models, tmp_path, monkeypatch, form):
     build = PackedHead.forward
-    monkeypatch.setattr("sdc.train.formats.onnx.NORM_EPS", 1e-2)
+    monkeypatch.setattr("sdc.train.export.onnx.NORM_EPS", 1e-2)
     monkeypatch.setattr(
-        "sdc.train.formats.torch.PackedHead",
+        "sdc.train.export.torch_program.PackedHead",
         type("Shifted", (PackedHead,), {"forward": lambda self, features: build(self, features + 1e-3)}),
     )
     with pytest.raises(SdcError, match="is not written"):

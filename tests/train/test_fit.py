@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import sdc
-from sdc.artifacts import SdcError, UsageError
-from sdc.train.checkpoint import Checkpoint
-from sdc.train.fit import fit
+from sdc.errors import SdcError, UsageError
+from sdc.train.loop.checkpoint import Checkpoint
+from sdc.train.loop.fit import fit
 from sdc.train.recipe import make_recipe
 
 
@@ -137,7 +137,7 @@ def test_a_killed_run_leaves_its_last_checkpoint_whole(tmp_path):
     script = (
         "import numpy as np, sys, pathlib\n"
         "from sdc.train import fit as f\n"
-        "from sdc.train.checkpoint import Checkpoint\n"
+        "from sdc.train.loop.checkpoint import Checkpoint\n"
         "from sdc.train.recipe import make_recipe\n"
         "f.SAVE_EVERY = 0.0\n"
         "x = np.load('x.npy')\n"

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import sdc
-from sdc.artifacts import UsageError
-from sdc.train.methods import METHODS, load_method
-from sdc.train.methods.itq import ITQ, principal_axes
+from sdc.errors import UsageError
+from sdc.train.methods import METHODS
+from sdc.train.methods.base import load_method
+from sdc.train.methods.itq import ITQ
 from sdc.train.methods.random_rotation import rotation
+from sdc.train.pca import principal_axes
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((600, 20)) @ RNG.standard_normal((20, 32)) + 3).astype(np.float32)

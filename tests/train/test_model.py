@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdc.artifacts import SdcError, UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.train.head import make_head
 from sdc.train.model import Model
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdc
-from sdc.artifacts import UsageError
-from sdc.train.checkpoint import Checkpoint
-from sdc.train.fit import fit
+from sdc.errors import UsageError
+from sdc.train.loop.checkpoint import Checkpoint
+from sdc.train.loop.fit import fit
 from sdc.train.methods.nsh import NSH, soft_sort, sorted_nce
 from sdc.train.recipe import make_recipe
 

@@ -14,10 +14,10 @@ from scipy.spatial.distance import pdist
 from scipy.stats import norm
 
 import sdc
-from sdc.artifacts import SdcError
-from sdc.train.methods import load_method
+from sdc.errors import SdcError
+from sdc.train.losses import signs
+from sdc.train.methods.base import load_method
 from sdc.train.methods.bihalf import balanced_codes
-from sdc.train.methods.greedyhash import signs
 from sdc.train.methods.ssdh import clear_distances
 from sdc.train.recipe import make_recipe
 

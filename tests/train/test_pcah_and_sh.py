@@ -9,8 +9,8 @@ import pytest
 from sklearn.decomposition import PCA
 
 import sdc
-from sdc.artifacts import SdcError, UsageError
-from sdc.train.methods import load_method
+from sdc.errors import SdcError, UsageError
+from sdc.train.methods.base import load_method
 from sdc.train.methods.sh import smallest_modes
 from sdc.train.model import Model
 

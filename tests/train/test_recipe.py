@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from sdc.artifacts import UsageError
+from sdc.errors import UsageError
 from sdc.train.calibration import inverse_cdf
 from sdc.train.recipe import PRESETS, make_recipe
 

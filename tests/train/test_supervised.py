@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdc.artifacts import UsageError
-from sdc.train.fit import fit
+from sdc.errors import UsageError
+from sdc.train.loop.fit import fit
 from sdc.train.methods.sdc import relevant_first
 from sdc.train.model import Model
 from sdc.train.recipe import make_recipe

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import sdc
-from sdc.extract.layout import Column
-from sdc.extract.store import Listing, write_features
-from sdc.train.fit import fit
+from sdc.extract.store.file_format import Column
+from sdc.extract.store.store import Listing, write_features
+from sdc.train.loop.fit import fit
 from sdc.train.model import Model
 from sdc.train.recipe import make_recipe
 from sdc.train.run import TrainSettings, run

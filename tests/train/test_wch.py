@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdc
-from sdc.artifacts import UsageError
-from sdc.extract.layout import Column
-from sdc.extract.store import Listing, write_features
-from sdc.train import batches as batches_module
-from sdc.train.batches import Batches
-from sdc.train.checkpoint import Checkpoint
-from sdc.train.fit import fit
-from sdc.train.methods import load_method
+from sdc.errors import UsageError
+from sdc.extract.store.file_format import Column
+from sdc.extract.store.store import Listing, write_features
+from sdc.train.loop import batches as batches_module
+from sdc.train.loop.batches import Batches
+from sdc.train.loop.checkpoint import Checkpoint
+from sdc.train.loop.fit import fit
+from sdc.train.methods.base import load_method
 from sdc.train.methods.wch import patch_similarities, similarity_weights
 from sdc.train.model import Model
 from sdc.train.recipe import make_recipe

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdc.train.methods.greedyhash import halves_loss
-from sdc.train.trained import Trained
+from sdc.train.losses import halves_loss
+from sdc.train.methods.gradient_method import GradientMethod
 
 
 class Loss(NamedTuple):
@@ -28,7 +28,7 @@ class Loss(NamedTuple):
     transport: Tensor
 
 
-class BiHalf(Trained):
+class BiHalf(GradientMethod):
     terms = Loss._fields
     gamma = 6.0
 

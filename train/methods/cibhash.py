@@ -15,9 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdc.train.methods.contrastive import nt_xent
-from sdc.train.methods.greedyhash import signs
-from sdc.train.trained import Trained
+from sdc.train.losses import nt_xent, signs
+from sdc.train.methods.gradient_method import GradientMethod
 
 BETA = 0.001
 
@@ -30,7 +29,7 @@ class Loss(NamedTuple):
     divergence: Tensor
 
 
-class CIBHash(Trained):
+class CIBHash(GradientMethod):
     terms = Loss._fields
     views = 2
 

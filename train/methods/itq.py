@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.artifacts import SdcError, UsageError
-from sdc.train.methods import ClosedForm
+from sdc.train.methods.base import ClosedForm
+from sdc.train.pca import principal_axes
 
 
 class ITQ(ClosedForm):
@@ -35,30 +35,6 @@ class ITQ(ClosedForm):
             for _ in range(self.iterations):
                 turn, _ = orthogonal_procrustes(projections, np.sign(projections @ turn))
         return np.ascontiguousarray(turn.T)
-
-
-def principal_axes(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (d,) and the `count` leading principal axes (count, d) of features (N, d), largest first.
-
-    Raises:
-        SdcError: their covariance is not finite in float32.
-        UsageError: the features have fewer dimensions, or fewer rows, than `count`.
-    """
-    from scipy.linalg import eigh
-
-    rows, dimension = features.shape
-    if count > dimension or count >= rows:
-        raise UsageError(
-            f"{count} bits need as many principal axes: the features have {dimension} dimensions and "
-            f"{rows} training rows; use fewer --bits, or lsh"
-        )
-    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = features - mean
-    covariance = (centred.T @ centred).astype(np.float64) / rows
-    if not np.isfinite(covariance).all():
-        raise SdcError(f"the features are too large: found {np.abs(features).max():g}; scale them, e.g. to unit length")
-    _, vectors = eigh(covariance, subset_by_index=[dimension - count, dimension - 1])
-    return mean, np.ascontiguousarray(vectors[:, ::-1].T.astype(np.float32))
 
 
 METHOD = ITQ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.train.methods import ClosedForm
+from sdc.train.methods.base import ClosedForm
 
 
 class LSH(ClosedForm):

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdc.artifacts import UsageError
+from sdc.errors import UsageError
+from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
-from sdc.train.trained import Trained
 
 LATENT = 1024  # dimensions
 POSITIVES = 2
@@ -36,7 +36,7 @@ class Loss(NamedTuple):
     quantization: Tensor
 
 
-class NSH(Trained):
+class NSH(GradientMethod):
     """Raises UsageError for batches without a negative."""
 
     terms = Loss._fields

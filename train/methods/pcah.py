@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.train.methods import ClosedForm
-from sdc.train.methods.itq import principal_axes
+from sdc.train.methods.base import ClosedForm
+from sdc.train.pca import principal_axes
 
 
 class PCAH(ClosedForm):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.train.methods import ClosedForm
+from sdc.train.methods.base import ClosedForm
 
 
 class RandomRotation(ClosedForm):

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from sdc.kernels import Loss, calibration_loss, quantile_table, sample_length
 from sdc.train.calibration import LINEAR, inverse_cdf
+from sdc.train.linear_scaling import linear_scaling_loss
+from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
-from sdc.train.scaling import linear_scaling_loss
-from sdc.train.trained import Trained
 
 BANK = 2048  # training rows
 NEAREST = 10  # of the bank
 
 
-class SDC(Trained):
+class SDC(GradientMethod):
     """Ranks the pairs of a batch by the features and pulls their code similarities to the calibration's quantiles."""
 
     terms = Loss._fields
@@ -46,7 +46,7 @@ class SDC(Trained):
         return calibration_loss(unit, outputs, self.quantiles, **self.options)
 
     def teacher(self, features: Tensor) -> Tensor:
-        """The unit vectors (B, p) by whose cosines pairs are ranked: see `sdc.train.space`."""
+        """The unit vectors (B, p) by whose cosines pairs are ranked: see `sdc.train.feature_space`."""
         unit = super().teacher(features)
         if not self.recipe.locality:
             return unit

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sdc.train.methods.contrastive import nt_xent
+from sdc.train.losses import nt_xent
 from sdc.train.methods.sdc import SDC
 
 

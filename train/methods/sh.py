@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.artifacts import SdcError
-from sdc.train.methods import ClosedForm
-from sdc.train.methods.itq import principal_axes
+from sdc.errors import SdcError
+from sdc.train.methods.base import ClosedForm
+from sdc.train.pca import principal_axes
 
 
 class SH(ClosedForm):

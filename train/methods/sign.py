@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.artifacts import UsageError
-from sdc.train.methods import ClosedForm
+from sdc.errors import UsageError
+from sdc.train.methods.base import ClosedForm
 
 
 class Sign(ClosedForm):

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdc.artifacts import SdcError, log
+from sdc.errors import SdcError, log
+from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
-from sdc.train.trained import Trained
 
 ROWS = 5000  # as many as the original trains on
 BINS = 100
 WIDTH = 2  # standard deviations between the mode and a clear pair
 
 
-class SSDH(Trained):
+class SSDH(GradientMethod):
     def __init__(self, recipe: Recipe, batch_size: int, sample: Tensor) -> None:
         super().__init__(recipe, batch_size, sample)
         distances = self.distances(sample[:ROWS])

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
-from sdc.train.trained import Trained
 
 HIDDEN, CONTINUOUS = 1024, 512  # units
 POWER = 1.4  # of the graph: it weakens edges between codes that are not near
@@ -41,7 +41,7 @@ class Loss(NamedTuple):
     discrimination: Tensor
 
 
-class TBH(Trained):
+class TBH(GradientMethod):
     terms = Loss._fields
 
     def __init__(self, recipe: Recipe, batch_size: int, sample: Tensor) -> None:

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdc.train.methods.greedyhash import signs
+from sdc.train.losses import signs
+from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
-from sdc.train.trained import Trained
 
 SIMILARITY_TEMPERATURE, CODE_TEMPERATURE = 0.2, 0.3
 
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
     balance: Tensor
 
 
-class WCH(Trained):
+class WCH(GradientMethod):
     terms = Loss._fields
     views = 2
 

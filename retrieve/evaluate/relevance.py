@@ -1,0 +1,92 @@
+"""What is known of each pair of a query and an item: whether they share a label, or stand in a ground truth."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdc.errors import SdcError
+from sdc.retrieve.index.records import Entries
+
+FINE, COARSE = "labels", "labels_coarse"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks that items bear for a query, at most 8.
+
+    Attributes:
+        names: of the marks.
+        of: takes consecutive queries and gives (b, N) uint8, a new array: bit l stands for the mark names[l].
+    """
+
+    names: tuple[str, ...]
+    of: Callable[[slice], np.ndarray]
+
+
+def levels(queries: Entries, database: Entries) -> tuple[str, ...]:
+    """The levels of labels that both have, the fine one first; coarse labels alone are none."""
+
+    def both(level: str) -> bool:
+        return getattr(queries, level) is not None and getattr(database, level) is not None
+
+    return tuple(itertools.takewhile(both, (FINE, COARSE)))
+
+
+def by_labels(queries: Entries, database: Entries) -> Marks:
+    """A mark for each of `levels` at which an item is relevant."""
+    known = levels(queries, database)
+
+    def of(part: slice) -> np.ndarray:
+        marks = np.zeros((len(queries.rows[part]), len(database)), np.uint8)
+        for bit, level in enumerate(known):
+            good = relevance(getattr(queries, level)[part], getattr(database, level)).view(np.uint8)
+            marks |= good << bit if bit else good
+        return marks
+
+    return Marks(known, of)
+
+
+def by_groundtruth(queries: Entries, database: Entries, names: Sequence[str]) -> Marks:
+    """A mark for each of the queries' lists of these names.
+
+    Raises:
+        SdcError: a list has a row that is not in the database, or a row is in two lists of a query.
+    """
+    bits = np.repeat(np.arange(len(names)), [len(queries.groundtruth[name].values) for name in names])
+    rows = np.concatenate([queries.groundtruth[name].values for name in names])
+    query = np.concatenate(
+        [np.repeat(np.arange(len(queries)), np.diff(queries.groundtruth[name].offsets)) for name in names]
+    )
+    places = np.minimum(np.searchsorted(database.rows, rows), len(database) - 1)
+    strange = rows[database.rows[places] != rows]
+    if len(strange):
+        raise SdcError(f"the ground truth names row {strange[0]}, which is not in the database: encode again")
+    order = np.lexsort((places, query))
+    bits, places, query = bits[order], places[order], query[order]
+    twice = np.flatnonzero((np.diff(places) == 0) & (np.diff(query) == 0))
+    if len(twice):
+        first = int(twice[0])
+        name, row = queries.names(query[[first]])[0], database.rows[places[first]]
+        both = " and ".join(names[bit] for bit in sorted(bits[first : first + 2]))
+        raise SdcError(f"the ground truth of query {name} has row {row} as both {both}: correct it, and import again")
+
+    def of(part: slice) -> np.ndarray:
+        marks = np.zeros((len(queries.rows[part]), len(database)), np.uint8)
+        held = slice(*np.searchsorted(query, (part.start, part.stop)))
+        marks[query[held] - part.start, places[held]] = 1 << bits[held]
+        return marks
+
+    return Marks(tuple(names), of)
+
+
+def relevance(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
+    """(Q, N) bools: the two have the same label, or with multi-hot labels (…, C) at least one in common."""
+    if queries.ndim == 1:
+        same: np.ndarray = queries[:, None] == database[None, :]
+        return same
+    shared: np.ndarray = queries.astype(np.float32) @ database.T.astype(np.float32)
+    return shared > 0

@@ -1,0 +1,235 @@
+"""`--rerank auto`: the smallest shortlist that keeps a wanted share of the features' nearest neighbours.
+
+Measured on the index's own query split (its own rows, where that has too few). What was achieved is reported of queries
+that had no part in choosing, see `sdc.retrieve.cross_validation`. All that takes a pass over all features, so the
+choice is remembered beside the index, in db.bin.rerank.json, which binds it to the index, k and the recall that was
+asked for; it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdc.errors import SdcError, UsageError, log
+from sdc.files import fingerprint, replacing
+from sdc.retrieve.cross_validation import cross_validated, folds
+from sdc.retrieve.features.cosine import Nearest
+from sdc.retrieve.features.exact_neighbors import nearest
+from sdc.retrieve.features.feature_source import Features, encoded_features
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.records import Entries, own_places
+from sdc.retrieve.rerank.scoring import WIDTH, asymmetric
+from sdc.train.model import Model
+
+RECALL = 0.95  # that is asked for unless said otherwise
+_QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is used
+# Standard errors by which the sample's recall must exceed what is asked for. On four sets of features, where .95 was
+# asked for, further queries then had it in 99.5 % of runs and more, with shortlists 1.03 to 1.19 times the smallest for
+# samples of 1000 queries, and 1.3 to 1.9 times for 100.
+_MARGIN = 3.0
+_STEPS = 16  # sizes tried from one to its double
+_CELLS = 1 << 20  # candidates held at once
+_LARGE = 1000  # a shortlist above it that is more than a hundredth of the database is remarked on
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A shortlist for one k and recall, and what it achieved.
+
+    Attributes:
+        k: neighbours.
+        recall: asked for: the mean share of the k nearest by the features' cosine that are in the shortlist.
+        shortlist: how many items.
+        achieved: the recall of queries by shortlists that others chose, in ten turns.
+        error: its standard error.
+        queries: how many; 0 where there was nothing to measure, since everything is in the shortlist.
+        of: where they are from: the `query` split, or the `database` with their own rows left out.
+        nprobe: lists that were scanned, of an index of type ivf.
+    """
+
+    k: int
+    recall: float
+    shortlist: int
+    achieved: float
+    error: float
+    queries: int
+    of: str
+    nprobe: int | None = None
+
+
+def check_recall(recall: float) -> None:
+    """Raises UsageError unless 0 < recall ≤ 1."""
+    if not 0 < recall <= 1:
+        raise UsageError(f"--recall must be above 0 and at most 1, found {recall:g}")
+
+
+def choose(index: Index, model: Model, store: Features, k: int, recall: float = RECALL) -> Choice:
+    """Measures which shortlist it takes.
+
+    The smallest one whose recall is above what is asked for by a margin of `_MARGIN` standard errors, to a sixteenth of
+    an octave.
+
+    Args:
+        model: the one that encoded the index, as it did.
+        store: the features it was encoded from.
+        k: at most the size of the database.
+    """
+    check_recall(recall)
+    if k >= index.ntotal - 1:
+        return Choice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.nprobe)
+    split = index.queries is not None and len(index.queries) >= _FEWEST
+    part = index.queries if split and index.queries is not None else index.database
+    places = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
+    sample = _Sample.of(part.take(places), index, model, store, k)
+    sizes, found = _curve(sample, recall)
+    achieved = cross_validated(
+        len(places), lambda others: _smallest(found[:, others], recall), lambda place, own: found[place, own]
+    )
+    of, size = "query" if split else "database", int(sizes[_smallest(found, recall)])
+    return Choice(k, recall, size, float(achieved.mean()), _error(achieved), len(achieved), of, index.nprobe)
+
+
+def _curve(sample: _Sample, recall: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending sizes and their recalls (sizes, Q), up to one that suffices whichever queries are left out."""
+    size, sizes, found = sample.k, np.empty(0, np.int64), np.empty((0, len(sample.queries)))
+    while True:  # ends: a shortlist of everything has recall 1
+        more = np.ceil(size * 2 ** (np.arange(_STEPS) / _STEPS))
+        more = np.setdiff1d(np.minimum(more, sample.index.ntotal).astype(np.int64), sizes)
+        sizes, found = np.concatenate([sizes, more]), np.concatenate([found, sample.recalls(more)])
+        samples = [found, *(found[:, ~out] for out in folds(found.shape[1]))]
+        if all(_smallest(each, recall) < len(found) for each in samples):
+            return sizes, found
+        size *= 2
+
+
+def _smallest(found: np.ndarray, recall: float) -> int:
+    """The place of the first size, of those with recalls (sizes, Q), that suffices; one beyond the last if none does.
+
+    The margin goes by the standard error at the size that just reaches the recall. At larger ones it is smaller, in a
+    small sample down to 0 where the few hard queries are not in it: that would be no margin.
+    """
+    means = found.mean(axis=1)
+    reached = np.flatnonzero(means >= recall)
+    if not len(reached):
+        return len(found)
+    enough = np.flatnonzero(means >= min(1.0, recall + _MARGIN * _error(found[reached[0]])))
+    return int(enough[0]) if len(enough) else len(found)
+
+
+def _error(values: np.ndarray) -> float:
+    return float(values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values)))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Queries with their nearest neighbours by the features' cosine."""
+
+    index: Index
+    queries: Entries
+    outputs: np.ndarray
+    near: list[Nearest]
+    k: int
+
+    @classmethod
+    def of(cls, queries: Entries, index: Index, model: Model, store: Features, k: int) -> _Sample:
+        own = own_places(queries.rows, index.database.rows)
+        near = nearest(store, queries.rows, index.database.rows, own, k)
+        return cls(index, queries, model.outputs(store.take(queries.rows)), near, k)
+
+    def recalls(self, sizes: np.ndarray) -> np.ndarray:
+        """(sizes, Q): which share of each query's k nearest a shortlist of each of these ascending sizes holds."""
+        width = min(self.index.ntotal, WIDTH * int(sizes[-1]) + 1)  # one of them may be the query's own row
+        found = np.empty((len(sizes), len(self.queries)))
+        step = max(1, _CELLS // width)
+        for start in range(0, len(self.queries), step):
+            part = slice(start, start + step)
+            _, rows = self.index.search(self.queries.codes[part], width)
+            scores = asymmetric(self.index, rows, self.outputs[part])
+            for place, (row, score) in enumerate(zip(rows, scores, strict=True), start):
+                others = row != self.queries.rows[place]
+                found[:, place] = self._held(self.near[place], row[others], score[others], sizes)
+        return found
+
+    def _held(self, near: Nearest, rows: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Of one query, given its candidates in Hamming's order. What ties at the k-th place is as good as the k-th."""
+        order = np.lexsort((rows, -scores))
+        wanted = self.index.database.rows[near.items]
+        tied = near.groups == len(near.sizes) - 1
+        sure, maybe = (np.isin(rows[order], wanted[which]) for which in (~tied, tied))
+        free = self.k - int((~tied).sum())
+        hits = []
+        for size in sizes:
+            kept = np.flatnonzero(order < WIDTH * size)[:size]
+            hits.append(int(sure[kept].sum()) + min(free, int(maybe[kept].sum())))
+        return np.array(hits) / self.k
+
+
+def tuned(index: Index, model: Model, features: Path | None, k: int, recall: float, *, verify: bool = True) -> Choice:
+    """The choice that is remembered beside the index, or else a new one, which is remembered then.
+
+    Args:
+        features: where the features are; None takes the recorded path.
+        verify: check every byte of the features before they are measured with.
+    """
+    check_recall(recall)
+    path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
+    known = [] if path is None else _remembered(path, index)
+    for choice in known:
+        if (choice.k, choice.recall, choice.nprobe) == (k, recall, index.nprobe):
+            return choice
+    choice = choose(index, model, encoded_features(index, features, verify=verify), k, recall)
+    if path is not None:
+        try:
+            _remember(path, index, [*known, choice])
+        except SdcError as error:
+            log.warning("what --rerank auto has measured is not remembered: %s", error)
+    return choice
+
+
+def _remembered(path: Path, index: Index) -> list[Choice]:
+    """The choices of this very index; none where the file is of another one, or damaged."""
+    try:
+        held = json.loads(path.read_bytes())
+        if held.pop("checksum") != fingerprint(held):
+            raise ValueError("its checksum does not fit")
+        return [Choice(**choice) for choice in held["choices"]] if held["index"] == index.fingerprint else []
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning("%s cannot be read (%s): measuring anew", path, error)
+        return []
+
+
+def _remember(path: Path, index: Index, choices: Sequence[Choice]) -> None:
+    held = {"index": index.fingerprint, "choices": [asdict(choice) for choice in choices]}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({**held, "checksum": fingerprint(held)}, indent=1))
+
+
+def say(choice: Choice, index: Index, store: Features) -> None:
+    """Logs what a choice is, what it achieved, and what would do better where it is large."""
+    size, share = choice.shortlist, choice.shortlist / index.ntotal
+    if not choice.queries:
+        log.info("--rerank auto: with k = %d everything is compared by its features", choice.k)
+        return
+    log.info(
+        "--rerank auto: shortlists of %d of %d items (%.1f times k) held %.3f ± %.3f of the %d nearest by cosine, "
+        "for %d queries, each with a size that others chose (%s)",
+        size, index.ntotal, size / choice.k, choice.achieved, choice.error, choice.k, choice.queries,
+        "of the query split" if choice.of == "query" else "of the database, themselves left out",
+    )  # fmt: skip
+    if choice.achieved < choice.recall:
+        remedy = "a higher --recall leaves more room for chance" if choice.recall < 1 else "name a larger FACTOR"
+        log.warning("that is below the %g asked for: %s", choice.recall, remedy)
+    if size > _LARGE and share > 0.01:
+        row = store.take(np.zeros(1, np.int64)).nbytes
+        log.warning(
+            "each query reads the features of %.1f %% of the database (%.1f MB), since codes of %d bits do not tell "
+            "its neighbours apart: longer codes would do with far fewer, as would a lower --recall",
+            100 * share, size * row / 1e6, index.bits,
+        )  # fmt: skip

@@ -1,0 +1,52 @@
+"""What a search is told; the defaults are the command's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdc.retrieve.rerank.reranker import Factor
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What `sdc search` does; the defaults are the command's. Without queries, images or ids: the query split.
+
+    Attributes:
+        index: a db.bin; or the URL of what `sdc push` made, for `sdc.retrieve.engines.search`.
+        queries: a file of query vectors, of any format `sdc import` reads.
+        images: image files, embedded by the backbone recorded with the features.
+        ids: items of the database or the query split, by id.
+        limit: at most so many queries; None takes all.
+        k: neighbours a query; more than there are returns all.
+        radius: everything within this Hamming distance, inclusive, instead of the k nearest.
+        only_ids: a file with an id a line: search these alone.
+        only_labels: search what has one of these labels alone.
+        rerank: the factor that makes k the size of the shortlist whose features are compared, at least 1; `auto`
+            measures which reaches `recall`. None leaves the order by Hamming distance.
+        recall: of the k nearest by the features' cosine, for `auto`; None takes 0.95.
+        features: the features the index was encoded from, for reranking; None takes the recorded path.
+        model: the model that encoded the index; None takes the recorded path.
+        weights: the backbone's weights for images, where they can't be had by their tag.
+        nprobe: lists of an IVF index to scan; None takes what it was made with.
+        explain: say how the search is carried out, and why.
+        verify: check every byte of the index.
+    """
+
+    index: Path | str = Path("db.bin")
+    queries: Path | None = None
+    images: tuple[Path, ...] = ()
+    ids: tuple[str, ...] = ()
+    limit: int | None = None
+    k: int = 10
+    radius: int | None = None
+    only_ids: Path | None = None
+    only_labels: tuple[int, ...] = ()
+    rerank: Factor | None = None
+    recall: float | None = None
+    features: Path | None = None
+    model: Path | None = None
+    weights: str | None = None
+    nprobe: int | None = None
+    explain: bool = False
+    verify: bool = True

@@ -1,0 +1,220 @@
+"""What the standings of `sdc compare` mean for somebody who has to choose; it says where SDC is not the best choice.
+
+One method is clearly above another where the mean of their difference over the queries is more than two of its
+standard errors; otherwise the two are level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sdc.compare.results import Result, near_cutoff
+
+LEAD, IN_FLOAT, FLOAT = "sdc", "sdc-asymmetric", "float16"
+NAMES = {
+    "sdc": "SDC",
+    "sdc-asymmetric": "SDC with the query in float",
+    "itq": "ITQ",
+    "random-rotation": "random rotation",
+    "pq": "PQ",
+    "rabitq": "RaBitQ",
+}
+ENOUGH = 0.5  # recall below which codes alone do not find the neighbours
+FAST, SMALL = 10.0, 1 << 30  # milliseconds a query and bytes in all, up to which nothing needs to be compressed
+
+Score = Literal["recall", "map"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """For one length of code.
+
+    Attributes:
+        bits: the length.
+        neighbors: of the methods of at most SDC's bytes the one that finds most of the nearest neighbours, and those
+            that are level with it.
+        labels: the same by mAP; none without labels.
+        text: sentences.
+    """
+
+    bits: int
+    neighbors: list[str]
+    labels: list[str]
+    text: list[str]
+
+
+def advise(results: Sequence[Result], database: int) -> Advice | None:
+    """Advice from the results of one length, float16 among them.
+
+    Args:
+        database: how many vectors were searched.
+
+    Returns:
+        None where SDC is not among the results.
+    """
+    lead = next((result for result in results if result.method == LEAD and not result.refused), None)
+    if lead is None or lead.bits is None or lead.bytes is None:
+        return None
+    fitting = [result for result in results if result.bits and result.bytes and result.bytes <= lead.bytes]
+    k = near_cutoff(list(lead.recall))
+    neighbors, labels = _best(fitting, "recall"), _best(fitting, "map") if lead.map else []
+    text = _on_neighbors(lead, fitting, neighbors, k)
+    if labels:
+        text += _on_labels(lead, fitting, neighbors, labels)
+    text += _on_what_is_missing(neighbors[0], k)
+    text += _on_float(results, lead, database)
+    return Advice(lead.bits, [one.method for one in neighbors], [one.method for one in labels], text)
+
+
+def _on_neighbors(lead: Result, fitting: Sequence[Result], best: Sequence[Result], k: int) -> list[str]:
+    nearest, own, top = _nearest(k), f"{_value(lead, 'recall'):.3f}", best[0]
+    size = f"at {lead.bytes} bytes a vector"
+    if lead in best:
+        level = _level_with(lead, [one for one in best if one is not lead])
+        return [f"{size.capitalize()} no method finds clearly more of {nearest} than SDC, {own}{level}."]
+    cost, in_float = _cost(top, lead), next((one for one in fitting if one.method == IN_FLOAT), None)
+    if in_float in best:
+        verb = "finds" if len(best) == 1 else "find"
+        said = [
+            f"{size.capitalize()} {_with_values(best, 'recall')} {verb} most of {nearest}, SDC by Hamming distance "
+            f"{own}{f'; {_name(top)} takes {cost}' if cost else ''}."
+        ]
+    else:
+        said = [
+            f"SDC is not the best choice for exact neighbours here: {size} it finds {own} of {nearest}, "
+            f"{_with_values(best, 'recall')}{f', at {cost}' if cost else ''}."
+        ]
+    if in_float and _clearly_above(in_float, lead, "recall"):
+        found = "" if in_float in best else f", which finds {_value(in_float, 'recall'):.3f}"
+        said.append(
+            f"`sdc search --rerank` compares a shortlist of SDC's codes with the query in float{found}; then the "
+            "shortlist's features, where they are at hand."
+        )
+    by_hamming = _best([one for one in fitting if one.query == lead.query], "recall")
+    if lead in by_hamming:
+        said.append("Of the codes compared by Hamming distance none finds clearly more than SDC.")
+        return said
+    if by_hamming[0] is not top:
+        said.append(f"Of the codes compared by Hamming distance the best: {_with_values(by_hamming, 'recall')}.")
+    if lead.locality:
+        said.append(
+            f"SDC was trained with locality {lead.locality:.2g}, which keeps items of a kind together at the cost of "
+            "exact neighbours: `sdc train --locality 0` turns that off."
+        )
+    return said
+
+
+def _level_with(lead: Result, level: Sequence[Result]) -> str:
+    """Those that find as much as SDC, and which of them is built sooner."""
+    if not level:
+        return ""
+    text = f"; {_with_values(level, 'recall')} {'is' if len(level) == 1 else 'are'} level with it"
+    quick = min(level, key=lambda one: one.build or 0)
+    if quick.build is not None and lead.build is not None and quick.build < lead.build / 2:
+        text += f", and {_name(quick)} is built in {quick.build:.1f} s instead of {lead.build:.1f} s"
+    return text
+
+
+def _on_labels(
+    lead: Result, fitting: Sequence[Result], neighbors: Sequence[Result], labels: Sequence[Result]
+) -> list[str]:
+    """SDC's codes count as SDC's whether the query stays in float or not."""
+    in_float = next((one for one in fitting if one.method == IN_FLOAT), None)
+    ours = [one for one in fitting if one in (lead, in_float)]
+    others = [one for one in labels if one not in ours]
+    own = f"{_value(lead, 'map'):.3f}"
+    if in_float and _clearly_above(in_float, lead, "map"):
+        own += f", {_value(in_float, 'map'):.3f} with the query in float"
+    if others == [*labels]:
+        verb, too = "is" if len(others) == 1 else "are", " too" if labels[0] is neighbors[0] else ""
+        return [f"By labels {_list(map(_name, others))} {verb} best{too}: mAP {_values(others)}; SDC {own}."]
+    if others:
+        level = _list([*map(_name, others), "SDC"])
+        text = f"By labels {level} are level: mAP {_values(others)}; SDC {own}."
+    else:
+        rest = sorted((one for one in fitting if one not in ours), key=lambda one: -_value(one, "map"))
+        following = f"; next {_name(rest[0])} {_values(rest[:1])}" if rest else ""
+        text = f"By labels SDC is the best choice: mAP {own}{following}."
+    if any(one in ours for one in neighbors):
+        return [text]
+    first = neighbors[0]
+    if first in others:
+        return [text, f"So {_name(first)} is the better choice where its price suits: it loses nothing by labels."]
+    kind = _list([*map(_name, others), "SDC"])
+    return [text, f"So: {_name(first)} where the very nearest vectors count, {kind} where items of the same kind do."]
+
+
+def _on_what_is_missing(best: Result, k: int) -> list[str]:
+    if _value(best, "recall") >= ENOUGH:
+        return []
+    return [
+        f"No method of this size finds half of {_nearest(k)}: take longer codes (--bits), or let "
+        "`sdc search --rerank auto` look at the features of a shortlist."
+    ]
+
+
+def _on_float(results: Sequence[Result], lead: Result, database: int) -> list[str]:
+    plain = next((result for result in results if result.method == FLOAT and not result.refused), None)
+    if plain is None or plain.bytes is None or plain.latency is None:
+        return []
+    size, milliseconds = plain.bytes * database, plain.latency.total[0]
+    if milliseconds > FAST or size > SMALL:
+        return []
+    text = f"With {database:,} vectors float16 takes {size / 1e6:,.0f} MB and {milliseconds:.1f} ms a query, and loses "
+    if lead.map and plain.map and _clearly_above(lead, plain, "map"):
+        return [
+            f"{text}next to no neighbours: if that is small and fast enough, no codes are needed for these. By labels "
+            f"SDC's codes are better than the features themselves: mAP {lead.map.value:.3f}, float16 "
+            f"{plain.map.value:.3f}."
+        ]
+    return [f"{text}next to nothing: if that is small and fast enough, no codes are needed."]
+
+
+def _best(results: Sequence[Result], score: Score) -> list[Result]:
+    """The one with the highest score, and those it is not clearly above, in falling order."""
+    top, *others = sorted(results, key=lambda result: -_value(result, score))
+    return [top, *(other for other in others if not _clearly_above(top, other, score))]
+
+
+def _clearly_above(one: Result, other: Result, score: Score) -> bool:
+    return one.above[other.method][score].sign > 0
+
+
+def _value(result: Result, score: Score) -> float:
+    mean = result.map if score == "map" else result.recall[near_cutoff(list(result.recall))]
+    assert mean is not None
+    return mean.value
+
+
+def _cost(one: Result, lead: Result) -> str:
+    """2.1 × the time of a query and 3 × the time to build: what differs."""
+    costs = {}
+    if one.latency and lead.latency:
+        costs["of a query"] = one.latency.total[0] / lead.latency.total[0]
+    if one.build and lead.build:
+        costs["to build"] = one.build / lead.build
+    return " and ".join(f"{ratio:.2g} × the time {what}" for what, ratio in costs.items() if not 0.8 < ratio < 1.25)
+
+
+def _nearest(k: int) -> str:
+    return f"the {k} nearest neighbours" if k > 1 else "the nearest neighbours"
+
+
+def _name(result: Result) -> str:
+    return NAMES.get(result.method, result.method)
+
+
+def _values(results: Sequence[Result]) -> str:
+    return _list([f"{_value(result, 'map'):.3f}" for result in results])
+
+
+def _with_values(results: Sequence[Result], score: Score) -> str:
+    return _list([f"{_name(result)} {_value(result, score):.3f}" for result in results])
+
+
+def _list(names: Iterable[str]) -> str:
+    """A, B and C."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

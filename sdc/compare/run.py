@@ -1,0 +1,236 @@
+"""`sdc compare`: SDC against other ways to keep vectors in as many bytes, on the user's own features.
+
+Everything is trained on the train split alone, holds the same database and is asked the same queries. The folder it
+fills: results.json (the JSON of the command, and the settings it was made with), results.csv (a row a result),
+results.md (tables and advice) and plot.png.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdc._version import __version__
+from sdc.compare import results as standings
+from sdc.compare.advice import Advice, advise
+from sdc.compare.contenders import check_method
+from sdc.compare.measurements import Contest
+from sdc.compare.results import Result, near_cutoff, of_length
+from sdc.compare.runner import measure
+from sdc.devices import MOST_SEED, processors
+from sdc.errors import SdcError, UsageError, log
+from sdc.extract.store.store import FeatureStore, Listing
+from sdc.extract.subsample import stratified
+from sdc.files import describing, fillable, replacing, settle
+from sdc.retrieve.bits import check_bits
+from sdc.retrieve.evaluate.relevance import relevance
+from sdc.retrieve.features.cosine import CUTOFFS
+from sdc.retrieve.features.exact_neighbors import nearest
+from sdc.retrieve.index.records import own_places
+from sdc.retrieve.index.threads import faiss_module
+
+JSON, CSV, TABLE, PLOT = "results.json", "results.csv", "results.md", "plot.png"
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What `sdc compare` does; the defaults are the command's.
+
+    Attributes:
+        features: the feature store, with rows in all three splits.
+        bits: lengths of code; other methods get as many bytes.
+        methods: of `sdc.train.methods.METHODS`, which take the preset `default`; such a name and `-asymmetric`, for the
+            same codes with the query in float; and `sdc.compare.contenders.QUANTIZERS`.
+        queries: of the query split, at most so many, drawn at random.
+        limit: of the database, at most so many, spread over the classes; None takes all.
+        seed: of all that is drawn, and of the methods.
+        out: the folder to fill.
+        overwrite: replace an `out` that was made with other settings.
+    """
+
+    features: Path = Path("feats.h5")
+    bits: tuple[int, ...] = (64,)
+    methods: tuple[str, ...] = ("sdc", "sdc-asymmetric", "itq", "sign", "random-rotation", "pq", "rabitq", "float16")
+    queries: int = 1000
+    limit: int | None = None
+    seed: int = 0
+    out: Path = Path("comparison")
+    overwrite: bool = False
+
+
+def run(settings: CompareSettings) -> Path:
+    """Compares methods on one feature store; nothing is written before all is measured.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SdcError: the features are missing or damaged, a split is empty, or the folder cannot be written.
+        UsageError: an unknown method or a bad number, no method that can be compared, or a folder of other settings or
+            with something else in it.
+    """
+    _check(settings)
+    store = FeatureStore(settings.features)
+    for split in ("train", "query", "database"):
+        if not len(store.splits[split]):
+            raise SdcError(
+                f"{settings.features} has no rows in its {split} split: make features that have (see `sdc import`)"
+            )
+    wanted = _wanted(settings, store)
+    if _is_there(settings, wanted):
+        return settings.out
+    contest = _contest(settings, store)
+    results = measure(contest, settings.methods, settings.bits, settings.seed)
+    if all(result.refused for result in results):
+        raise UsageError(f"none of these methods can be compared; {results[0].method}: {results[0].refused}")
+    with_advice = [advise(of_length(results, bits), len(contest.database)) for bits in settings.bits]
+    _write(settings, contest, results, [advice for advice in with_advice if advice], wanted)
+    return settings.out
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The JSON of `sdc compare` from the folder it filled.
+
+    Returns:
+        features, dimension, database, train and queries (rows of each), at, cutoffs, machine, settings, results (a list
+        of `Result.json`: method, bits, query, bytes, recall by k and map, each with value and se, above,
+        build_seconds, latency_ms, locality, refused), and advice (a list a length: bits, neighbors and labels, the best
+        methods by either, and text, sentences).
+
+    Raises:
+        SdcError: it is not there or damaged.
+    """
+    path = out / JSON
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found["settings"], found["results"], found["advice"]  # are they there?
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SdcError(f"{path} is damaged or missing: remove it, and run the command again") from None
+    return found
+
+
+def _check(settings: CompareSettings) -> None:
+    for bits in settings.bits:
+        check_bits(bits)
+    for name in settings.methods:
+        check_method(name)
+    for option, values in (("bits", settings.bits), ("methods", settings.methods)):
+        if not values or len(set(values)) < len(values):
+            raise UsageError(f"--{option} {','.join(map(str, values))}: expected one or more that differ")
+    for option, least, value in (
+        ("queries", 1, settings.queries),
+        ("limit", 1, settings.limit),
+        ("seed", 0, settings.seed),
+    ):
+        if value is not None and not least <= value <= MOST_SEED:
+            raise UsageError(f"--{option} {value}: must be from {least} to {MOST_SEED}")
+
+
+def _wanted(settings: CompareSettings, store: FeatureStore) -> dict[str, Any]:
+    chosen = {name: value for name, value in vars(settings).items() if name not in ("out", "overwrite")}
+    return {**chosen, "features": store.fingerprint, "bits": list(settings.bits), "methods": list(settings.methods)}
+
+
+def _is_there(settings: CompareSettings, wanted: Mapping[str, Any]) -> bool:
+    """Whether the folder holds these very results; refuses one that can't be filled, before any work is done."""
+    out = settings.out
+    fillable(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
+    if settings.overwrite or not (out / JSON).exists():
+        return False
+    settle(out, read(out)["settings"], wanted)
+    return True
+
+
+def _contest(settings: CompareSettings, store: FeatureStore) -> Contest:
+    """Draws queries and database, and finds the exact neighbours."""
+    queries, database = store.splits["query"], store.splits["database"]
+    if len(queries) > settings.queries:
+        chosen = np.random.default_rng(settings.seed).choice(len(queries), settings.queries, replace=False)
+        queries = queries[np.sort(chosen)]
+    labels = store.labels
+    if settings.limit is not None and settings.limit < len(database):
+        names = [str(row) for row in database]
+        listing = Listing(names, {"database": np.arange(len(database))}, None if labels is None else labels[database])
+        database = database[stratified(listing, settings.limit, settings.seed)]
+    own = own_places(queries, database)
+    ranked = len(database) - int((own >= 0).any())
+    if not ranked:
+        raise SdcError(f"{settings.features} holds nothing but the query itself: there is no ranking to compare")
+    cutoffs = [k for k in CUTOFFS if k <= ranked]
+    if len(cutoffs) < len(CUTOFFS):
+        log.info("a query is ranked against %d items: recall stops at %d", ranked, cutoffs[-1])
+    recorded = store.provenance.get("protocol") or {}
+    relevant = None
+    if labels is not None:
+        of_queries, of_items = labels[queries], labels[database]
+
+        def relevant(part: slice) -> np.ndarray:
+            return relevance(of_queries[part], of_items)
+
+    near = nearest(store, queries, database, own, cutoffs[-1])
+    return Contest(store, queries, database, own, near, cutoffs, relevant, min(recorded.get("at") or 1000, ranked))
+
+
+def _write(
+    settings: CompareSettings, contest: Contest, results: Sequence[Result], advice: Sequence[Advice],
+    wanted: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """The folder; results.json, which says that it is whole, is written last."""
+    out, cutoffs, at = settings.out, contest.cutoffs, contest.at
+    with describing(out):
+        out.mkdir(exist_ok=True)
+        (out / JSON).unlink(missing_ok=True)
+    found = {
+        "features": str(settings.features),
+        "dimension": contest.store.dimension,
+        "database": len(contest.database),
+        "train": len(contest.store.splits["train"]),
+        "queries": len(contest.queries),
+        "cutoffs": list(cutoffs),
+        "at": at if contest.relevant else None,
+        "machine": _machine(),
+        "version": __version__,
+        "settings": wanted,
+        "results": [result.json() for result in results],
+        "advice": [asdict(one) for one in advice],
+    }
+    with replacing(out / PLOT) as temporary:
+        standings.draw(temporary, results, cutoffs, at)
+    with replacing(out / CSV) as temporary:
+        standings.write_csv(temporary, results, cutoffs)
+    with replacing(out / TABLE) as temporary:
+        temporary.write_text(_markdown(settings, found, results, advice), encoding="utf-8")
+    with replacing(out / JSON) as temporary:
+        temporary.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+    log.info("%s: %d results", out, len(results))
+
+
+def _machine() -> str:
+    versions = f"Python {platform.python_version()}, FAISS {faiss_module().__version__}"
+    return f"{processors()} processors ({platform.machine()}), {versions}"
+
+
+def _markdown(
+    settings: CompareSettings, found: Mapping[str, Any], results: Sequence[Result], advice: Sequence[Advice]
+) -> str:
+    near = near_cutoff(found["cutoffs"])
+    parts = [
+        f"# {settings.features}: {found['dimension']} dimensions",
+        f"{found['queries']:,} queries against {found['database']:,} vectors, all methods trained on the same "
+        f"{found['train']:,}. Recall of the exact nearest neighbours by cosine, expected over ties; ± is the standard "
+        "error over queries. query: what a query is compared as, its code (by Hamming distance) or float numbers. "
+        "build: training and encoding, with all processors. Single queries in one thread, "
+        f"{near} neighbour{'s' * (near > 1)}: encode is from the features to what is searched for (median), search "
+        f"from there (median and 99th percentile). {found['machine']}, sdc {__version__}, seed {settings.seed}.",
+    ]
+    for bits in settings.bits:
+        parts += [f"## {bits} bits, {bits // 8} bytes"]
+        parts += [standings.table(of_length(results, bits), found["cutoffs"], found["at"] or 0)]
+        parts += ["\n".join(f"- {line}" for one in advice if one.bits == bits for line in one.text)]
+    return "\n\n".join([*filter(None, parts), f"![Scores over bytes a vector]({PLOT})"]) + "\n"

@@ -1,0 +1,136 @@
+"""Builds all contenders of `sdc compare` on one feature store and measures them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdc.compare.contenders import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, Codes, Contender, quantize
+from sdc.compare.measurements import Contest, Scores, Timings, score, time_queries
+from sdc.compare.results import Latency, Mean, Result, near_cutoff
+from sdc.errors import SdcError, log
+from sdc.extract.store.store import FeatureStore
+from sdc.retrieve.index.threads import faiss_module
+from sdc.train.model import Model
+
+_TIMED = 1000  # queries that single ones are taken from for timing, at most
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A contender, what it took to build it, and what it reached."""
+
+    method: str
+    bits: int | None
+    contender: Contender
+    seconds: float
+    locality: float | None
+    scores: Scores
+
+
+Head = tuple[Codes, float, float | None]  # codes, seconds to build them, locality
+
+
+def measure(contest: Contest, methods: Sequence[str], lengths: Sequence[int], seed: int) -> list[Result]:
+    """All results: the methods at each length, in their order, and float16, which has no length, at the end.
+
+    A method that can't be built has a result that says why.
+    """
+    faiss_module()  # before PyTorch, so that its threads sleep while they wait
+    if any(name not in QUANTIZERS for name in methods):
+        _warm_up()
+    found: list[_Entry | Result] = []
+    for bits in lengths:
+        heads: dict[str, Head] = {}
+        found += [_enter(name, bits, seed, contest, heads) for name in methods if name != FLOAT16]
+    if FLOAT16 in methods:
+        found.append(_enter(FLOAT16, None, seed, contest, {}))
+    entries = [one for one in found if isinstance(one, _Entry)]
+    features, near = contest.store.take(contest.queries[:_TIMED]), near_cutoff(contest.cutoffs)
+    timings = dict(zip(entries, time_queries([one.contender for one in entries], features, near), strict=True))
+    return [one if isinstance(one, Result) else _result(one, timings[one], entries, near) for one in found]
+
+
+def _result(entry: _Entry, timings: Timings, entries: Sequence[_Entry], near: int) -> Result:
+    contender, scores = entry.contender, entry.scores
+    return Result(
+        method=entry.method,
+        bits=entry.bits,
+        query=contender.query,
+        bytes=contender.bytes,
+        recall={k: Mean.of(values) for k, values in scores.recall.items()},
+        map=None if scores.ap is None else Mean.of(scores.ap),
+        above={
+            other.method: _above(scores, other.scores, near)
+            for other in entries
+            if other.bits in (entry.bits, None) and other is not entry
+        },
+        build=entry.seconds,
+        latency=Latency.of(timings.encode, timings.search),
+        locality=entry.locality,
+    )
+
+
+def _above(scores: Scores, others: Scores, near: int) -> dict[str, Mean]:
+    """By how much scores are above others, query by query."""
+    found = {"recall": Mean.of(scores.recall[near] - others.recall[near])}
+    if scores.ap is not None and others.ap is not None:
+        found["map"] = Mean.of(scores.ap - others.ap)
+    return found
+
+
+def _warm_up() -> None:
+    """What is loaded and built at the first training is no part of any method's time."""
+    from sdc.train.loop.fit import fit
+    from sdc.train.recipe import make_recipe
+
+    features = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+    fit(features, np.arange(32), make_recipe(bits=8, epochs=1, batch_size=8))
+
+
+def _enter(name: str, bits: int | None, seed: int, contest: Contest, heads: dict[str, Head]) -> _Entry | Result:
+    """Builds and scores one contender.
+
+    Args:
+        heads: codes of this length that were made already, by method; they are not made again.
+    """
+    label = name if bits is None else f"{name}, {bits} bits"
+    log.info("%s", label)
+    base, locality, before = name.removesuffix(ASYMMETRIC), None, 0.0
+    started = time.monotonic()
+    contender: Contender
+    try:
+        if name in QUANTIZERS:
+            train = contest.store.splits["train"]
+            contender = quantize(name, contest.store, train, contest.database, (bits or 0) // 8, seed)
+        else:
+            if base not in heads:
+                model, locality = _train(base, bits or 0, seed, contest.store)
+                codes = Codes.encode(model, contest.store, contest.database)
+                heads[base] = codes, time.monotonic() - started, locality
+                started = time.monotonic()
+            contender, before, locality = heads[base]
+            if name != base:
+                contender = Asymmetric(contender)
+    except SdcError as error:
+        if error.exit_code == 130:  # interrupted
+            raise
+        log.warning("%s: %s", label, error)
+        return Result(name, bits, refused=str(error))
+    seconds = before + time.monotonic() - started
+    return _Entry(name, bits, contender, seconds, locality, score(contender, contest, name))
+
+
+def _train(method: str, bits: int, seed: int, store: FeatureStore) -> tuple[Model, float | None]:
+    """A head of the preset `default`, and its locality."""
+    from sdc.train.loop.fit import fit
+    from sdc.train.recipe import make_recipe
+
+    tensors, summary = fit(
+        store.features, store.splits["train"], make_recipe(method=method, bits=bits, seed=seed),
+        views=store.views, extras={"tokens": store.tokens, "labels": store.labels},
+    )  # fmt: skip
+    return Model(tensors, {"method": method}), summary.get("locality")

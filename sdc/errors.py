@@ -1,0 +1,34 @@
+"""Errors that a user sees as one line, and the log they go to."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+log = logging.getLogger("sdc")
+
+
+class SdcError(Exception):
+    """A user's data or environment is not as it must be. One line: what, where, expected, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(SdcError):
+    """The request itself does not fit: an unknown name, settings that differ, a bad combination."""
+
+    exit_code = 2
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not one of `known`, with the nearest one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")

@@ -1,0 +1,165 @@
+"""The tables of `sdc ablate`: one tidy row a cell, and mean ± sd over seeds."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdc.experiments.grid import Cell, Value, describe, show
+from sdc.files import replacing
+
+Row = dict[str, Any]
+
+# Columns of results.csv that are measured, and where they stand in a cell's file.
+MEASURED: dict[str, tuple[str, ...]] = {
+    "at": ("evaluate", "at"),
+    "map": ("evaluate", "map"),
+    "recall@1": ("evaluate", "neighbor_recall", "1"),
+    "recall@10": ("evaluate", "neighbor_recall", "10"),
+    "recall@100": ("evaluate", "neighbor_recall", "100"),
+    "overlap": ("diagnose", "overlap", "codes"),
+    "map_float": ("evaluate", "map_float"),
+    "overlap_float": ("diagnose", "overlap", "features"),
+    "seconds": ("seconds",),
+    "version": ("version",),
+}
+# The same, only where they were measured: in the revisited protocol, with coarse labels, and with imbalance.
+LEVELS = ("easy", "medium", "hard")
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    **{f"map_{level}": ("evaluate", level, "map") for level in LEVELS},
+    **{f"map_{level}_float": ("evaluate", level, "map_float") for level in LEVELS},
+    "map_coarse": ("evaluate", "coarse", "map"),
+    "fall": ("evaluate", "fall"),
+    "map_head": ("evaluate", "groups", "head", "map"),
+    "map_middle": ("evaluate", "groups", "middle", "map"),
+    "map_tail": ("evaluate", "groups", "tail", "map"),
+}
+# Columns of results.md: titles and formats.
+SHOWN = {
+    "map": ("mAP", ".3f"),
+    **{f"map_{level}": (f"mAP {level}", ".3f") for level in LEVELS},
+    "map_coarse": ("coarse mAP", ".3f"),
+    "fall": ("fall to fine", ".3f"),
+    "map_head": ("mAP of head", ".3f"),
+    "map_middle": ("of middle", ".3f"),
+    "map_tail": ("of tail", ".3f"),
+    "recall@1": ("recall@1", ".3f"),
+    "recall@10": ("recall@10", ".3f"),
+    "recall@100": ("recall@100", ".3f"),
+    "overlap": ("overlap", ".3f"),
+    "seconds": ("training, s", ".1f"),
+}
+DASH = "—"
+
+
+def make_rows(cells: Sequence[Cell], found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows of results.csv of cells and what was found in each; what was not measured is None.
+
+    `map`, `recall@k` and `overlap` are those of `sdc evaluate` and `sdc diagnose`, `map_float` and `overlap_float` the
+    same of the float features; `findings` are the alarms of `sdc diagnose`, by name; `refused` is why there are none.
+    """
+    optional = {name: path for name, path in OPTIONAL.items() if any(_look_up(one, path) is not None for one in found)}
+    rows = []
+    for cell, one in zip(cells, found, strict=True):
+        place = {"features": str(cell.features), **cell.values, "bits": cell.settings.bits, "seed": cell.settings.seed}
+        measured = {name: _look_up(one, path) for name, path in {**MEASURED, **optional}.items()}
+        findings = " ".join(finding["finding"] for finding in one.get("diagnose", {}).get("findings", ()))
+        rows.append({**place, **measured, "findings": findings or None, "refused": one.get("refused")})
+    return rows
+
+
+def _look_up(found: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        found = found.get(key) if found is not None else None
+    return found
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows, which have the same keys, with a header. None becomes an empty field."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a results.csv, numbers as numbers and empty fields as None."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> Value:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text or None
+
+
+def values(rows: Iterable[Row], column: str) -> list[float]:
+    """What was measured of a column."""
+    return [row[column] for row in rows if row.get(column) is not None]
+
+
+def mean_sd(rows: Iterable[Row], column: str) -> tuple[float, float] | None:
+    """The mean and sample standard deviation (0 of one value); None where nothing was measured."""
+    found = values(rows, column)
+    return (statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0) if found else None
+
+
+def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[tuple[Value, ...], list[Row]]:
+    """Rows by their values in the columns, in order of appearance."""
+    groups: dict[tuple[Value, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
+
+
+def markdown(rows: Sequence[Row], varied: Sequence[str], title: str, notes: str) -> str:
+    """One table a set: a line for each combination of the varied settings and bits, mean ± sd over seeds."""
+    sections = [f"# {title}", notes]
+    for (features,), own in grouped(rows, ["features"]).items():
+        sections += [f"## {features}", _table(own, varied), *_reasons(own, varied)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(rows: Sequence[Row], varied: Sequence[str]) -> str:
+    shown = {column: kind for column, kind in SHOWN.items() if any(row.get(column) is not None for row in rows)} or {
+        "map": SHOWN["map"]
+    }
+    at = values(rows, "at")
+    titles = [f"{title}@{at[0]}" if column == "map" and at else title for column, (title, _) in shown.items()]
+    lines = [[*varied, "bits", *titles], ["---"] * (len(varied) + 1 + len(shown))]
+    for place, own in grouped(rows, [*varied, "bits"]).items():
+        scores = [_score(own, column, style) for column, (_, style) in shown.items()]
+        lines.append([*map(show, place), *scores])
+    exact = [values(rows, f"{column}_float")[:1] for column in shown]
+    if any(exact):
+        styles = [style for _, style in shown.values()]
+        floats = ["".join(f"{value:{style}}" for value in own) for own, style in zip(exact, styles, strict=True)]
+        lines.append(["float features, cosine", *[""] * len(varied), *floats])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _score(rows: Sequence[Row], column: str, style: str) -> str:
+    found = mean_sd(rows, column)
+    if found is None:
+        return DASH
+    count, (mean, sd) = len(values(rows, column)), found
+    spread = f" ± {sd:{style}}" if count > 1 else ""
+    return f"{mean:{style}}{spread}{f' ({count} of {len(rows)} seeds)' if count < len(rows) else ''}"
+
+
+def _reasons(rows: Iterable[Row], varied: Sequence[str]) -> list[str]:
+    """Why there are dashes, or fewer seeds: a line for each combination and reason."""
+    lines = []
+    for (*_, bits, reason), own in grouped(rows, [*varied, "bits", "refused"]).items():
+        if reason is not None:
+            seeds = ", ".join(str(row["seed"]) for row in own)
+            place = describe({name: own[0][name] for name in varied}, bits)
+            lines.append(f"{DASH} {place}, seed{'s' * (len(own) > 1)} {seeds}: {reason}")
+    return lines

@@ -1,0 +1,207 @@
+"""What every stage stands on: errors, atomic files, checksums, fingerprints, devices and progress.
+
+Nothing here knows a stage. A file of ours is whole or absent: it is written under a temporary name in
+its own folder, flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from sdc.errors import SdcError, UsageError, log
+
+if TYPE_CHECKING:
+    pass
+
+
+def checksum(data: Any) -> str:
+    """XXH3 (64 bit) of a bytes-like object, as 16 hex digits. Runs at memory speed."""
+    return xxhash.xxh3_64_hexdigest(data)
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """XXH3 (128 bit) of a JSON-able mapping in canonical form, as 32 hex digits."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The leaves in which two nested mappings differ, each as "name: found X, wanted Y"."""
+    rows = []
+    for key in sorted({*found, *wanted}):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            rows += differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            rows.append(f"{prefix}{key}: found {_short(a)}, wanted {_short(b)}")
+    return rows
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def settle(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Accepts an existing, whole output made with `found` settings, or refuses it.
+
+    Raises:
+        UsageError: the settings differ; the message names each that does.
+    """
+    different = differing(found, wanted)
+    if different:
+        raise UsageError(
+            f"{out} exists and was made with other settings ({'; '.join(different)}). "
+            "Choose another --out, or --overwrite to replace it."
+        )
+    log.info("%s is there already, whole and made with these settings: nothing to do", out)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success its file is synced and takes `path`'s place.
+
+    On any failure the temporary file goes and `path` stays as it was.
+
+    Raises:
+        UsageError, SdcError: as `writable`; or the disk is full.
+    """
+    path = Path(path)
+    writable(path)
+    aside = temporary(path)
+    try:
+        with describing(path):
+            yield aside
+            sync(aside)
+            os.replace(aside, path)
+            sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """A hidden name beside `path` that no other process uses, not even of another host that shares the folder."""
+    return path.with_name(f".{path.name}.{machine()}.{os.getpid()}.tmp")
+
+
+@functools.cache
+def machine() -> str:
+    """Where this process' id means something: 8 hex digits for the host since it started, or the container on it."""
+    marks = [platform.node()]
+    with contextlib.suppress(OSError):  # where there is no /proc
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            marks.append(file.read())
+        marks.append(os.readlink("/proc/self/ns/pid"))
+    return checksum("\n".join(marks).encode())[:8]
+
+
+def writable(path: Path, *sources: Path) -> None:
+    """Refuses an output that could not be written; to be asked before any work is done for it.
+
+    Args:
+        sources: the files it is made from, which it must not replace.
+
+    Raises:
+        UsageError: `path` is a folder, a device or the like, or one of `sources`.
+        SdcError: its folder is missing, or may not be written to.
+    """
+    path = Path(path)
+    with describing(path):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: --out must name a file")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is no regular file, and is not replaced by one: choose another --out")
+        if not path.parent.is_dir():
+            raise SdcError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise SdcError(f"cannot write {path}: no permission in the folder {path.parent}; choose another --out")
+        for source in sources:
+            if path.exists() and path.samefile(source):
+                raise UsageError(f"{path} is read here and would be replaced: choose another --out")
+
+
+def fillable(folder: Path, main: str, command: str, own: Collection[str] | None) -> None:
+    """Refuses a folder that a command could not, or should not, fill; to be asked before any work is done for it.
+
+    Args:
+        main: the name of the file in it by which the command knows its own folders.
+        command: whose results go there, for the message.
+        own: the names of all that it puts there; None allows any others beside them.
+
+    Raises:
+        UsageError: `folder` is a file, or holds something else.
+        SdcError: it, or the folder to make it in, may not be written to.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise UsageError(f"{folder} is a file: --out must name a folder")
+        writable(folder)
+        return
+    foreign = set() if own is None else {path.name for path in folder.iterdir() if path.name[0] != "."}.difference(own)
+    if foreign:
+        raise UsageError(
+            f"{folder} holds other files, such as {min(foreign)}: --out must name a new or empty folder, or one of "
+            f"{command}'s"
+        )
+    writable(folder / main)
+
+
+@contextlib.contextmanager
+def describing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals about `path` into one-line errors."""
+    try:
+        yield
+    except OSError as error:
+        text = str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+            raise SdcError(f"cannot write {path}: the disk is full; free some space or choose another --out") from error
+        if error.errno == errno.EFBIG:
+            raise SdcError(
+                f"cannot write {path}: larger than a file may be here (see `ulimit -f`); choose another --out"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise SdcError(
+                f"cannot write {path}: no permission ({os.strerror(error.errno)}); choose another --out"
+            ) from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flushes a file's or folder's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def required(path: Path, what: str, make: str) -> Path:
+    """`path` if it is a readable file; `make` is the command that would make it.
+
+    Raises:
+        SdcError: there is no such file, or it may not be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise SdcError(f"{path} is a folder, expected {what}")
+        if not path.exists():
+            raise SdcError(f"no {what} at {path}: make one with `{make}`, or name another file")
+        if not path.is_file():
+            raise SdcError(f"{path} is no regular file, expected {what}")
+        readable = os.access(path, os.R_OK)
+    except PermissionError:  # its folder may not be searched
+        readable = False
+    if not readable:
+        raise SdcError(f"cannot read {path}: no permission; get it, or name another file")
+    return path

@@ -1,0 +1,53 @@
+"""Keeps the service at the newest index: watches its files, opens what is new beside what is served, swaps."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from sdc.errors import log
+from sdc.serve.metrics import Metrics
+from sdc.serve.snapshot import Loaded
+
+POLL = 1.0  # seconds between looks at the files
+_LONGEST = 30.0  # between attempts to open what could not be opened
+
+
+class Follower:
+    """What is served now.
+
+    Attributes:
+        loaded: a request takes it once, and uses it from start to end.
+        outdated: whether there is a newer index that cannot be opened.
+    """
+
+    def __init__(self, loaded: Loaded, metrics: Metrics) -> None:
+        self.loaded, self.outdated, self._metrics = loaded, False, metrics
+        self.thread = ThreadPoolExecutor(1, "sdc-serve-index")
+        metrics.serves(loaded)
+
+    async def follow(self) -> None:
+        """Takes up changes for ever."""
+        delay, said = POLL, ""
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                taken = await asyncio.get_running_loop().run_in_executor(self.thread, self._newer)
+            except Exception as error:  # whatever a damaged file leads to: the one that is served stays
+                self.outdated = True
+                self._metrics.failed_reloads.inc()
+                if str(error) != said:
+                    log.warning("the index has changed, but cannot be opened: %s", error)
+                delay, said = min(2 * delay, _LONGEST), str(error)
+                continue
+            if taken is not None:
+                log.info("the index has changed: generation %d has %d codes", taken.generation, taken.index.ntotal)
+                replaced, self.loaded = self.loaded.embedder, taken
+                if replaced and replaced is not taken.embedder:
+                    asyncio.get_running_loop().call_later(taken.settings.timeout, replaced.close)
+                self._metrics.reloads.inc()
+                self._metrics.serves(taken)
+            delay, said, self.outdated = POLL, "", False
+
+    def _newer(self) -> Loaded | None:
+        return None if self.loaded.index.current() else Loaded.open(self.loaded.settings, self.loaded)

@@ -1,0 +1,185 @@
+"""An index and what answers with it: one generation of the service, never changed, replaced as a whole."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sdc.errors import SdcError, log
+from sdc.retrieve.filters import rows_of
+from sdc.retrieve.index.id_hash import Lookup
+from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.records import Entries
+from sdc.retrieve.queries import codes_of, model_of
+from sdc.retrieve.search import neighbors
+from sdc.serve.images import Embedder, origin_of
+from sdc.serve.limits import RefusedError
+from sdc.serve.request_parsing import How, Query
+from sdc.serve.settings import ServeSettings
+from sdc.train.model import Model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What answers requests.
+
+    Attributes:
+        database: of the index; where it was changed, it is put together once, here.
+        model: None where the index records none and none was named: only its own items can be searched then.
+        parts: the database, then the query split, where the index has one.
+        embedder: None where the features were imported.
+        fingerprint: of the index.
+        generation: 1 at the start, one more with each index that was taken up.
+    """
+
+    settings: ServeSettings
+    index: Index
+    database: Entries
+    parts: tuple[Lookup, ...]
+    model: Model | None
+    embedder: Embedder | None
+    fingerprint: str
+    generation: int = 1
+
+    @classmethod
+    def open(cls, settings: ServeSettings, before: Loaded | None = None) -> Loaded:
+        """Opens the index and its model.
+
+        Args:
+            before: what it is to replace; its backbone is kept where it is the same.
+
+        Raises:
+            SdcError: a file is missing, damaged, or does not belong to the others.
+        """
+        index = Index.open(settings.index, verify=settings.verify)
+        model = None
+        if index.metadata.get("model") or settings.model is not None:
+            model = model_of(index, settings.model)
+            if model.bits != index.bits:
+                raise SdcError(f"{settings.index} has codes of {index.bits} bits, its model makes {model.bits}")
+        else:
+            log.warning("%s records no model: only its own items can be searched, by id", settings.index)
+        parts = tuple(Lookup(part) for part in (index.database, index.queries) if part is not None)
+        _warm(index, model)
+        generation = before.generation + 1 if before else 1
+        embedder = _embedder(settings, index, before) if model else None
+        return cls(settings, index, index.database, parts, model, embedder, index.fingerprint, generation)
+
+    def by_vectors(self, vectors: np.ndarray, how: How, names: list[str] | None = None) -> dict[str, Any]:
+        """The neighbours of vectors (Q, d); a query without a name is called by its place.
+
+        Raises:
+            RefusedError: the index knows no model, more lie within the radius than may be returned.
+            SdcError: another dimension, NaN or Inf.
+        """
+        if self.model is None:
+            raise RefusedError(422, "the index records no model: search by an id of it")
+        names = names or [str(place) for place in range(len(vectors))]
+        return self._answer(codes_of(vectors, self.model, "the vectors"), names, how)
+
+    def by_id(self, name: str, how: How) -> dict[str, Any]:
+        """The neighbours of an item of the database or the query split.
+
+        Raises:
+            RefusedError: 404, it has no such item; and as `by_vectors`.
+        """
+        for part in self.parts:
+            place = part.find(name)
+            if place >= 0:
+                return self._answer(part.entries.codes[place][None], [name], how)
+        raise RefusedError(404, f"unknown id {name!r}: the index has no such item")
+
+    def has(self, name: str) -> bool:
+        """Whether an item of the database or the query split has this id."""
+        return any(part.find(name) >= 0 for part in self.parts)
+
+    def by_query(self, query: Query) -> dict[str, Any]:
+        """The answer to what a JSON body asks for; raises as the others."""
+        if query.vectors is None:
+            assert query.id is not None
+            return self.by_id(query.id, query.how)
+        return self.by_vectors(query.vectors, query.how)
+
+    def facts(self) -> dict[str, Any]:
+        """What /healthz says of it."""
+        shown = {
+            "count": self.index.ntotal,
+            "bits": self.index.bits,
+            "fingerprint": self.fingerprint,
+            "changes": self.index.generation,
+        }
+        pictures = self.embedder.state if self.embedder else "unavailable"
+        return {
+            "generation": self.generation,
+            "index": shown,
+            "queries": {"vectors": self.model.dimension if self.model else None, "images": pictures},
+        }
+
+    def examples(self, limit: int) -> list[dict[str, Any]]:
+        """Some items of the database, drawn at random."""
+        count = self.index.ntotal
+        rows = self.database.rows[random.sample(range(count), min(limit, count))]
+        return next(neighbors(self.index, self._with_labels({"row": rows[None]})))
+
+    def public(self, error: SdcError) -> str:
+        """An error's message without the folders of this machine."""
+        return str(error).replace(str(self.settings.index), self.settings.index.name)
+
+    def _answer(self, codes: np.ndarray, names: list[str], how: How) -> dict[str, Any]:
+        """The JSON of `sdc search`, with labels where the index has them."""
+        most = self.settings.max_k
+        within = rows_of(self.database, None, how.labels)
+        k = min(most + 1 if how.k is None else how.k, self.index.ntotal if within is None else len(within))
+        # A radius is answered from the nearest: what it would find is not bounded, and so neither is its memory.
+        distances, rows = self.index.search(codes, k, within=within)
+        if how.radius is None:
+            found = list(neighbors(self.index, self._with_labels({"row": rows, "distance": distances})))
+        else:
+            found = []
+            for name, near, at in zip(names, distances, rows, strict=True):
+                inside = int(np.searchsorted(near, how.radius, side="right"))
+                if inside > most:
+                    raise RefusedError(
+                        422, f"more than {most} lie within {how.radius} of {name!r}: choose a smaller radius"
+                    )
+                part = {"row": at[None, :inside], "distance": near[None, :inside]}
+                found += neighbors(self.index, self._with_labels(part))
+        return {
+            "index": self.settings.index.name,
+            "k": k if how.radius is None else None,
+            **({} if how.radius is None else {"radius": how.radius}),
+            "results": [{"query": name, "neighbors": near} for name, near in zip(names, found, strict=True)],
+        }
+
+    def _with_labels(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """(Q, k) arrays with the labels of their rows, each a number or, multi-hot, a list of them."""
+        database = self.database
+        if database.labels is None:
+            return found
+        labels = database.labels[np.searchsorted(database.rows, found["row"])]
+        if database.labels.ndim == 1:
+            return {**found, "label": labels}
+        listed = np.empty(found["row"].shape, object)
+        for place in np.ndindex(listed.shape):
+            listed[place] = np.flatnonzero(labels[place]).tolist()
+        return {**found, "label": listed}
+
+
+def _warm(index: Index, model: Model | None) -> None:
+    """Imports, builds and reads what the first search would have to wait for."""
+    index.search(np.zeros((1, index.bits // 8), np.uint8), 1)
+    if model:
+        codes_of(np.zeros((1, model.dimension)), model, "zeros")
+
+
+def _embedder(settings: ServeSettings, index: Index, before: Loaded | None) -> Embedder | None:
+    provenance = index.metadata.get("features", {}).get("provenance", {})
+    if provenance.get("source") != "extract":
+        return None
+    kept = before.embedder if before else None
+    if kept and kept.origin == origin_of(provenance) and kept.state != "unavailable":
+        return kept
+    return Embedder(provenance, settings.weights)

@@ -1,0 +1,525 @@
+"""`sdc compare`: its figures against brute force, its bytes, its advice, its files, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.datasets import load_digits
+
+from sdc.cli import cli
+from sdc.compare import contenders
+from sdc.compare.advice import advise
+from sdc.compare.contenders import Asymmetric, Codes, quantize
+from sdc.compare.results import Latency, Mean, Result
+from sdc.compare.run import CompareSettings, read, run
+from sdc.errors import SdcError, UsageError
+from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.retrieve.bits import unpack
+from sdc.retrieve.evaluate.run import average_precision
+from sdc.retrieve.features.cosine import Cosines, Nearest
+from sdc.retrieve.features.exact_neighbors import nearest
+from sdc.train.methods.itq import METHOD as ITQ
+from sdc.train.model import Model
+
+QUERIES, AT = 50, 40
+
+
+def write_digits(path, *, labels=True, rows=900, query=QUERIES, database=None, train=None):
+    """8 × 8 images of handwritten digits; the queries are in the database unless it is given."""
+    digits = load_digits()
+    split = {
+        "query": np.arange(0, rows, max(1, rows // query))[:query] if query else np.arange(0),
+        "database": np.arange(rows) if database is None else database,
+        "train": np.arange(300, rows) if train is None else train,
+    }
+    kinds = digits.target[:rows].astype(np.int32) if labels else None
+    listing = Listing([str(row) for row in range(rows)], split, labels=kinds)
+    provenance = {"source": "import", "protocol": {"name": "category", "at": AT}}
+    return write_features(path, listing, provenance, 64, np.float32, [digits.data[:rows].astype(np.float32)])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    settings = CompareSettings(features=write_digits(folder / "feats.h5"), bits=(64, 96), out=folder / "out")
+    assert run(settings) == settings.out
+    return settings
+
+
+@pytest.fixture(scope="module")
+def store(compared):
+    return FeatureStore(compared.features)
+
+
+def find(out, method, bits):
+    (result,) = (r for r in read(out)["results"] if (r["method"], r["bits"]) == (method, bits))
+    return result
+
+
+def chance(distances, place, k):
+    """That an item is among the k nearest, ties in random order."""
+    before, tied = (distances < distances[place]).sum(), (distances == distances[place]).sum()
+    return min(max((k - before) / tied, 0), 1)
+
+
+def brute_force(store, distances_of):
+    """Recall and mAP of a ranking by loops over all items."""
+    x = store.features.astype(np.float64)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    recalls, aps = [], []
+    for query in store.splits["query"]:
+        others = np.delete(np.arange(len(store)), query)
+        cosine, distances = np.round(1 - x[others] @ x[query], 9), distances_of(query)[others]
+        by_k = [
+            sum(chance(cosine, i, k) * chance(distances, i, k) for i in np.argsort(cosine)[: k + 20]) / k
+            for k in (1, 10, 100)
+        ]
+        recalls.append(by_k)
+        aps.append(average_precision(distances, store.labels[others] == store.labels[query], at=AT))
+    return np.mean(recalls, axis=0), np.mean(aps)
+
+
+def sign_distances(store):
+    codes = store.features > 0
+    return lambda query: (codes != codes[query]).sum(axis=1)
+
+
+def half_distances(store):
+    x = store.features / np.linalg.norm(store.features, axis=1, keepdims=True)
+    halves = x.astype(np.float16).astype(np.float32)
+    return lambda query: -(halves @ x[query]).round(6)
+
+
+def pq_distances(store):
+    pq = quantize("pq", store, store.splits["train"], store.splits["database"], 8, 0)
+    kept, queries = pq._index.reconstruct_n(0, len(store)), pq.prepare(store.features)
+    return lambda query: ((kept - queries[query]) ** 2).sum(axis=1)
+
+
+def rabitq_distances(store):
+    quantizer = quantize("rabitq", store, store.splits["train"], store.splits["database"], 12, 0)
+
+    def distances(query):
+        found, rows = quantizer.search(quantizer.prepare(store.features[query][None]), len(store))
+        out = np.empty(len(store), np.float32)
+        out[rows[0]] = found[0]
+        return out
+
+    return distances
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "distances"),
+    [
+        ("sign", 64, sign_distances),
+        ("float16", None, half_distances),
+        ("pq", 64, pq_distances),
+        ("rabitq", 96, rabitq_distances),
+    ],
+)
+def test_recall_and_map_are_those_of_brute_force(compared, store, method, bits, distances):
+    found = find(compared.out, method, bits)
+    recall, mean_ap = brute_force(store, distances(store))
+    tolerance = 1e-9 if method == "sign" else 0.005  # rounding may swap items that all but tie
+    np.testing.assert_allclose([found["recall"][k]["value"] for k in ("1", "10", "100")], recall, atol=tolerance)
+    np.testing.assert_allclose(found["map"]["value"], mean_ap, atol=tolerance)
+    assert 0.05 < recall[1] < 1
+
+
+def test_what_sdc_finds_is_what_encode_and_evaluate_say(compared, tmp_path):
+    from sdc.retrieve import encode
+    from sdc.retrieve.evaluate import run as evaluate
+    from sdc.train import run as train
+
+    model, index = tmp_path / "model.safetensors", tmp_path / "db.bin"
+    train.run(train.TrainSettings(features=compared.features, out=model))
+    encode.run(encode.EncodeSettings(features=compared.features, model=model, out=index))
+    scores = evaluate.evaluate(evaluate.EvaluateSettings(index=index, neighbors="float"))
+    found = find(compared.out, "sdc", 64)
+    assert {k: mean["value"] for k, mean in found["recall"].items()} == pytest.approx(scores["neighbor_recall"])
+    assert found["map"]["value"] == pytest.approx(scores["map"])
+    assert scores["at"] == AT
+
+
+def test_bytes_are_those_that_faiss_keeps(compared, store):
+    rows = store.splits["train"]
+    for name, size, expected in (
+        ("pq", 8, 8),
+        ("pq", 12, 12),
+        ("rabitq", 12, 12),
+        ("rabitq", 32, 32),
+        ("float16", 0, 128),
+    ):
+        made = quantize(name, store, rows, np.arange(20), size, 0)
+        kept = made._index.sa_encode(made.prepare(store.features[:3]))
+        assert made.bytes == kept.shape[1] == made._index.code_size == expected
+    results = read(compared.out)["results"]
+    assert {r["bytes"] for r in results if r["bits"] == 96} == {12, None}
+    assert {r["method"] for r in results if r["bits"] == 96 and r["refused"]} == {"itq", "sign"}
+    assert [r["method"] for r in results if r["bits"] == 64 and r["refused"]] == ["rabitq"]
+    assert [r["bytes"] for r in results if r["method"] == "float16"] == [128]
+
+
+def test_asymmetric_ranks_by_the_product_of_outputs_and_signs(store):
+    model = Model(ITQ.fit(store.features.astype(np.float32), 24, 0), {})
+    codes = Codes.encode(model, store, np.arange(400))
+    outputs = model.outputs(store.features[500:503])
+    scores = outputs @ np.where(unpack(codes.codes), 1, -1).T
+    found, rows = Asymmetric(codes).search(Asymmetric(codes).prepare(store.features[500:503]), 400)
+    np.testing.assert_allclose(found, -np.sort(-scores, axis=1), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(np.take_along_axis(scores, rows, axis=1), found, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("block", [7, 64, 4096])
+def test_nearest_in_blocks_is_nearest_of_all(store, monkeypatch, block):
+    monkeypatch.setattr("sdc.retrieve.features.exact_neighbors._ITEMS", block)
+    monkeypatch.setattr("sdc.retrieve.features.exact_neighbors._QUERIES", 20)
+    queries, database = store.splits["query"], store.splits["database"]
+    all_distances = Cosines(store, queries, database).distances(slice(0, len(queries)))
+    all_distances[np.arange(len(queries)), queries] = np.inf
+    found = nearest(store, queries, database, queries, 10)
+    assert len(found) == len(queries)
+    for near, distances in zip(found, all_distances, strict=True):
+        expected = Nearest.of(distances, 10)
+        np.testing.assert_array_equal(near.items, expected.items)
+        np.testing.assert_array_equal(near.groups, expected.groups)
+        np.testing.assert_array_equal(near.sizes, expected.sizes)
+
+
+def test_json_csv_and_markdown_agree(compared):
+    found = read(compared.out)
+    assert found["cutoffs"] == [1, 10, 100]
+    assert (found["queries"], found["database"], found["train"], found["at"]) == (QUERIES, 900, 600, AT)
+    with open(compared.out / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [line for line in (compared.out / "results.md").read_text().splitlines() if line.startswith("| ")]
+    cells = [line.strip("| ").split(" | ") for line in lines if "---" not in line]
+    tables = [[cell[0] for cell in cells if cell[0] != "method"][:8], [cell[0] for cell in cells][-8:]]
+    assert tables == [list(compared.methods)] * 2
+    assert len(rows) == len(found["results"]) == 15
+    for row, result in zip(rows, found["results"], strict=True):
+        assert (row["method"], row["bits"]) == (result["method"], str(result["bits"] or ""))
+        if result["refused"]:
+            assert row["refused"] == result["refused"]
+            assert f"{row['method']}: {row['refused']}" in (compared.out / "results.md").read_text()
+            continue
+        assert float(row["recall@10"]) == result["recall"]["10"]["value"]
+        assert float(row["map_se"]) == result["map"]["se"]
+        assert float(row["search_ms_p99"]) == result["latency_ms"]["search"]["p99"] > 0
+        assert 0 < result["latency_ms"]["total"]["p50"] <= result["latency_ms"]["total"]["p99"]
+        shown = f"{result['recall']['10']['value']:.3f} ± {result['recall']['10']['se']:.3f}"
+        assert any(cell[0] == row["method"] and cell[4] == shown for cell in cells), row
+    assert (compared.out / "plot.png").read_bytes().startswith(b"\x89PNG")
+    for advice in found["advice"]:
+        assert all(f"- {sentence}" in (compared.out / "results.md").read_text() for sentence in advice["text"])
+    assert [advice["bits"] for advice in found["advice"]] == [64, 96]
+
+
+def test_standard_errors_are_of_queries_and_differences_are_paired(compared, store):
+    sdc, itq = find(compared.out, "sdc", 64), find(compared.out, "itq", 64)
+    above = itq["above"]["sdc"]["recall"]
+    assert above["value"] == pytest.approx(itq["recall"]["10"]["value"] - sdc["recall"]["10"]["value"])
+    assert 0 < above["se"] < sdc["recall"]["10"]["se"] + itq["recall"]["10"]["se"]
+    assert sdc["above"]["itq"]["map"]["value"] == pytest.approx(sdc["map"]["value"] - itq["map"]["value"])
+    assert set(sdc["above"]) == {"sdc-asymmetric", "itq", "sign", "random-rotation", "pq", "float16"}
+    assert find(compared.out, "float16", None)["above"] == {}
+    assert Mean.of(np.array([0.0, 1.0])) == (0.5, 0.5)
+    assert Mean.of(np.array([0.3])) == (0.3, None)
+
+
+def result(method, recall, mean_ap=None, *, bits=64, size=8, ms=0.5, build=1.0, **more):
+    return Result(
+        method,
+        None if method == "float16" else bits,
+        "code" if method in ("sdc", "itq", "sign") else "float",
+        size,
+        {k: Mean(recall, 0.01) for k in (1, 10, 100)},
+        None if mean_ap is None else Mean(mean_ap, 0.01),
+        build=build,
+        latency=Latency(0.1, (0.4, 0.9), (ms, 1.0), 200),
+        **more,
+    )
+
+
+def compared_in_pairs(results, se=0.01):
+    """The results with their differences, all of the same standard error."""
+
+    def above(one, other):
+        found = {"recall": Mean(one.recall[10].value - other.recall[10].value, se)}
+        return found | ({"map": Mean(one.map.value - other.map.value, se)} if one.map and other.map else {})
+
+    measured = [one for one in results if not one.refused]
+    return [
+        replace(one, above={other.method: above(one, other) for other in measured if other is not one})
+        if one in measured
+        else one
+        for one in results
+    ]
+
+
+PQ = result("pq", 0.4, ms=1.0, build=3.0)
+FLOAT = result("float16", 1.0, size=2560, ms=20.0)
+
+
+@pytest.mark.parametrize(
+    ("results", "neighbors", "labels", "said", "not_said"),
+    [
+        pytest.param(
+            [result("sdc", 0.2), result("itq", 0.21), PQ, FLOAT], ["pq"], [],
+            ["SDC is not the best choice", "at 8 bytes a vector it finds 0.200 of the 10 nearest neighbours, PQ 0.400, "
+             "at 2 × the time of a query and 3 × the time to build.", "Hamming distance none finds clearly more",
+             "No method of this size finds half", "--rerank auto"],
+            ["By labels", "locality", "no codes are needed"], id="pq is better, itq within the noise",
+        ),
+        pytest.param(
+            [result("sdc", 0.2), result("itq", 0.21), FLOAT], ["itq", "sdc"], [],
+            ["At 8 bytes a vector no method finds clearly more", "than SDC, 0.200; ITQ 0.210 is level with it."],
+            ["not the best", "is built in"], id="level",
+        ),
+        pytest.param(
+            [result("sdc", 0.2, build=4.0), result("itq", 0.21)], ["itq", "sdc"], [],
+            ["ITQ is built in 1.0 s instead of 4.0 s"], [], id="level and quicker",
+        ),
+        pytest.param(
+            [result("sdc", 0.2), result("itq", 0.1)], ["sdc"], [],
+            ["no method finds clearly more"], ["level", "not the best"], id="sdc is the best",
+        ),
+        pytest.param(
+            [result("sdc", 0.2, 0.7, locality=1.0), result("itq", 0.3, 0.6), result("sign", 0.1, 0.5)],
+            ["itq"], ["sdc"],
+            ["ITQ 0.300.", "--locality 0", "By labels SDC is the best choice: mAP 0.700; next ITQ 0.600.",
+             "So: ITQ where the very nearest vectors count, SDC where items of the same kind do."],
+            ["Of the codes"], id="labels say otherwise",
+        ),
+        pytest.param(
+            [result("sdc", 0.2, locality=1.0), PQ, result("itq", 0.3)], ["pq"], [],
+            ["Of the codes compared by Hamming distance the best: ITQ 0.300.", "--locality 0"], [], id="pq, then itq",
+        ),
+        pytest.param(
+            [result("sdc", 0.2, 0.7), result("pq", 0.6, 0.8)], ["pq"], ["pq"],
+            ["By labels PQ is best too: mAP 0.800; SDC 0.700."], ["No method", "So"], id="pq is better by both",
+        ),
+        pytest.param(
+            [result("sdc", 0.2, 0.7), result("pq", 0.6, 0.71)], ["pq"], ["pq", "sdc"],
+            ["By labels PQ and SDC are level: mAP 0.710; SDC 0.700.",
+             "So PQ is the better choice where its price suits: it loses nothing by labels."], ["So:"],
+            id="pq is better, level by labels",
+        ),
+        pytest.param(
+            [result("sdc", 0.6, 0.7), result("itq", 0.6, 0.8), result("pq", 0.5, 0.79)], ["sdc", "itq"], ["itq", "pq"],
+            ["By labels ITQ and PQ are best: mAP 0.800 and 0.790; SDC 0.700."], ["So"], id="worse by labels alone",
+        ),
+        pytest.param(
+            [result("sdc", 0.2), result("sdc-asymmetric", 0.3, ms=2.0), result("itq", 0.21)], ["sdc-asymmetric"], [],
+            ["At 8 bytes a vector SDC with the query in float 0.300 finds most of the 10 nearest neighbours, SDC by "
+             "Hamming distance 0.200; SDC with the query in float takes 4 × the time of a query.",
+             "`sdc search --rerank` compares a shortlist of SDC's codes with the query in float; then the shortlist's "
+             "features, where they are at hand."],
+            ["not the best"], id="the same codes in float",
+        ),
+        pytest.param(
+            [result("sdc", 0.2, 0.7), result("sdc-asymmetric", 0.3, 0.75), result("pq", 0.4, 0.72)],
+            ["pq"], ["sdc-asymmetric"],
+            ["with the query in float, which finds 0.300; then the shortlist's features, where they are at hand.",
+             "SDC is the best choice: mAP 0.700, 0.750 with the query in float; next PQ 0.720.", "So: PQ where"],
+            ["level"], id="sdc's codes by labels",
+        ),
+        pytest.param(
+            [result("sdc", 0.2, 0.7), result("sdc-asymmetric", 0.39, 0.75), result("pq", 0.4, 0.74)],
+            ["pq", "sdc-asymmetric"], ["sdc-asymmetric", "pq"],
+            ["PQ 0.400 and SDC with the query in float 0.390 find most",
+             "By labels PQ and SDC are level: mAP 0.740; SDC 0.700, 0.750 with the query in float."],
+            ["not the best", "is the best choice", "So"], id="pq is level with sdc's codes in float only",
+        ),
+        pytest.param(
+            [result("sdc", 0.2), result("rabitq", 0.9, size=16)], ["sdc"], [],
+            ["no method finds clearly more", "No method of this size finds half"], ["RaBitQ"],
+            id="more bytes don't count",
+        ),
+        pytest.param(
+            [result("sdc", 0.2), Result("pq", 64, refused="too few rows")], ["sdc"], [],
+            ["no method finds"], ["PQ"], id="refused",
+        ),
+        pytest.param(
+            [result("sdc", 0.5, 0.7), result("itq", 0.52, 0.71), result("pq", 0.6, 0.6)], ["pq"], ["itq", "sdc"],
+            ["By labels ITQ and SDC are level: mAP 0.710; SDC 0.700.",
+             "So: PQ where the very nearest vectors count, ITQ and SDC where items of the same kind do."],
+            ["SDC is the best choice"], id="itq is level by labels, pq by neither",
+        ),
+        pytest.param(
+            [result("sdc", 0.9, 0.7), replace(FLOAT, latency=PQ.latency, map=Mean(0.6, 0.01))], ["sdc"], ["sdc"],
+            ["no codes are needed for these. By labels SDC's codes are better than the features themselves: mAP 0.700, "
+             "float16 0.600."], ["next to nothing"], id="a small set whose codes know the labels better",
+        ),
+        pytest.param(
+            [result("sdc", 0.9, 0.7), replace(FLOAT, latency=PQ.latency, map=Mean(0.69, 0.01))], ["sdc"], ["sdc"],
+            ["loses next to nothing: if that is small and fast enough, no codes are needed."],
+            ["than the features themselves"], id="a small set whose codes are level with it by labels",
+        ),
+        pytest.param(
+            [result("sdc", 0.9), replace(FLOAT, latency=PQ.latency)], ["sdc"], [],
+            ["With 10,000 vectors float16 takes 26 MB and 1.0 ms", "no codes are needed"], ["No method of"],
+            id="a small set",
+        ),
+    ],
+)  # fmt: skip
+def test_advice(results, neighbors, labels, said, not_said):
+    advice = advise(compared_in_pairs(results), 10_000)
+    text = " ".join(advice.text)
+    assert (advice.neighbors, advice.labels) == (neighbors, labels)
+    for part in said:
+        assert part in text
+    for part in not_said:
+        assert part not in text
+    assert all(sentence.endswith(".") and "  " not in sentence for sentence in advice.text)
+
+
+@pytest.mark.parametrize(("se", "best"), [(0.01, ["itq"]), (0.11, ["itq", "sdc"]), (None, ["itq", "sdc"])])
+def test_what_counts_is_above_two_standard_errors(se, best):
+    advice = advise(compared_in_pairs([result("sdc", 0.2), result("itq", 0.4)], se), 10_000)
+    assert advice.neighbors == best
+
+
+def test_there_is_no_advice_on_sdc_without_it():
+    assert advise([PQ, FLOAT], 1000) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bits", "60"], "60 bits do not fill whole bytes"),
+        (["--bits", "64,64"], "--bits 64,64"),
+        (["--bits", "many"], "expected lengths"),
+        (["--methods", "sdc,itk"], "did you mean 'itq'"),
+        (["--methods", "pq-asymmetric"], "unknown method"),
+        (["--methods", "rabitq"], "none of these methods can be compared; rabitq: rabitq keeps 8 bytes"),
+        (["--methods", "pq", "--bits", "1024"], "at most 64 bytes, not 128"),
+        (["--methods", "sign", "--bits", "128"], "at most --bits 64"),
+        (["--queries", "0"], "--queries 0"),
+        (["--limit", "0"], "--limit 0"),
+        (["--seed", "-1"], "--seed -1"),
+    ],
+)
+def test_bad_requests_are_refused(compared, tmp_path, options, message):
+    found = CliRunner().invoke(
+        cli, ["compare", "--features", str(compared.features), "--out", str(tmp_path / "new"), *options]
+    )
+    error = found.exception
+    assert message in (str(error) if isinstance(error, UsageError) else found.output)
+    assert isinstance(error, UsageError) or found.exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({"query": 0}, "no rows in its query split"),
+        ({"database": np.arange(0)}, "no rows in its database split"),
+        ({"train": np.arange(0)}, "no rows in its train split"),
+        ({"query": 1, "database": np.arange(1)}, "nothing but the query itself"),
+    ],
+)
+def test_features_without_a_split_are_refused(tmp_path, kept, message):
+    features = write_digits(tmp_path / "feats.h5", **kept)
+    with pytest.raises(SdcError, match=message):
+        run(CompareSettings(features=features, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_training_rows_are_a_reason_and_no_end(tmp_path):
+    features = write_digits(tmp_path / "feats.h5", rows=320, train=np.arange(300, 320))
+    out = run(CompareSettings(features=features, methods=("pq", "random-rotation"), out=tmp_path / "out"))
+    assert "256 centroids, the train split has 20 rows" in find(out, "pq", 64)["refused"]
+    assert find(out, "random-rotation", 64)["recall"]["10"]["value"] > 0
+    assert read(out)["advice"] == []
+
+
+def test_samples_and_small_databases(tmp_path):
+    features = write_digits(tmp_path / "feats.h5", labels=False)
+    settings = CompareSettings(
+        features=features, methods=("float16", "sign"), queries=20, limit=60, out=tmp_path / "few"
+    )
+    found = read(run(settings))
+    assert (found["queries"], found["database"], found["cutoffs"], found["at"]) == (20, 60, [1, 10], None)
+    assert all(result["map"] is None and not result["refused"] for result in found["results"])
+    assert "mAP" not in (settings.out / "results.md").read_text()
+    assert find(settings.out, "float16", None)["recall"]["10"]["value"] > 0.95
+    again = read(run(replace(settings, out=tmp_path / "again")))
+    assert [r["recall"] for r in again["results"]] == [r["recall"] for r in found["results"]]
+    tiny = read(run(replace(settings, limit=5, out=tmp_path / "tiny")))
+    assert tiny["cutoffs"] == [1]
+
+
+def quick(compared, out, **chosen):
+    return CompareSettings(features=compared.features, methods=("sign",), out=out, **chosen)
+
+
+def test_an_existing_folder_is_kept_or_refused(compared, tmp_path):
+    out = run(quick(compared, tmp_path / "out"))
+    before = (out / "results.json").stat().st_mtime_ns
+    run(quick(compared, out))
+    assert (out / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="queries: found 1000, wanted 10"):
+        run(quick(compared, out, queries=10))
+    run(quick(compared, out, queries=10, overwrite=True))
+    assert read(out)["queries"] == 10
+    assert {path.name for path in out.iterdir()} == {"results.json", "results.csv", "results.md", "plot.png"}
+    (out / "mine.txt").touch()
+    with pytest.raises(UsageError, match=r"holds other files, such as mine\.txt"):
+        run(quick(compared, out, overwrite=True))
+    with pytest.raises(UsageError, match="is a file"):
+        run(quick(compared, out / "mine.txt"))
+    with pytest.raises(SdcError, match="does not exist"):
+        run(quick(compared, tmp_path / "no" / "out"))
+
+
+def test_a_damaged_folder_is_refused(compared, tmp_path):
+    out = run(quick(compared, tmp_path / "out"))
+    (out / "results.json").write_text("{}")
+    with pytest.raises(SdcError, match="damaged"):
+        run(quick(compared, out))
+
+
+def test_ctrl_c_leaves_nothing_half_written(compared, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sdc.compare.runner.time_queries", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(quick(compared, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("sdc.compare.results.write_csv", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(quick(compared, tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"plot.png"}
+    assert read(run(quick(compared, tmp_path / "out")))["queries"] == QUERIES  # the same command goes on
+    with monkeypatch.context() as patched:
+        patched.setattr("sdc.compare.results.write_csv", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(quick(compared, tmp_path / "out", queries=10, overwrite=True))
+    assert not (tmp_path / "out" / "results.json").exists()  # it would vouch for files of two runs
+
+
+def test_ctrl_c_inside_faiss_is_one(store, monkeypatch):
+    def interrupted(*_):
+        raise RuntimeError("Error in check: computation interrupted")
+
+    monkeypatch.setattr(contenders, "_train_pq", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quantize("pq", store, store.splits["train"], np.arange(10), 8, 0)
+
+
+def test_the_command_prints_its_table_or_one_json_object(compared):
+    runner = CliRunner()
+    command = ["compare", "--features", str(compared.features), "--bits", "64,96", "--out", str(compared.out)]
+    shown = runner.invoke(cli, command, catch_exceptions=False)
+    assert shown.stdout == (compared.out / "results.md").read_text()
+    printed = json.loads(runner.invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
+    assert printed == {"out": str(compared.out), **read(compared.out)}

@@ -1,0 +1,84 @@
+"""The space a head is trained in: a linear map of the features, which is folded into the head when training is done.
+
+`raw` is the features as they are, as in the paper. `principal` centres them, keeps four principal axes for each bit,
+but at least `AXES`, and divides the whole by its root mean square, so that a recipe means the same whatever the scale
+of the features. On top of it comes the recipe's *locality*, from 0 to 1: how far to turn from the features' own
+similarities to those that tell neighbourhoods apart.
+
+- The space is whitened by the covariance C of the differences between a row and its `NEAREST` nearest neighbours:
+  directions in which even neighbours differ tell little about what a row is of. The power is −locality/2, and the
+  eigenvalues are lifted by their mean, since the small ones are mostly noise.
+- The pairs of a batch are ranked by u + locality · v instead of u, a row's unit vector in this space, where v is the
+  mean of the nearest of a bank of training rows, weighted by their similarity (see `sdc.train.methods.sdc`).
+
+This serves those who look for items of the same kind and costs those who look for the very nearest ones, which short
+codes of wide features can't keep anyhow. So, unless a recipe says otherwise, locality follows from the share of bits in
+dimensions: `Recipe.resolved`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdc.train.pca import principal_axes
+
+AXES = 256
+NEAREST = 5
+SAMPLE = 20_000  # training rows the mean, the axes and the start of the head are estimated from, at most
+LOCAL = 5_000  # of which so many look for their neighbours among each other
+
+
+class Space:
+    """x ↦ (x − mean) · axes.
+
+    Args:
+        mean: (d,).
+        axes: (d, p).
+    """
+
+    def __init__(self, mean: Tensor, axes: Tensor) -> None:
+        self.mean, self.axes = mean, axes
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(…, d) -> (…, p)."""
+        mapped: Tensor = (features - self.mean) @ self.axes
+        return mapped
+
+    def fold(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The tensors of a head of this space as those of one of the features themselves."""
+        layer = "hidden" if "hidden.weight" in tensors else "output"
+        weight = tensors[f"{layer}.weight"].astype(np.float64) @ self.axes.double().cpu().numpy().T
+        bias = tensors[f"{layer}.bias"] - weight @ self.mean.double().cpu().numpy()
+        return tensors | {f"{layer}.weight": weight.astype(np.float32), f"{layer}.bias": bias.astype(np.float32)}
+
+
+def principal_space(sample: np.ndarray, bits: int, locality: float, device: torch.device) -> Space:
+    """The space of a recipe, from a sample (n, d) float32 of the training rows in random order."""
+    count = min(max(AXES, 4 * bits), sample.shape[1], len(sample) - 1)
+    mean, axes = principal_axes(sample, count)
+    turn, mapped = axes.T, (sample - mean) @ axes.T
+    if locality:
+        whitening = local_whitening(mapped[:LOCAL], locality / 2)
+        turn, mapped = turn @ whitening, mapped @ whitening
+    scale = np.sqrt(np.square(mapped, dtype=np.float64).mean()) or 1.0
+    return Space(torch.from_numpy(mean).to(device), torch.from_numpy((turn / scale).astype(np.float32)).to(device))
+
+
+def local_whitening(rows: np.ndarray, power: float) -> np.ndarray:
+    """V (λ + mean λ)^−power (p, p) of the eigenvalues λ and vectors V of C, see above, on unit rows (n, p)."""
+    unit = torch.nn.functional.normalize(torch.from_numpy(rows))
+    similarities = unit @ unit.T
+    similarities.fill_diagonal_(-torch.inf)
+    nearest = similarities.topk(min(NEAREST, len(unit) - 1), sorted=False).indices
+    covariance = torch.zeros(unit.shape[1], unit.shape[1], dtype=torch.float64)
+    for column in nearest.T:
+        difference = unit - unit[column]
+        covariance += (difference.T @ difference).double()
+    values, vectors = np.linalg.eigh(covariance.numpy() / nearest.numel())
+    lifted = values.clip(0) + values.mean()
+    if lifted.max() <= 0:  # all rows are alike: nothing to whiten
+        return np.eye(len(vectors), dtype=np.float32)
+    whitening: np.ndarray = (vectors * lifted**-power).astype(np.float32)
+    return whitening
