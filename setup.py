@@ -65,6 +65,7 @@ setup(
             "build>=1.2",
             "httpx>=0.27",
             "hypothesis>=6.100",
+            "import-linter>=2.3",
             "milvus==2.3.5; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "milvus-lite==2.5.1; sys_platform != 'win32'",
             "mypy>=1.11",

@@ -13,7 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
-import sdc
+from sdc._version import __version__
 from sdc.errors import SdcError, UsageError, log, unknown
 from sdc.extract.datasets import revisited
 from sdc.extract.datasets.revisited import Revisited
@@ -271,7 +271,7 @@ def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
         "dataset": Path(settings.vectors).stem,
         "protocol": protocol if settings.groundtruth is None else dict(revisited.PROTOCOL),
         "settings": {**files, "dtype": settings.dtype, "seed": seed},
-        "version": sdc.__version__,
+        "version": __version__,
     }
 
 

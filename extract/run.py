@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sdc
+from sdc._version import __version__
 from sdc.devices import MOST_SEED, leads
 from sdc.errors import UsageError, log
 from sdc.extract import backbones, datasets
@@ -172,7 +172,7 @@ def _provenance(
             **({"views": settings.views} if settings.views > 1 else {}),
             **({"tokens": True} if settings.tokens else {}),
         },
-        "version": sdc.__version__,
+        "version": __version__,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import sdc
+from sdc._version import __version__
 from sdc.serve.request_parsing import K
 from sdc.serve.settings import MOST_EXAMPLES, MOST_LABELS, MOST_VECTORS, ServeSettings
 
@@ -148,7 +148,7 @@ def describe(settings: ServeSettings) -> dict[str, Any]:
     identifier = {"name": "id", "in": "path", "required": True, "schema": text}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "sdc serve", "version": sdc.__version__, "summary": "Search an index of binary codes"},
+        "info": {"title": "sdc serve", "version": __version__, "summary": "Search an index of binary codes"},
         "paths": {
             "/": {"get": {"summary": "A page to try it", "responses": _responses(_content("text/html", text))}},
             "/search": {"post": search},
