@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.extract.store.id_array import Names
 from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.bits import pack
@@ -279,7 +279,7 @@ def main() -> int:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "cpu": platform.processor() or platform.machine(),
-        "cpus": processors(),
+        "cpus": cpu_count(),
     }
     print(json.dumps(machine))
     with tempfile.TemporaryDirectory(dir=options.folder) as place:

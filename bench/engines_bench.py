@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from search_bench import clustered
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.retrieve.engines.base import Engine, Hits
 from sdc.retrieve.engines.push import PushSettings, batch_of, batches, record_of, run
 from sdc.retrieve.engines.registry import connect
@@ -249,7 +249,7 @@ def main() -> int:
     options = parser.parse_args()
     versions = {name: metadata.version(name) for name in PACKAGES}
     machine = {
-        "python": platform.python_version(), "cpu": platform.processor() or platform.machine(), "cpus": processors(),
+        "python": platform.python_version(), "cpu": platform.processor() or platform.machine(), "cpus": cpu_count(),
         **versions,
     }  # fmt: skip
     print(json.dumps(machine))

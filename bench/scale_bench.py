@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from disk_bench import capped
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.extract.store.store import FeatureStore
 from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.index.index import Index
@@ -56,7 +56,7 @@ def main() -> int:
         f"in {options.memory:g} GB, cached files included" if group else "not capped: no control group can be made here"
     )
     print(
-        f"{options.count} codes of 64 bits, {size:.1f} bytes each in db.bin; {processors()} CPUs, {platform.machine()}"
+        f"{options.count} codes of 64 bits, {size:.1f} bytes each in db.bin; {cpu_count()} CPUs, {platform.machine()}"
     )
     for each, ran in took.items():
         print(f"  sdc {each:6} {ran.seconds:7.1f} s, at most {ran.memory:.2f} GB of its own memory"

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Entries
@@ -156,7 +156,7 @@ def run_case(name: str, budget: float) -> tuple[list[dict[str, Any]], list[str]]
                 print(f"  k {k:3}, {batch:4} at once: {each:8} {batch / middle[each]:10.1f} queries/s, "
                       f"p50 {middle[each] * 1e3:9.2f} ms{tail}")  # fmt: skip
             ratio = min(middle["faiss 1"], middle["faiss 2"]) / middle["sdc"]
-            bar = 1.7 if (name, batch) == ("10M64", 1) and processors() > 1 else 1 / 1.05
+            bar = 1.7 if (name, batch) == ("10M64", 1) and cpu_count() > 1 else 1 / 1.05
             print(f"  k {k:3}, {batch:4} at once: {ratio:.2f} × FAISS at its better thread count, bar {bar:.2f}",
                   flush=True)  # fmt: skip
             if ratio < bar:
@@ -198,7 +198,7 @@ def busy() -> list[str]:
         return float(subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout)
 
     idle = {who: measured(who) for who in ("sdc", "faiss")}
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processors())]
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cpu_count())]
     try:
         beside = {who: measured(who) for who in ("sdc", "faiss")}
     finally:
@@ -264,7 +264,7 @@ def main() -> int:
         "numpy": np.__version__,
         "faiss": faiss_module().__version__,
         "cpu": platform.processor() or platform.machine(),
-        "cpus": processors(),
+        "cpus": cpu_count(),
     }
     print(json.dumps(machine))
     if not importlib.util.find_spec("usearch"):

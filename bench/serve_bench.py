@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.queries import codes_of
 from sdc.train.model import Model
@@ -221,7 +221,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
             before = used(pid)
             seconds, taken = by_service(port, clients, options.seconds, bodies, answers[kind])
             cpu = (used(pid) - before) / len(taken)
-            plain = in_python(work, 1 if clients == 1 else processors(), options.seconds / 2)
+            plain = in_python(work, 1 if clients == 1 else cpu_count(), options.seconds / 2)
             half, most = np.quantile(taken, [0.5, 0.99])
             records.append({
                 "request": kind, "clients": clients, "requests": len(taken), "p50": float(half), "p99": float(most),
@@ -242,7 +242,7 @@ def main() -> None:
         records, held = measure(options, Path(name))
     machine = {
         "python": platform.python_version(), "numpy": np.__version__, "uvicorn": version("uvicorn"),
-        "starlette": version("starlette"), "cpu": platform.processor() or platform.machine(), "cpus": processors(),
+        "starlette": version("starlette"), "cpu": platform.processor() or platform.machine(), "cpus": cpu_count(),
     }  # fmt: skip
     print(json.dumps(machine))
     print(f"{options.codes} codes of {BITS} bits, vectors of {DIMENSION} dimensions, k {K}")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.devices import processors
-from sdc.errors import SdcError, UsageError, unknown
+from sdc.devices import cpu_count
+from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.augment import Augmentation
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
-            raise unknown("resize", self.resize, RESIZES)
+            raise unknown_name_error("resize", self.resize, RESIZES)
         if self.resize != "longest" and self.scales:
             raise UsageError("--scales is for landmark sets, whose images keep their shape: these become squares")
         if self.resize == "longest" and not self.scales:
@@ -246,7 +246,7 @@ def batches(
     """
     from PIL.Image import DecompressionBombWarning
 
-    workers = workers or processors()
+    workers = workers or cpu_count()
     pending: deque[Future[Batch]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
         warnings.simplefilter("error", DecompressionBombWarning)

@@ -14,14 +14,14 @@ from typing import Any, overload
 import numpy as np
 
 from sdc._version import __version__
-from sdc.errors import SdcError, UsageError, log, unknown
+from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.extract.datasets import revisited
 from sdc.extract.datasets.revisited import Revisited
 from sdc.extract.parts.part_set import settled
 from sdc.extract.readers.readers import tables
 from sdc.extract.readers.table import Table
 from sdc.extract.store.store import Listing, default_splits, write_features
-from sdc.files import required
+from sdc.files import require_file
 from sdc.progress import Progress
 
 NAMES = ("features", "embeddings", "vectors")
@@ -71,9 +71,9 @@ def run(settings: ImportSettings) -> Path:
         SdcError: a file is missing or damaged; labels, ids, splits or ground truth do not fit; values that are NaN or
             infinite.
     """
-    out, source = Path(settings.out), required(Path(settings.vectors), "file of vectors", "numpy.save")
+    out, source = Path(settings.out), require_file(Path(settings.vectors), "file of vectors", "numpy.save")
     if settings.dtype not in (None, *DTYPES):
-        raise unknown("dtype", str(settings.dtype), DTYPES)
+        raise unknown_name_error("dtype", str(settings.dtype), DTYPES)
     if settings.seed < 0:
         raise UsageError(f"--seed is {settings.seed}, expected 0 or more")
     if settings.groundtruth is not None and settings.splits is not None:
@@ -109,7 +109,7 @@ def read_vectors(path: Path) -> tuple[np.ndarray, list[str]]:
     Raises:
         UsageError, SdcError: as `run` of the same file.
     """
-    source = required(Path(path), "file of vectors", "numpy.save")
+    source = require_file(Path(path), "file of vectors", "numpy.save")
     found = tables(source)
     vectors = _vectors(source, found)
     return vectors.read(), list(_ids(None, _beside(found, IDS, vectors.shape[0]), vectors.shape[0]))
@@ -199,7 +199,7 @@ def _texts(values: np.ndarray, where: Path | str) -> list[str]:
 
 def _column(path: Path, name: str) -> np.ndarray:
     """One array from a file: the lines of a text file, the only array of a file, or the one called `name`."""
-    required(path, f"file of {name}", "numpy.save")
+    require_file(path, f"file of {name}", "numpy.save")
     if path.suffix.lower() in (".txt", ".text", ""):
         return np.array(_lines(path), object)
     found = tables(path)
@@ -224,7 +224,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _splits(path: Path) -> dict[str, np.ndarray]:
-    required(path, "file of splits", "numpy.savez")
+    require_file(path, "file of splits", "numpy.savez")
     if path.suffix.lower() != ".npz":
         raise UsageError(f"{path} is no npz file, expected one with row numbers train, query and database")
     return {table.name: table.read() for table in tables(path)}
@@ -252,7 +252,7 @@ def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
     def stamp(path: Path | None) -> dict[str, Any] | None:
         if path is None:
             return None
-        state = required(Path(path), "file", "numpy.save").stat()
+        state = require_file(Path(path), "file", "numpy.save").stat()
         return {"name": Path(path).name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
     files = {name: stamp(getattr(settings, name)) for name in ("vectors", "labels", "ids", "splits")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdc._version import __version__
-from sdc.devices import MOST_SEED, leads
+from sdc.devices import MOST_SEED, is_main_process
 from sdc.errors import UsageError, log
 from sdc.extract import backbones, datasets
 from sdc.extract.augment import Augmentation
@@ -97,7 +97,7 @@ def run(settings: ExtractSettings) -> Path:
         UsageError: settings that are unknown or do not fit, or an `out` of other settings.
         SdcError: the set, the weights or the disk are not as they must be, or no image at all can be read.
     """
-    if not leads():
+    if not is_main_process():
         log.setLevel(logging.WARNING)
     if settings.tokens:
         require_tokens(settings.backbone, backbones.recipe_of(settings.backbone))
@@ -123,7 +123,7 @@ def run(settings: ExtractSettings) -> Path:
             len(parts) - len(parts.absent()), len(parts), parts.folder,
         )  # fmt: skip
         raise
-    if leads():
+    if is_main_process():
         _report(FeatureStore(out, verify=False), len(dataset))
     return out
 
@@ -191,7 +191,7 @@ def make_parts(
         augmentation = Augmentation(settings.views - 1, preprocessing.size, settings.seed, dataset.listing.ids)
     # Images of shapes of their own go through the backbone one by one, and are large.
     size = 1 if preprocessing.scales else settings.batch_size
-    with Claims(parts.folder) as claims, Progress("extract", 0, "images", silent=not leads()) as progress:
+    with Claims(parts.folder) as claims, Progress("extract", 0, "images", silent=not is_main_process()) as progress:
         maker = Maker(parts, claims, progress, encoder, size, tokens=settings.tokens)
         while absent := parts.absent():
             made = maker.made

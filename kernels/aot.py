@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdc.files import replacing
+from sdc.files import atomic_write
 from sdc.kernels.gpu import config
 from sdc.kernels.gpu.model import SortCost
 
@@ -226,7 +226,7 @@ def write_table(path: Path, costs: dict[Case, Resources]) -> None:
 
     lines = [f"  {json.dumps(case.name)}: {json.dumps(asdict(cost))}" for case, cost in costs.items()]
     text = f'{{"triton": {json.dumps(triton.__version__)}, "cases": {{\n' + ",\n".join(lines) + "\n}}\n"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 

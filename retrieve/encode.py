@@ -11,7 +11,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.store.store import FeatureStore
-from sdc.files import settle, writable
+from sdc.files import check_same_settings, writable
 from sdc.progress import Progress
 from sdc.retrieve.bits import pack
 from sdc.retrieve.index import autotune
@@ -72,7 +72,7 @@ def run(settings: EncodeSettings) -> Path:
     out = Path(settings.out)
     if out.is_file() and not settings.overwrite:
         existing = _existing(out)
-        settle(out, _origin(existing.metadata), _origin(metadata))
+        check_same_settings(out, _origin(existing.metadata), _origin(metadata))
         _say_changed(out, existing)
         return out
     writable(out, settings.features, settings.model)

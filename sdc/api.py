@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.files import checksum, required
+from sdc.files import checksum, require_file
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises:
         SdcError: there is no such file.
     """
-    path = required(Path(path), "file", "sdc extract")
+    path = require_file(Path(path), "file", "sdc extract")
     with open(path, "rb") as file:
         head = file.read(16)
     if head.startswith(b"\x89HDF"):

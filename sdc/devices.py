@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes messages: all do but those of torchrun with a rank above 0."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
@@ -38,6 +38,6 @@ def torch_device(name: str | None) -> torch.device:
 MOST_SEED = 2**31 - 1  # of any seed, that all generators take
 
 
-def processors() -> int:
+def cpu_count() -> int:
     """How many of them this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

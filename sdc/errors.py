@@ -5,11 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 log = logging.getLogger("sdc")
 
@@ -26,7 +21,7 @@ class UsageError(SdcError):
     exit_code = 2
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not one of `known`, with the nearest one."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)

@@ -1,4 +1,4 @@
-"""What every stage stands on: errors, atomic files, checksums, fingerprints, devices and progress.
+"""Files of every stage: atomic writes, checksums, fingerprints, and one-line errors about paths.
 
 Nothing here knows a stage. A file of ours is whole or absent: it is written under a temporary name in
 its own folder, flushed to disk and renamed.
@@ -14,14 +14,11 @@ import os
 import platform
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xxhash
 
 from sdc.errors import SdcError, UsageError, log
-
-if TYPE_CHECKING:
-    pass
 
 
 def checksum(data: Any) -> str:
@@ -52,7 +49,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def settle(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same_settings(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Accepts an existing, whole output made with `found` settings, or refuses it.
 
     Raises:
@@ -68,7 +65,7 @@ def settle(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> No
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success its file is synced and takes `path`'s place.
 
     On any failure the temporary file goes and `path` stays as it was.
@@ -80,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
     writable(path)
     aside = temporary(path)
     try:
-        with describing(path):
+        with explain_os_errors(path):
             yield aside
             sync(aside)
             os.replace(aside, path)
@@ -116,7 +113,7 @@ def writable(path: Path, *sources: Path) -> None:
         SdcError: its folder is missing, or may not be written to.
     """
     path = Path(path)
-    with describing(path):
+    with explain_os_errors(path):
         if path.is_dir():
             raise UsageError(f"{path} is a folder: --out must name a file")
         if path.exists() and not path.is_file():
@@ -130,7 +127,7 @@ def writable(path: Path, *sources: Path) -> None:
                 raise UsageError(f"{path} is read here and would be replaced: choose another --out")
 
 
-def fillable(folder: Path, main: str, command: str, own: Collection[str] | None) -> None:
+def check_output_folder(folder: Path, main: str, command: str, own: Collection[str] | None) -> None:
     """Refuses a folder that a command could not, or should not, fill; to be asked before any work is done for it.
 
     Args:
@@ -157,7 +154,7 @@ def fillable(folder: Path, main: str, command: str, own: Collection[str] | None)
 
 
 @contextlib.contextmanager
-def describing(path: Path) -> Iterator[None]:
+def explain_os_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals about `path` into one-line errors."""
     try:
         yield
@@ -185,7 +182,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def required(path: Path, what: str, make: str) -> Path:
+def require_file(path: Path, what: str, make: str) -> Path:
     """`path` if it is a readable file; `make` is the command that would make it.
 
     Raises:

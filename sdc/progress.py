@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdc.errors import log
-
-if TYPE_CHECKING:
-    pass
 
 
 class Progress:

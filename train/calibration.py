@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, unknown
+from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.train.similarity_file import read_similarities
 
 InverseCdf = Callable[[np.ndarray], np.ndarray]
@@ -59,7 +59,7 @@ def inverse_cdf(calibration: str | Any) -> InverseCdf:
     elif name == LINEAR:
         raise UsageError(f"calibration {spec!r}: linear takes no parameters, and scales each batch by itself: no F⁻¹")
     else:
-        raise unknown("calibration", name, [*DISTRIBUTIONS, "empirical", LINEAR, "scipy"])
+        raise unknown_name_error("calibration", name, [*DISTRIBUTIONS, "empirical", LINEAR, "scipy"])
     return _checked(spec, inverse)
 
 

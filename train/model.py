@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.files import checksum, fingerprint, replacing, required
+from sdc.files import atomic_write, checksum, fingerprint, require_file
 
 SCHEMA = 1
 NORM_EPS = 1e-5  # torch.nn.BatchNorm1d's default
@@ -133,7 +133,7 @@ class Model:
 
         described = json.dumps(self.metadata, sort_keys=True)
         sealed = {"schema": SCHEMA, "fingerprint": self.fingerprint, "checksum": checksum(described.encode())}
-        with replacing(Path(path)) as temporary:
+        with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(save(self.tensors, metadata={"sdc": json.dumps({**sealed, **self.metadata})}))
         return Path(path)
 
@@ -144,7 +144,7 @@ class Model:
         Raises:
             SdcError: there is no such file, it is no model of ours, or it is damaged.
         """
-        tensors, metadata, recorded = read_tensors(required(Path(path), "model", "sdc train"), "model")
+        tensors, metadata, recorded = read_tensors(require_file(Path(path), "model", "sdc train"), "model")
         described = metadata.pop("checksum", "")
         try:
             model = cls(tensors, metadata)

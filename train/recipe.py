@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sdc.devices import MOST_SEED
-from sdc.errors import UsageError, unknown
+from sdc.errors import UsageError, unknown_name_error
 from sdc.train.methods import CALIBRATED, METHODS
 
 
@@ -132,11 +132,11 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
         UsageError: an unknown preset, method or field, or a value out of its range.
     """
     if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
+        raise unknown_name_error("preset", preset, PRESETS)
     known = {field.name for field in fields(Recipe)}
     for name in chosen:
         if name not in known:
-            raise unknown("setting", name, known)
+            raise unknown_name_error("setting", name, known)
     given = {name: value for name, value in chosen.items() if value is not None}
     if given.get("budget"):
         given = {"epochs": 0, "patience": Recipe.patience, **given}
@@ -152,7 +152,7 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
 
 def _check(recipe: Recipe) -> None:
     if recipe.method not in METHODS:
-        raise unknown("method", recipe.method, METHODS)
+        raise unknown_name_error("method", recipe.method, METHODS)
     choices = {
         "space": ("principal", "raw"),
         "init": ("itq", "random"),
@@ -163,7 +163,7 @@ def _check(recipe: Recipe) -> None:
     }
     for name, known in choices.items():
         if getattr(recipe, name) not in known:
-            raise unknown(name, getattr(recipe, name), known)
+            raise unknown_name_error(name, getattr(recipe, name), known)
     if recipe.bits < 8 or recipe.bits % 8:
         raise UsageError(f"bits = {recipe.bits}: a code is packed into bytes, so bits must be a positive multiple of 8")
     least = {"epochs": 0 if recipe.budget else 1, "batch_size": 2, "hidden": 0, "decay_at": 0, "patience": 0, "seed": 0}

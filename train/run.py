@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdc._version import __version__
-from sdc.devices import leads
-from sdc.errors import SdcError, UsageError, log, unknown
-from sdc.files import required, settle, writable
+from sdc.devices import is_main_process
+from sdc.errors import SdcError, UsageError, log, unknown_name_error
+from sdc.files import check_same_settings, require_file, writable
 from sdc.train.long_tail import class_groups, long_tail
 from sdc.train.loss_alarms import training_alarms
 from sdc.train.recipe import Recipe, make_recipe
@@ -86,12 +86,12 @@ def run(settings: TrainSettings) -> Path:
     from sdc.train.model import Model
 
     start = time.monotonic()
-    if not leads():
+    if not is_main_process():
         log.setLevel(logging.WARNING)
     if settings.train_on not in TRAIN_ON:
-        raise unknown("split to train on", settings.train_on, TRAIN_ON)
+        raise unknown_name_error("split to train on", settings.train_on, TRAIN_ON)
     recipe = settings.recipe()
-    store = FeatureStore(required(settings.features, "features file", "sdc extract"))
+    store = FeatureStore(require_file(settings.features, "features file", "sdc extract"))
     wanted = {**vars(recipe), "features": store.fingerprint, "train_on": settings.train_on}
     if settings.imbalance != 1:  # only then, so that the settings of other models stay what they were
         wanted["imbalance"] = settings.imbalance
@@ -100,7 +100,7 @@ def run(settings: TrainSettings) -> Path:
             found = Model.load(settings.out).metadata["settings"]
         except SdcError as error:
             raise SdcError(f"{error}; --overwrite replaces it") from None
-        settle(settings.out, found, wanted)
+        check_same_settings(settings.out, found, wanted)
         return settings.out
     writable(settings.out, settings.features)
     rows = training_rows(settings, store)
@@ -111,7 +111,7 @@ def run(settings: TrainSettings) -> Path:
 
     if isinstance(load_method(recipe.method), ClosedForm):
         # Solved by one process; the others have nothing to wait for.
-        return _train(settings, recipe, store, rows, wanted, start, None) if leads() else settings.out
+        return _train(settings, recipe, store, rows, wanted, start, None) if is_main_process() else settings.out
     with joined(settings.device) as world:
         return _train(settings, recipe, store, rows, wanted, start, world)
 

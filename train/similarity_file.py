@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.files import checksum, required
+from sdc.files import checksum, require_file
 
 SLACK = 1e-5  # by which rounding may carry a cosine beyond ±1
 
@@ -19,7 +19,7 @@ def read_similarities(path: Path) -> tuple[np.ndarray, str]:
     Raises:
         SdcError: there is no such file, or it holds something else than numbers in [−1, 1].
     """
-    data = required(path, "file of similarities", f"numpy.save({path.name!r}, similarities)").read_bytes()
+    data = require_file(path, "file of similarities", f"numpy.save({path.name!r}, similarities)").read_bytes()
     values = _read_npy(path, data) if data.startswith(b"\x93NUMPY") else _read_text(path, data)
     if not len(values):
         raise SdcError(f"{path} is empty, expected similarities in [-1, 1]")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.errors import UsageError, unknown
+from sdc.errors import UsageError, unknown_name_error
 from sdc.extract.datasets.about import AS_LISTED, About, Prefixes, find_root
 from sdc.extract.store.store import Listing
 
@@ -100,7 +100,7 @@ def load(
 def about_of(name: str) -> About:
     """What there is to know of a set. Raises UsageError for an unknown name."""
     if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
+        raise unknown_name_error("data set", name, DATASETS)
     about: About = importlib.import_module(DATASETS[name]).ABOUT
     return about
 

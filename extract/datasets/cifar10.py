@@ -13,7 +13,7 @@ from sdc.extract.datasets.fashion_mnist import splits
 from sdc.extract.readers.readers import tables
 from sdc.extract.readers.safe_pickle import load as unpickled
 from sdc.extract.store.store import SPLITS, Listing
-from sdc.files import checksum, fingerprint, required
+from sdc.files import checksum, fingerprint, require_file
 
 FOLDER = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
@@ -89,7 +89,7 @@ def _imported(path: Path, ids: list[str], labels: np.ndarray) -> Listing:
     """The pool with the splits of an npz."""
     if path.suffix.lower() != ".npz":
         raise UsageError(f"--split {path}: expected an npz with row numbers {', '.join(SPLITS)}")
-    found = {table.name: table for table in tables(required(path, "file of splits", "numpy.savez"))}
+    found = {table.name: table for table in tables(require_file(path, "file of splits", "numpy.savez"))}
     if set(found) != set(SPLITS):
         raise SdcError(f"{path}: found {', '.join(sorted(found)) or 'nothing'}, expected arrays {', '.join(SPLITS)}")
     try:

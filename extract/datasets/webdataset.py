@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from sdc.devices import leads
+from sdc.devices import is_main_process
 from sdc.errors import SdcError, log
 from sdc.extract.datasets import Dataset
 from sdc.extract.datasets.about import About
@@ -78,7 +78,7 @@ def load(root: Path, split: str | None, seed: int) -> Dataset:
     paths = _shards(root)
     names = [path.relative_to(root).as_posix().removesuffix(".tar") for path in paths]
     shards = []
-    with Progress("list", len(paths), "shards", silent=not leads()) as progress:
+    with Progress("list", len(paths), "shards", silent=not is_main_process()) as progress:
         for path, name in zip(paths, names, strict=True):
             shards.append(_indexed(path, name))
             progress.advance()

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from sdc.errors import log
-from sdc.files import describing, machine, temporary
+from sdc.files import explain_os_errors, machine, temporary
 
 BEAT = 15.0  # seconds between two touches of a claim
 STALE = 180.0  # seconds without one after which its owner counts as gone
@@ -58,7 +58,7 @@ class Claims:
         """
         path = self._path(name)
         try:
-            with describing(path):
+            with explain_os_errors(path):
                 if self._created(path):
                     return True
                 if not self._stale(path):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.files import checksum, replacing
+from sdc.files import atomic_write, checksum
 
 KEPT = "kept"  # the name under which the rows' numbers stand among the arrays
 
@@ -57,7 +57,7 @@ def write(
     entries = {name: [list(array.shape), array.dtype.str, checksum(array)] for name, array in tensors.items()}
     header = json.dumps({"settings": settings, "number": number, "skipped": skipped, "arrays": entries})
     data = safetensors.numpy.save(tensors, {"header": header, "checksum": checksum(header.encode())})
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
     return _part(kept, json.loads(header))
 

@@ -24,7 +24,16 @@ from sdc.extract.parts import part_file
 from sdc.extract.parts.claims import alive, now
 from sdc.extract.store import file_format
 from sdc.extract.store.store import FEATURES, FeatureStore, Listing, finite_rows, write_features
-from sdc.files import describing, differing, fingerprint, machine, replacing, settle, temporary, writable
+from sdc.files import (
+    atomic_write,
+    check_same_settings,
+    differing,
+    explain_os_errors,
+    fingerprint,
+    machine,
+    temporary,
+    writable,
+)
 
 T = TypeVar("T")
 
@@ -40,7 +49,7 @@ def settled(out: Path, provenance: Mapping[str, Any], *, overwrite: bool = False
         UsageError: it was made with other settings, and not `overwrite`.
         SdcError: it is no feature store or damaged, and not `overwrite`.
     """
-    with describing(out):
+    with explain_os_errors(out):
         _clean(out.parent, out.name)
         if not out.is_file():
             return False
@@ -53,7 +62,7 @@ def settled(out: Path, provenance: Mapping[str, Any], *, overwrite: bool = False
         raise SdcError(f"{error}, or --overwrite to replace it") from error
     if overwrite and found != wanted:
         return False
-    settle(out, found, wanted)
+    check_same_settings(out, found, wanted)
     folder = parts_folder(out)
     if folder.is_dir() and _comparable(_manifest(folder).get("provenance", {})) == wanted:
         _remove(folder)
@@ -93,7 +102,7 @@ class Parts:
         self._seen: dict[int, part_file.Part] = {}  # parts known to be whole
         wanted = {"provenance": _comparable(provenance), "part_rows": part_rows, "listing": listing.digest()}
         self._settings = fingerprint(wanted)
-        with describing(self.out):
+        with explain_os_errors(self.out):
             self._begin(wanted, overwrite)
 
     def _begin(self, wanted: Mapping[str, Any], overwrite: bool) -> None:
@@ -110,7 +119,7 @@ class Parts:
         self.folder.mkdir(exist_ok=True)
         _clean(self.folder)
         if not found or different:
-            with replacing(self.folder / "manifest.json") as temporary:
+            with atomic_write(self.folder / "manifest.json") as temporary:
                 temporary.write_text(json.dumps(wanted, ensure_ascii=False, indent=1), encoding="utf-8")
         done = len(self) - len(self.missing())
         if done:

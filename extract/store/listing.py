@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from sdc.errors import SdcError, unknown
+from sdc.errors import SdcError, unknown_name_error
 from sdc.extract.store import groundtruth
 from sdc.extract.store.groundtruth import Ragged
 from sdc.extract.store.id_array import Names
@@ -109,7 +109,7 @@ def _checked_ids(ids: Sequence[str]) -> int:
 def _checked_splits(splits: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
     for name in splits:
         if name not in SPLITS:
-            raise unknown("split", name, SPLITS)
+            raise unknown_name_error("split", name, SPLITS)
     checked = {}
     for name in SPLITS:
         given = np.asarray(splits.get(name, np.empty(0, np.int64)))

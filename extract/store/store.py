@@ -21,7 +21,7 @@ from sdc.extract.store import file_format, groundtruth
 from sdc.extract.store.listing import SPLITS as SPLITS
 from sdc.extract.store.listing import Listing as Listing
 from sdc.extract.store.listing import default_splits as default_splits
-from sdc.files import replacing, required
+from sdc.files import atomic_write, require_file
 
 FEATURES, TOKENS = "features", "tokens"
 
@@ -57,7 +57,7 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path | str, *, verify: bool = True) -> None:
-        self.path = required(Path(path), "feature store", "sdc extract")
+        self.path = require_file(Path(path), "feature store", "sdc extract")
         with self.path.open("rb") as file:
             attributes, datasets = file_format.read(file, self.path)
             arrays = {name: dataset.map(file) for name, dataset in datasets.items()}
@@ -167,7 +167,7 @@ def write_features(
         _skipped_column(skipped),
         *(replace(column, blocks=finite(column.blocks, column.dtype, out)) for column in further),
     ]
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         file_format.write(temporary, columns, json.loads(json.dumps(provenance)))
     return out
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.files import replacing, writable
+from sdc.files import atomic_write, writable
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate.run import relevance
 from sdc.retrieve.features.cosine import row_lengths
@@ -155,7 +155,7 @@ def write(path: Path, panels: Mapping[str, Histogram]) -> Path:
     Raises:
         SdcError: the file cannot be written.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         if path.suffix == ".csv":
             with open(temporary, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows(_table(panels))

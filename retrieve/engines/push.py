@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, log, unknown
+from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.files import checksum, differing, fingerprint
 from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
@@ -126,7 +126,7 @@ def _check_type(name: str, target: Target) -> None:
         return
     if name in ("ivf", "hnsw"):
         raise UsageError(f"--index-type {name} is not to be had at {target.url}: it takes {' or '.join(types)}")
-    raise unknown("index type", name, types)
+    raise unknown_name_error("index type", name, types)
 
 
 def _begin(settings: PushSettings, engine: Engine, record: Record) -> int:

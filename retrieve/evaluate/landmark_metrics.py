@@ -23,7 +23,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, log, unknown
+from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.retrieve.evaluate.ranking_metrics import Order, Ties, harmonic, precision_sums
 
 MARKS = ("easy", "hard", "junk")
@@ -62,7 +62,7 @@ def revisited(
         found = ", ".join(f"{len(one)} {mark}" for mark, one in lists.items())
         raise UsageError(f"revisited takes (Q, N) distances and Q lists each, found {distances.shape} and {found}")
     if ties not in get_args(Ties):
-        raise unknown("ties", ties, get_args(Ties))
+        raise unknown_name_error("ties", ties, get_args(Ties))
     if distances.dtype.kind == "f" and np.isnan(distances).any():
         raise SdcError(f"distances hold NaN, first of query {np.isnan(distances).any(axis=1).argmax()}")
     measured = []

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import UsageError, log
-from sdc.files import replacing, writable
+from sdc.files import atomic_write, writable
 from sdc.retrieve.index.records import Entries
 
 _KEYS = {"cutoff": "at", "radius": "radius", "query": "id"}
@@ -71,7 +71,7 @@ def write(
             for q, (name, row, count) in enumerate(zip(queries.names(), queries.rows, hits.sum(axis=1), strict=True))
         ],
     }
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".json":
             json.dump(tables, file, ensure_ascii=False)
         else:

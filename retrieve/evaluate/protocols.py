@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.errors import UsageError, log, unknown
+from sdc.errors import UsageError, log, unknown_name_error
 from sdc.retrieve.evaluate import landmark_metrics
 from sdc.retrieve.evaluate.ranking_metrics import Denominator, average_precision_of_groups
 from sdc.retrieve.evaluate.relevance import Marks, by_groundtruth, by_labels, levels
@@ -102,7 +102,7 @@ def choose(
     recorded = index.metadata.get("features", {}).get("provenance", {}).get("protocol") or {}
     name = asked or recorded.get("name") or CATEGORY
     if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
+        raise unknown_name_error("protocol", name, PROTOCOLS)
     queries, database = index.queries, index.database
     assert queries is not None
     if name == CATEGORY and not levels(queries, database) and asked is None:
@@ -144,4 +144,4 @@ def check(protocol: str | None, denominator: str | None, no_hit: str) -> None:
         ("rule for queries with no hit", no_hit, tuple(NO_HIT)),
     ):
         if name is not None and name not in known:
-            raise unknown(kind, name, known)
+            raise unknown_name_error(kind, name, known)

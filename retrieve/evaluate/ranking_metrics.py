@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, unknown
+from sdc.errors import SdcError, UsageError, unknown_name_error
 
 Order = Literal["expected", "best", "worst"]
 Ties = Literal["expected", "best", "worst", "row"]
@@ -59,9 +59,9 @@ def average_precision(
             f"{distances.shape} and {relevant.shape} ({relevant.dtype})"
         )
     if ties not in get_args(Ties):
-        raise unknown("ties", ties, get_args(Ties))
+        raise unknown_name_error("ties", ties, get_args(Ties))
     if denominator not in get_args(Denominator):
-        raise unknown("denominator", denominator, get_args(Denominator))
+        raise unknown_name_error("denominator", denominator, get_args(Denominator))
     if distances.dtype.kind == "f" and np.isnan(distances).any():
         raise SdcError(f"distances hold NaN, first at {np.isnan(distances).argmax()}: they can't be ranked")
     limit = min(check_at(len(distances) if at is None else at), len(distances)) if len(distances) else 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, log, unknown
+from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.retrieve.evaluate import precision_recall, protocols
 from sdc.retrieve.evaluate.distance_counts import ByCosine, Tally, tally
 from sdc.retrieve.evaluate.landmark_metrics import revisited, revisited_scores
@@ -134,7 +134,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 def _check(settings: EvaluateSettings) -> None:
     protocols.check(settings.protocol, settings.denominator, settings.no_hit)
     if settings.neighbors not in (None, "float"):
-        raise unknown("kind of neighbors", str(settings.neighbors), ("float",))
+        raise unknown_name_error("kind of neighbors", str(settings.neighbors), ("float",))
     if settings.at is not None:
         check_at(settings.at)
     if settings.curves is not None:

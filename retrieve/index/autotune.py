@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import UsageError, log, unknown
+from sdc.errors import UsageError, log, unknown_name_error
 from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.cross_validation import cross_validated
@@ -107,7 +107,7 @@ class Queries:
 def check(index_type: str, recall: float, memory: int | None) -> None:
     """Raises UsageError where the type is unknown, or recall or memory out of range."""
     if index_type not in INDEX_TYPES:
-        raise unknown("index type", index_type, INDEX_TYPES)
+        raise unknown_name_error("index type", index_type, INDEX_TYPES)
     if not 0 < recall <= 1 or (recall == 1 and index_type != "flat"):
         raise UsageError(f"--recall must be above 0 and below 1, found {recall:g}: --index-type flat is exact")
     if memory is not None and memory < 1:

@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 
 from sdc.errors import SdcError
-from sdc.files import replacing, required
+from sdc.files import atomic_write, require_file
 
 CHUNK = 1 << 20  # bytes of the FAISS part a checksum covers
 FAISS_HEADER = struct.Struct("<4siiq?iQ")  # fourcc, bits, bytes a code, count, trained, metric, bytes of codes
@@ -110,7 +110,7 @@ def write(
     Raises:
         SdcError: no such folder, no permission, or a full disk.
     """
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         body = _Checked(file)
         write_faiss(body.write)
         trailer = _Trailer(file, body.length)
@@ -155,7 +155,7 @@ def read(path: Path, *, verify: bool) -> Container:
     Raises:
         SdcError: there is no such file, it is neither, or it is damaged.
     """
-    path = required(path, "index", "sdc encode")
+    path = require_file(path, "index", "sdc encode")
     size = path.stat().st_size
     if size < FAISS_HEADER.size:
         raise SdcError(f"{path} has {size} bytes, too few for an index: it is truncated, or no db.bin; {_AGAIN}")

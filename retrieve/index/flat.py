@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.errors import log
 from sdc.kernels import hamming
 from sdc.retrieve.index import file_format
@@ -81,7 +81,7 @@ class Flat:
         count, width = self.codes.shape
         if within is not None:
             count, gpus = len(within), 0
-        return plan(queries, count, width, max(k, 1), threads=processors(), gpus=gpus)
+        return plan(queries, count, width, max(k, 1), threads=cpu_count(), gpus=gpus)
 
     def _search(
         self, codes: np.ndarray, k: int, within: np.ndarray | None, planned: Plan

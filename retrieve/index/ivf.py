@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.errors import SdcError, UsageError
 from sdc.progress import Progress
 from sdc.retrieve.index import file_format
@@ -198,7 +198,7 @@ class Searcher:
 
     def _share_out(self, scan: Callable[[np.ndarray], T], codes: np.ndarray) -> list[T]:
         groups = [codes[start : start + _GROUP] for start in range(0, max(len(codes), 1), _GROUP)]
-        return shared_out([partial(scan, group) for group in groups], min(processors(), len(groups)))
+        return shared_out([partial(scan, group) for group in groups], min(cpu_count(), len(groups)))
 
     def _search(self, k: int, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of a few queries, by the calling thread; a position is −1 where too few codes were scanned."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ _pools: dict[str, ThreadPoolExecutor] = {}
 def _pool() -> ThreadPoolExecutor:
     # setdefault: two threads may come here at once; an executor without work has no threads.
     return _pools.get("one") or _pools.setdefault(
-        "one", ThreadPoolExecutor(max(processors() - 1, 1), "sdc-search", lambda: faiss_module().omp_set_num_threads(1))
+        "one", ThreadPoolExecutor(max(cpu_count() - 1, 1), "sdc-search", lambda: faiss_module().omp_set_num_threads(1))
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.files import fingerprint, replacing
+from sdc.files import atomic_write, fingerprint
 from sdc.retrieve.cross_validation import cross_validated, folds
 from sdc.retrieve.features.cosine import Nearest
 from sdc.retrieve.features.exact_neighbors import nearest
@@ -207,7 +207,7 @@ def _remembered(path: Path, index: Index) -> list[Choice]:
 
 def _remember(path: Path, index: Index, choices: Sequence[Choice]) -> None:
     held = {"index": index.fingerprint, "choices": [asdict(choice) for choice in choices]}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({**held, "checksum": fingerprint(held)}, indent=1))
 
 

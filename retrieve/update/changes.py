@@ -17,7 +17,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.store.store import FeatureStore
-from sdc.files import checksum, describing, replacing, sync
+from sdc.files import atomic_write, checksum, explain_os_errors, sync
 from sdc.progress import Progress
 from sdc.retrieve.encode import encode_rows
 from sdc.retrieve.index import file_format
@@ -182,7 +182,7 @@ def _take_place(aside: Path, index: Index) -> None:
     """Puts a compacted db.bin in the place of the one that the index was opened from."""
     path = index.path
     assert path is not None
-    with describing(path):
+    with explain_os_errors(path):
         try:
             os.replace(aside, path)
         except OSError as error:
@@ -219,7 +219,7 @@ def _commit(
         added = Part(len(entries), trailer)
     if len(gone):
         data = rows_as_bytes(gone)
-        with replacing(beside / change.removed_name) as temporary:
+        with atomic_write(beside / change.removed_name) as temporary:
             temporary.write_bytes(data)
         removed = Part(len(gone), checksum(data))
     assert index.trailer is not None

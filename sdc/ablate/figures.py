@@ -11,7 +11,7 @@ import numpy as np
 
 from sdc.experiments.grid import describe
 from sdc.experiments.tables import Row, grouped, mean_sd, values
-from sdc.files import replacing
+from sdc.files import atomic_write
 from sdc.retrieve.diagnose.similarity_histograms import Histogram
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def write_figures(folder: Path, rows: Sequence[Row], varied: Sequence[str]) -> l
     if values(rows, "overlap"):
         figures[AGAINST_OVERLAP] = _against_overlap(rows, varied, score)
     for name, figure in figures.items():
-        with replacing(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             figure.savefig(temporary, format="png", dpi=130)
     return [folder / name for name in figures]
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from sdc._version import __version__
 from sdc.ablate.figures import AGAINST_OVERLAP, MOST, OVER_BITS, SENSITIVITY, read_histograms, write_figures
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.errors import SdcError, UsageError, log
 from sdc.experiments.folder import CSV, TABLE, GridFolder
 from sdc.experiments.grid import Cell, Value, describe, make_cells, parse_fixed, parse_over
 from sdc.experiments.jobs import compute_all
 from sdc.experiments.tables import Row, grouped, make_rows, markdown, write_csv
 from sdc.extract.store.store import SPLITS, FeatureStore
-from sdc.files import replacing, required
+from sdc.files import atomic_write, require_file
 from sdc.retrieve.diagnose import similarity_histograms
 from sdc.train.run import TrainSettings
 
@@ -92,7 +92,7 @@ def run(settings: AblateSettings) -> Path:
         left = folder.left(cells, wanted, overwrite=settings.overwrite)
         if left is not None:
             total = len({cell.name for cell in cells})
-            compute_all(left, settings.jobs or processors(), folder.cells, total, "ablate")
+            compute_all(left, settings.jobs or cpu_count(), folder.cells, total, "ablate")
             _write(folder, cells, list(over), wanted)
     return settings.out
 
@@ -118,7 +118,7 @@ def _fixed(settings: AblateSettings) -> dict[str, Value]:
 def _stores(settings: AblateSettings, trained_on: set[str]) -> dict[Path, FeatureStore]:
     stores: dict[Path, FeatureStore] = {}
     for path in settings.features:
-        store = FeatureStore(required(path, "features file", "sdc extract"))
+        store = FeatureStore(require_file(path, "features file", "sdc extract"))
         if store.fingerprint in {other.fingerprint for other in stores.values()}:
             raise UsageError(f"--features {path}: the same features are given twice")
         for split in sorted({"query", "database", *trained_on} & {*SPLITS}):
@@ -139,7 +139,7 @@ def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], wan
     fixed = ", ".join(f"{name} {value}" for name, value in wanted["train"].items())
     title = f"Ablation over {', '.join(varied)}" if varied else "Ablation"
     notes = f"{fixed}; {wanted['seeds']} seed(s) a cell, mean ± sd; scores expected over ties; sdc {__version__}"
-    with replacing(out / TABLE) as temporary:
+    with atomic_write(out / TABLE) as temporary:
         temporary.write_text(markdown(rows, varied, title, notes), encoding="utf-8")
     refused = sum(row["refused"] is not None for row in rows)
     log.info("%s: %d cells%s", out, len(rows), f", {refused} of them without scores" if refused else "")

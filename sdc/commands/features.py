@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdc.commands.common import PATH, as_json, device, out, overwrite, print_json, report
-from sdc.devices import leads
+from sdc.devices import is_main_process
 from sdc.extract.images import LONGEST, SCALES
 from sdc.extract.import_vectors import ImportSettings
 from sdc.extract.run import ExtractSettings
@@ -89,7 +89,7 @@ def extract(as_json: bool, **options: Any) -> None:
     from sdc.extract.run import run
 
     path = run(ExtractSettings(**options))
-    if leads():
+    if is_main_process():
         report(path, as_json)
 
 

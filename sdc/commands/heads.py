@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sdc.commands.common import PATH, as_json, device, features, out, overwrite, print_json
-from sdc.devices import leads
+from sdc.devices import is_main_process
 from sdc.train.export.run import ExportSettings
 from sdc.train.methods import METHODS
 from sdc.train.run import TrainSettings
@@ -95,7 +95,7 @@ def train(as_json: bool, **options: Any) -> None:
     started = time.monotonic()
     path = run(TrainSettings(**options))
     seconds = time.monotonic() - started
-    if not leads():
+    if not is_main_process():
         return
     model = Model.load(path)
     training = model.metadata["training"]

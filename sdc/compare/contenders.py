@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, unknown
+from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.store.store import FeatureStore
 from sdc.progress import Progress
 from sdc.retrieve.bits import byte_signs, hamming, pack
@@ -43,7 +43,7 @@ _BLOCK = 8192
 def check_method(name: str) -> None:
     """Raises UsageError unless there is such a contender."""
     if name.removesuffix(ASYMMETRIC) not in METHODS and name not in QUANTIZERS:
-        raise unknown("method", name, [*METHODS, *QUANTIZERS, f"sdc{ASYMMETRIC}"])
+        raise unknown_name_error("method", name, [*METHODS, *QUANTIZERS, f"sdc{ASYMMETRIC}"])
 
 
 class Contender(ABC):

@@ -23,11 +23,11 @@ from sdc.compare.contenders import check_method
 from sdc.compare.measurements import Contest
 from sdc.compare.results import Result, near_cutoff, of_length
 from sdc.compare.runner import measure
-from sdc.devices import MOST_SEED, processors
+from sdc.devices import MOST_SEED, cpu_count
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.store.store import FeatureStore, Listing
 from sdc.extract.subsample import stratified
-from sdc.files import describing, fillable, replacing, settle
+from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors
 from sdc.retrieve.bits import check_bits
 from sdc.retrieve.evaluate.relevance import relevance
 from sdc.retrieve.features.cosine import CUTOFFS
@@ -140,10 +140,10 @@ def _wanted(settings: CompareSettings, store: FeatureStore) -> dict[str, Any]:
 def _is_there(settings: CompareSettings, wanted: Mapping[str, Any]) -> bool:
     """Whether the folder holds these very results; refuses one that can't be filled, before any work is done."""
     out = settings.out
-    fillable(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
+    check_output_folder(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
     if settings.overwrite or not (out / JSON).exists():
         return False
-    settle(out, read(out)["settings"], wanted)
+    check_same_settings(out, read(out)["settings"], wanted)
     return True
 
 
@@ -183,7 +183,7 @@ def _write(
 ) -> None:  # fmt: skip
     """The folder; results.json, which says that it is whole, is written last."""
     out, cutoffs, at = settings.out, contest.cutoffs, contest.at
-    with describing(out):
+    with explain_os_errors(out):
         out.mkdir(exist_ok=True)
         (out / JSON).unlink(missing_ok=True)
     found = {
@@ -200,20 +200,20 @@ def _write(
         "results": [result.json() for result in results],
         "advice": [asdict(one) for one in advice],
     }
-    with replacing(out / PLOT) as temporary:
+    with atomic_write(out / PLOT) as temporary:
         standings.draw(temporary, results, cutoffs, at)
-    with replacing(out / CSV) as temporary:
+    with atomic_write(out / CSV) as temporary:
         standings.write_csv(temporary, results, cutoffs)
-    with replacing(out / TABLE) as temporary:
+    with atomic_write(out / TABLE) as temporary:
         temporary.write_text(_markdown(settings, found, results, advice), encoding="utf-8")
-    with replacing(out / JSON) as temporary:
+    with atomic_write(out / JSON) as temporary:
         temporary.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
     log.info("%s: %d results", out, len(results))
 
 
 def _machine() -> str:
     versions = f"Python {platform.python_version()}, FAISS {faiss_module().__version__}"
-    return f"{processors()} processors ({platform.machine()}), {versions}"
+    return f"{cpu_count()} processors ({platform.machine()}), {versions}"
 
 
 def _markdown(

@@ -18,7 +18,7 @@ from typing import Any
 from sdc._version import __version__
 from sdc.errors import SdcError, UsageError, log
 from sdc.experiments.grid import Cell
-from sdc.files import describing, differing, fillable, replacing, settle
+from sdc.files import atomic_write, check_output_folder, check_same_settings, differing, explain_os_errors
 
 CELLS, SETTINGS, CSV, TABLE = "cells", "settings.json", "results.csv", "results.md"
 
@@ -53,8 +53,10 @@ class GridFolder:
         """
         out = self.path
         known = (out / SETTINGS).exists()  # a folder of ours may hold what its owner has put there as well
-        fillable(out, SETTINGS, self.command, None if known else {CELLS, CSV, TABLE, *self.drawn, *self.sources})
-        with describing(out):
+        check_output_folder(
+            out, SETTINGS, self.command, None if known else {CELLS, CSV, TABLE, *self.drawn, *self.sources}
+        )
+        with explain_os_errors(out):
             self.cells.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(out, os.O_RDONLY)
         try:
@@ -85,12 +87,12 @@ class GridFolder:
             whole = not left and all((out / name).exists() for name in (CSV, TABLE))
             different = differing(found, wanted)
             if not overwrite and (whole or different):
-                settle(out, found, wanted)
+                check_same_settings(out, found, wanted)
                 self._warn_of_versions(names)
                 return None
             if different:
                 self._clear(names)
-        with replacing(recorded) as temporary:
+        with atomic_write(recorded) as temporary:
             temporary.write_text(json.dumps({**wanted, "version": __version__}, ensure_ascii=False, indent=1))
         if len(left) < len(names):
             log.info("%s: %d cells are there and kept, %d are left to compute", out, len(names) - len(left), len(left))

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from sdc.errors import UsageError, unknown
+from sdc.errors import UsageError, unknown_name_error
 from sdc.extract.store.store import FeatureStore
 from sdc.files import fingerprint
 from sdc.train.methods import CALIBRATED, METHODS
@@ -94,7 +94,7 @@ def parse_over(texts: Sequence[str]) -> dict[str, list[Value]]:
     for text in texts:
         name, equals, listed = text.partition("=")
         if name not in OVER and name not in KINDS:
-            raise unknown("setting to vary", name, {*OVER, *KINDS})
+            raise unknown_name_error("setting to vary", name, {*OVER, *KINDS})
         if name in over:
             raise UsageError(f"--over {name} is given twice: name its values once, {name}=value,value,...")
         if not equals and name not in OVER:
@@ -118,7 +118,7 @@ def parse_fixed(texts: Sequence[str]) -> dict[str, Value]:
     for text in texts:
         name, _, value = text.partition("=")
         if name not in KINDS:
-            raise unknown("setting", name, KINDS)
+            raise unknown_name_error("setting", name, KINDS)
         if name in fixed:
             raise UsageError(f"--set {name} is given twice")
         fixed[name] = convert(name, value)

@@ -24,7 +24,7 @@ import numpy as np
 from sdc._version import __version__
 from sdc.errors import SdcError
 from sdc.experiments.grid import Cell
-from sdc.files import replacing
+from sdc.files import atomic_write
 from sdc.progress import Progress
 
 # Set before NumPy and PyTorch are loaded: one thread a job, and none that spins while others compute.
@@ -140,6 +140,6 @@ def compute(cell: Cell, kept: Path) -> None:
         if cell.diagnosed:
             diagnose = collapse.DiagnoseSettings(index=index, features=features, out=kept.with_suffix(".csv"))
             found["diagnose"] = collapse.run(diagnose)
-    with replacing(kept) as temporary:
+    with atomic_write(kept) as temporary:
         temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdc.experiments.grid import Cell, Value, describe, show
-from sdc.files import replacing
+from sdc.files import atomic_write
 
 Row = dict[str, Any]
 
@@ -79,7 +79,7 @@ def _look_up(found: Any, path: Sequence[str]) -> Any:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Writes rows, which have the same keys, with a header. None becomes an empty field."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.errors import SdcError, log
 from sdc.extract import backbones, datasets
 from sdc.extract.images import LONGEST, SCALES
@@ -143,7 +143,7 @@ def _seconds(call: Any) -> float:
 
 def _grid(job: Job, evaluated: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     total = job.settings.seeds * len(job.entries) * len(job.bits)
-    jobs = min(job.settings.jobs or processors(), total)
+    jobs = min(job.settings.jobs or cpu_count(), total)
     left = dict.fromkeys(job.entries, job.settings.seeds * len(job.bits))
     if all(source.path.is_file() for source in job.sources):
         stores = {source.path: FeatureStore(source.path, verify=False) for source in job.sources}

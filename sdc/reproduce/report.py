@@ -13,7 +13,7 @@ from sdc.experiments.grid import Cell
 from sdc.experiments.tables import Row, grouped, make_rows, mean_sd, values, write_csv
 from sdc.extract.datasets import about_of
 from sdc.extract.store.store import SPLITS, FeatureStore
-from sdc.files import replacing
+from sdc.files import atomic_write
 from sdc.reproduce.tables import R50_DELG, Table, table_of
 
 JSON = "results.json"
@@ -73,9 +73,9 @@ def write(folder: GridFolder, name: str, cells: Sequence[Cell], notes: Sequence[
         "rows": rows,
     }
     write_csv(folder.path / CSV, rows)
-    with replacing(folder.path / JSON) as temporary:
+    with atomic_write(folder.path / JSON) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    with replacing(folder.path / TABLE) as temporary:
+    with atomic_write(folder.path / TABLE) as temporary:
         temporary.write_text(markdown(content), encoding="utf-8")
     log.info("%s: %d cells", folder.path, len(cells))
 

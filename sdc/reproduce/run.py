@@ -13,15 +13,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sdc.devices import processors
-from sdc.errors import SdcError, UsageError, unknown
+from sdc.devices import cpu_count
+from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.experiments.folder import GridFolder
 from sdc.experiments.grid import Cell, cell_name
 from sdc.experiments.jobs import compute_all
 from sdc.extract import run as extract
 from sdc.extract.run import ExtractSettings
 from sdc.extract.store.store import FeatureStore
-from sdc.files import required
+from sdc.files import require_file
 from sdc.reproduce import report
 from sdc.reproduce.tables import R50_DELG, Entry, Table, table_of
 from sdc.train.run import TrainSettings
@@ -164,7 +164,7 @@ def run(settings: ReproduceSettings) -> Path:
         left = job.folder.left(cells, wanted, overwrite=settings.overwrite)
         if left is not None:
             total = len({cell.name for cell in cells})
-            compute_all(left, settings.jobs or processors(), job.folder.cells, total, "reproduce")
+            compute_all(left, settings.jobs or cpu_count(), job.folder.cells, total, "reproduce")
             notes = report.departures(job.table, settings.limit, evaluated, trained)
             report.write(job.folder, settings.table, cells, notes)
     return job.folder.path
@@ -181,7 +181,7 @@ def prepare(settings: ReproduceSettings) -> Job:
     if settings.methods is not None:
         for name in settings.methods:
             if name not in entries:
-                raise unknown(f"method of the table {settings.table}", name, entries)
+                raise unknown_name_error(f"method of the table {settings.table}", name, entries)
         entries = {name: entries[name] for name in settings.methods}
     bits = settings.bits or table.bits
     for option, number in (("seeds", settings.seeds), ("jobs", settings.jobs), ("limit", settings.limit)):
@@ -239,7 +239,7 @@ def _store(job: Job, source: Source) -> FeatureStore:
     if source.extraction:
         with job.naming(source):
             extract.run(source.extraction)
-    store = FeatureStore(required(source.path, "features file", "sdc import"))
+    store = FeatureStore(require_file(source.path, "features file", "sdc import"))
     splits = (["query", "database"] if source is job.evaluated else []) + (["train"] if source is job.trained else [])
     for split in splits:
         if not len(store.splits[split]):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdc.errors import unknown
+from sdc.errors import unknown_name_error
 
 PAPER, SUPPLEMENT = "main paper", "supplement"
 Published = Mapping[tuple[str, int], float]
@@ -234,7 +234,7 @@ TABLES = {
 def table_of(name: str) -> Table:
     """Raises UsageError for an unknown name."""
     if name not in TABLES:
-        raise unknown("table", name, TABLES)
+        raise unknown_name_error("table", name, TABLES)
     return TABLES[name]
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.errors import SdcError, log
 from sdc.serve import openapi, page
 from sdc.serve.allowed_hosts import Hosts
@@ -58,7 +58,7 @@ class Service:
         self.metrics = Metrics()
         self.gate = Gate(settings.max_body)
         self.follower = Follower(loaded, self.metrics)
-        self._threads = ThreadPoolExecutor(processors(), "sdc-serve")
+        self._threads = ThreadPoolExecutor(cpu_count(), "sdc-serve")
         self._page = page.Page()
         self._description = _json(openapi.describe(settings))
 

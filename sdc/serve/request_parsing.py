@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from sdc.errors import unknown
+from sdc.errors import unknown_name_error
 from sdc.serve.limits import RefusedError
 from sdc.serve.settings import MOST_LABELS, MOST_NEIGHBORS, MOST_VECTORS
 
@@ -57,7 +57,7 @@ def of_json(body: bytes | bytearray, max_k: int, dimension: int) -> Query:
     found = _parsed(body, MOST_VECTORS * dimension)
     for key in found:
         if key not in (*_WHATS, *_HOWS):
-            raise RefusedError(422, str(unknown("key", key[:100], (*_WHATS, *_HOWS))))
+            raise RefusedError(422, str(unknown_name_error("key", key[:100], (*_WHATS, *_HOWS))))
     named = [key for key in _WHATS if key in found]
     if len(named) != 1:
         raise RefusedError(
@@ -88,7 +88,7 @@ def of_parameters(parameters: Mapping[str, list[str]], max_k: int) -> How:
     found: dict[str, Any] = {}
     for key, values in parameters.items():
         if key not in _HOWS:
-            raise RefusedError(422, str(unknown("parameter", key[:100], _HOWS)))
+            raise RefusedError(422, str(unknown_name_error("parameter", key[:100], _HOWS)))
         try:
             numbers = [int(value[:20]) for value in values]
         except ValueError:

@@ -15,14 +15,14 @@ import pytest
 from sdc import errors
 from sdc.devices import torch_device
 from sdc.errors import SdcError, UsageError
-from sdc.files import checksum, differing, fingerprint, replacing, required, settle, writable
+from sdc.files import atomic_write, check_same_settings, checksum, differing, fingerprint, require_file, writable
 from sdc.progress import Progress
 
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -32,7 +32,7 @@ def test_a_file_is_replaced_whole(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -43,8 +43,8 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
     script = (
-        "import sys, time; from pathlib import Path; from sdc.files import replacing\n"
-        "with replacing(Path(sys.argv[1])) as t:\n"
+        "import sys, time; from pathlib import Path; from sdc.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as t:\n"
         "    t.write_text('half'); print('half', flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
@@ -55,19 +55,19 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
 
 
 def test_refusals_of_the_system_are_one_line(tmp_path):
-    with pytest.raises(SdcError, match="does not exist"), replacing(tmp_path / "none" / "a"):
+    with pytest.raises(SdcError, match="does not exist"), atomic_write(tmp_path / "none" / "a"):
         pass
-    with pytest.raises(UsageError, match="is a folder"), replacing(tmp_path):
+    with pytest.raises(UsageError, match="is a folder"), atomic_write(tmp_path):
         pass
     for number, message in ((28, "disk is full"), (13, "no permission"), (30, "no permission")):
-        with pytest.raises(SdcError, match=message), replacing(tmp_path / "a"):
+        with pytest.raises(SdcError, match=message), atomic_write(tmp_path / "a"):
             raise OSError(number, os.strerror(number))
     assert os.listdir(tmp_path) == []
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     path = tmp_path / "a"
-    with pytest.raises(SdcError, match="disk is full"), replacing(path) as temporary:
+    with pytest.raises(SdcError, match="disk is full"), atomic_write(path) as temporary:
         temporary.touch()
         with open("/dev/full", "wb", buffering=0) as full:
             full.write(b"x")
@@ -76,7 +76,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
 
 def test_an_output_must_not_replace_a_pipe_or_what_it_is_made_from(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="no regular file"), replacing(tmp_path / "pipe"):
+    with pytest.raises(UsageError, match="no regular file"), atomic_write(tmp_path / "pipe"):
         pass
     with pytest.raises(UsageError, match="is a folder"):
         writable(type(tmp_path)())  # ".", which has no name
@@ -91,12 +91,12 @@ def test_an_output_must_not_replace_a_pipe_or_what_it_is_made_from(tmp_path):
 
 def test_required_says_how_to_make_what_is_missing(tmp_path):
     with pytest.raises(SdcError, match="make one with `sdc extract`"):
-        required(tmp_path / "feats.h5", "features file", "sdc extract")
+        require_file(tmp_path / "feats.h5", "features file", "sdc extract")
     with pytest.raises(SdcError, match="is a folder"):
-        required(tmp_path, "features file", "sdc extract")
+        require_file(tmp_path, "features file", "sdc extract")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SdcError, match="no regular file, expected features file"):  # to open it would wait for ever
-        required(tmp_path / "pipe", "features file", "sdc extract")
+        require_file(tmp_path / "pipe", "features file", "sdc extract")
 
 
 @pytest.mark.parametrize("name", ["nonsense", "meta", "cuda:99"])
@@ -114,13 +114,13 @@ def test_differing_settings_are_named_by_path():
     found, wanted = {"a": 1, "n": {"x": 1, "y": 2}}, {"a": 1, "n": {"x": 1, "y": 3}, "z": None}
     assert differing(found, wanted) == ["n.y: found 2, wanted 3"]
     with pytest.raises(UsageError, match=r"n\.y: found 2, wanted 3.*--overwrite"):
-        settle("out", found, wanted)
-    settle("out", found, found)
+        check_same_settings("out", found, wanted)
+    check_same_settings("out", found, found)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     assert "did you mean 'resnet50'? known: resnet50, vgg16" in str(
-        errors.unknown("backbone", "resnt50", ["vgg16", "resnet50"])
+        errors.unknown_name_error("backbone", "resnt50", ["vgg16", "resnet50"])
     )
 
 

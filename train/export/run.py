@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, log, unknown
-from sdc.files import replacing, settle, writable
+from sdc.errors import SdcError, UsageError, log, unknown_name_error
+from sdc.files import atomic_write, check_same_settings, writable
 from sdc.train.export.formats import FORMATS, Engine, load_format, metadata
 from sdc.train.model import Model
 
@@ -43,7 +43,7 @@ def run(settings: ExportSettings) -> Path:
         UsageError: an unknown format, codes that do not fill bytes, or an `out` made from another model.
     """
     if settings.format not in FORMATS:
-        raise unknown("format", settings.format, FORMATS)
+        raise unknown_name_error("format", settings.format, FORMATS)
     model, out = Model.load(settings.model), Path(settings.out)
     if model.bits % 8:
         raise UsageError(f"{settings.model} makes codes of {model.bits} bits, which do not fill whole bytes")
@@ -53,11 +53,11 @@ def run(settings: ExportSettings) -> Path:
             found = form.describe(out.read_bytes())
         except ValueError as error:
             raise SdcError(f"{out} is no whole {settings.format} export ({error}); --overwrite replaces it") from None
-        settle(out, found, metadata(model))
+        check_same_settings(out, found, metadata(model))
         return out
     writable(out, settings.model)
     data = form.build(model)
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_bytes(data)
         check(form.open(temporary.read_bytes()), model, Path(settings.model).parent, str(out))
     return out

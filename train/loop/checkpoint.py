@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdc.errors import SdcError, UsageError
-from sdc.files import checksum, differing, fingerprint, replacing
+from sdc.files import atomic_write, checksum, differing, fingerprint
 from sdc.train.model import SCHEMA, read_tensors
 
 
@@ -72,7 +72,7 @@ class Checkpoint:
             "fingerprint": _content({name: value.numpy() for name, value in tensors.items()}, described),
             **described,
         }
-        with replacing(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_bytes(save(tensors, metadata={"sdc": json.dumps(header)}))
 
     def load(self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor] | None]:

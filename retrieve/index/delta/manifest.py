@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdc.errors import SdcError
-from sdc.files import fingerprint, replacing
+from sdc.files import atomic_write, fingerprint
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -110,7 +110,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Makes the changes count: writes the manifest, whole, and renames it into place."""
         held = {"schema": SCHEMA, **asdict(self)}
-        with replacing(folder / NAME) as temporary:
+        with atomic_write(folder / NAME) as temporary:
             text = json.dumps({**held, "checksum": fingerprint(held)}, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sdc.devices import processors
+from sdc.devices import cpu_count
 from sdc.retrieve.index.search_plan import GPU_K, Plan, plan
 
 M = 1_000_000
@@ -61,7 +61,7 @@ def test_a_plan_is_a_value_that_says_why():
 
 def test_cpus_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
-    assert processors() == 3
+    assert cpu_count() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert processors() == 1
+    assert cpu_count() == 1
