@@ -219,12 +219,17 @@ class Index:
         Raises:
             UsageError: k < 1, codes of another width or type, or rows that the database does not have.
         """
-        codes, k, positions = self._queries(codes), operator.index(k), self._positions(within)
+        distances, positions = self.search_positions(codes, k, within=within)
+        return distances, self.items.rows(positions)
+
+    def search_positions(
+        self, codes: np.ndarray, k: int, *, within: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `search`, with positions (Q, k) among the items in the place of their rows; both are in one order."""
+        codes, k, inside = self._queries(codes), operator.index(k), self._positions(within)
         if k < 1:
             raise UsageError(f"k must be at least 1, found {k}")
-        k = min(k, self.ntotal if positions is None else len(positions))
-        distances, places = self._searcher.search(codes, k, positions)
-        return distances, self.items.rows(places)
+        return self._searcher.search(codes, min(k, self.ntotal if inside is None else len(inside)), inside)
 
     def range_search(
         self, codes: np.ndarray, radius: int, *, within: np.ndarray | None = None
