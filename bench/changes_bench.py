@@ -36,11 +36,10 @@ from sdc.extract.store.id_array import Names
 from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.bits import pack
 from sdc.retrieve.encode import EncodeSettings, run
-from sdc.retrieve.index import file_format
+from sdc.retrieve.index import Index, file_format
 from sdc.retrieve.index.delta import folder
 from sdc.retrieve.index.delta.manifest import Change, Manifest, Part
 from sdc.retrieve.index.delta.merged_view import rows_as_bytes
-from sdc.retrieve.index.index import Index
 from sdc.retrieve.update import changes
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
 from sdc.train.model import Model

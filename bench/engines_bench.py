@@ -42,8 +42,7 @@ from sdc.retrieve.engines.base import Engine, Hits
 from sdc.retrieve.engines.push import PushSettings, batch_of, batches, record_of, run
 from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.urls import parse
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import Index, Records
 
 CASES = ("embedded-flat", "milvus-flat", "milvus-ivf", "pgvector-flat", "pgvector-hnsw")
 HOLDER = Path(__file__).parents[1] / "tests" / "retrieve" / "engines" / "hold_server.py"
@@ -120,7 +119,7 @@ def started(engine: str) -> Iterator[Place]:
 
 def make(folder: Path, count: int, bits: int, queries: int) -> Index:
     rng = np.random.default_rng(3)
-    held = Entries(clustered(queries, bits, 2), np.arange(queries))
+    held = Records(clustered(queries, bits, 2), np.arange(queries))
     ids = [f"image/{row:07}.jpg" for row in range(count)]
     labels = rng.integers(0, 100, count).astype(np.int32)
     index = Index.build(clustered(count, bits, 1), ids=ids, labels=labels, queries=held)

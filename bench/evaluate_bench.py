@@ -28,8 +28,7 @@ from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.bits import unpack
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.evaluate.run import EvaluateSettings, average_precision, evaluate
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.index import Index, faiss_module
 from sdc.train.model import Model
 
 BAR = 20.0  # seconds

@@ -38,8 +38,7 @@ from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.encode import run as encode
 from sdc.retrieve.features.cosine import unit
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.index import Index, faiss_module
 from sdc.retrieve.rerank.reranker import SecondStage
 from sdc.retrieve.rerank.scoring import WIDTH, rerank
 from sdc.train.model import Model

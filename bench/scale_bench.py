@@ -27,7 +27,7 @@ from disk_bench import capped
 from sdc.devices import cpu_count
 from sdc.extract.store.store import FeatureStore
 from sdc.retrieve.bits import hamming, pack
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index
 from sdc.train.model import Model
 
 DIMENSION, BLOCK = 8, 1_000_000

@@ -33,9 +33,7 @@ import numpy as np
 
 from sdc.devices import cpu_count
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
-from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.index import Index, Records, faiss_module
 
 CASES = {"1M64": (1_000_000, 64), "1M256": (1_000_000, 256), "10M64": (10_000_000, 64)}
 BATCHES, KS, QUERIES = (1, 16, 1024), (10, 100), 1024
@@ -228,7 +226,7 @@ def start_to_end() -> list[str]:
     codes, queries = clustered(1_000_000, 64, 1), clustered(10, 64, 2)
     with tempfile.TemporaryDirectory() as folder:
         ids = [f"image/{row:07}.jpg" for row in range(len(codes))]
-        held = Entries(queries, np.arange(len(queries)))
+        held = Records(queries, np.arange(len(queries)))
         path = Index.build(codes, ids=ids, queries=held).save(Path(folder) / "db.bin")
         command = [sys.executable, "-m", "sdc", "search", "--index", str(path)]
         seconds = least(lambda: subprocess.run(command, capture_output=True, check=True))

@@ -38,7 +38,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from sdc.devices import cpu_count
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index
 from sdc.retrieve.queries import codes_of
 from sdc.train.model import Model
 

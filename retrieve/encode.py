@@ -14,10 +14,7 @@ from sdc.extract.store.store import FeatureStore
 from sdc.files import check_same_settings, writable
 from sdc.progress import Progress
 from sdc.retrieve.bits import pack
-from sdc.retrieve.index import autotune
-from sdc.retrieve.index.ids import Ids
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import Ids, Index, Records, autotune
 from sdc.train.model import NORM_EPS, Model
 
 RECENTERED = ("paper-instance",)  # presets for which re-centring is the default
@@ -86,7 +83,7 @@ def run(settings: EncodeSettings) -> Path:
             model = model.recentered(mean)
         codes = encode_rows(model, store, database, progress)
         query_codes = encode_rows(model, store, queries, progress)
-    held = Entries(
+    held = Records(
         query_codes,
         queries,
         Ids.of_rows(store.names, queries),
@@ -162,7 +159,7 @@ def _say_moved(model: Model, mean: np.ndarray) -> None:
 
 
 def _labels(store: FeatureStore, rows: np.ndarray) -> dict[str, np.ndarray | None]:
-    """Both levels of labels of `rows`, under the names they have in `Entries`."""
+    """Both levels of labels of `rows`, under the names they have in `Records`."""
     both = {"labels": store.labels, "labels_coarse": store.labels_coarse}
     return {name: None if labels is None else labels[rows] for name, labels in both.items()}
 

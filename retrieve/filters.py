@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
+from sdc.retrieve.index import Records
 from sdc.retrieve.index.delta import items
-from sdc.retrieve.index.records import Entries
 
 
-def rows_of(database: Entries, ids: Path | None, labels: Sequence[int]) -> np.ndarray | None:
+def rows_of(database: Records, ids: Path | None, labels: Sequence[int]) -> np.ndarray | None:
     """The rows (n,) of those codes whose id stands in a file and whose label is one of `labels`; None for all.
 
     Args:
@@ -34,7 +34,7 @@ def rows_of(database: Entries, ids: Path | None, labels: Sequence[int]) -> np.nd
     return rows
 
 
-def _listed(database: Entries, path: Path) -> np.ndarray:
+def _listed(database: Records, path: Path) -> np.ndarray:
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
@@ -56,7 +56,7 @@ def _listed(database: Entries, path: Path) -> np.ndarray:
     return chosen
 
 
-def _labelled(database: Entries, labels: Sequence[int]) -> np.ndarray:
+def _labelled(database: Records, labels: Sequence[int]) -> np.ndarray:
     held = database.labels
     if held is None:
         raise UsageError("the index has no labels to choose by: encode features that have them (`sdc import --labels`)")

@@ -13,7 +13,7 @@ import numpy as np
 
 from sdc.errors import UsageError, log
 from sdc.retrieve.filters import rows_of
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index
 from sdc.retrieve.queries import Queries, model_of, of_images, of_vectors
 from sdc.retrieve.rerank.reranker import SecondStage
 from sdc.retrieve.rerank.reranker import check as check_rerank

@@ -12,7 +12,7 @@ from sdc._version import __version__
 
 if TYPE_CHECKING:
     from sdc.api import Hasher
-    from sdc.retrieve.index.index import Index
+    from sdc.retrieve.index import Index
 
 
 __all__ = ["Hasher", "Index", "__version__"]
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return Hasher
     if name == "Index":
-        from sdc.retrieve.index.index import Index
+        from sdc.retrieve.index import Index
 
         return Index
     raise AttributeError(f"module 'sdc' has no attribute {name!r}")

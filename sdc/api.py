@@ -185,7 +185,7 @@ def _inspect_model(path: Path) -> dict[str, Any]:
 
 
 def _inspect_index(path: Path) -> dict[str, Any]:
-    from sdc.retrieve.index.index import Index
+    from sdc.retrieve.index import Index
 
     index = Index.open(path)
     return {

@@ -20,7 +20,7 @@ from sdc.retrieve.bits import hamming, unpack
 from sdc.retrieve.diagnose import similarity_histograms
 from sdc.retrieve.diagnose.alarms import explain
 from sdc.retrieve.features.feature_source import Features, encoded_features
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index
 from sdc.train.methods import CALIBRATED
 
 CUTOFFS = (10, 100)

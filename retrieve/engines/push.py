@@ -19,9 +19,7 @@ from sdc.retrieve.bits import hamming
 from sdc.retrieve.engines.base import MOST_ROWS, Batch, Engine, Hits, Record
 from sdc.retrieve.engines.registry import connect, index_types, longest_id
 from sdc.retrieve.engines.urls import MILVUS, PGVECTOR, Target, parse
-from sdc.retrieve.index.flat import Flat
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import FlatSearcher, Index, Records
 
 _BATCH_BYTES = 16 << 20  # engines refuse requests of more than 64 MB
 _SAMPLE, _NEIGHBORS, _SEED = 100, 10, 0
@@ -178,7 +176,7 @@ def _complete(settings: PushSettings, engine: Engine, index: Index, record: Reco
     return check(engine, index, record)
 
 
-def _send(engine: Engine, database: Entries, there: int, size: int) -> None:
+def _send(engine: Engine, database: Records, there: int, size: int) -> None:
     """Pushes what is missing of the database, of which `there` codes are in the engine."""
     # A batch that was cut off may be there in part, in any order: what lies around its place is looked at.
     start, sure = max(0, there - MOST_ROWS), there + MOST_ROWS if there else 0
@@ -203,7 +201,7 @@ def _present(engine: Engine, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def batches(database: Entries, start: int, size: int, limit: int = _BATCH_BYTES) -> Iterator[slice]:
+def batches(database: Records, start: int, size: int, limit: int = _BATCH_BYTES) -> Iterator[slice]:
     """Consecutive slices of a database from `start` on, each of at most `size` codes and about `limit` bytes."""
     width = database.codes.shape[1] + 64
     while start < len(database):
@@ -216,7 +214,7 @@ def batches(database: Entries, start: int, size: int, limit: int = _BATCH_BYTES)
         start = stop
 
 
-def batch_of(database: Entries, positions: np.ndarray) -> Batch:
+def batch_of(database: Records, positions: np.ndarray) -> Batch:
     """The codes at some positions, ready to go."""
     labels: list[int] | list[list[int]] | None = None
     if database.labels is not None:
@@ -225,7 +223,7 @@ def batch_of(database: Entries, positions: np.ndarray) -> Batch:
     return Batch(database.rows[positions], database.names(positions), database.codes[positions], labels)
 
 
-def _check_ids(database: Entries, longest: int | None) -> None:
+def _check_ids(database: Records, longest: int | None) -> None:
     """Refuses ids that the engine would, before anything goes there; they are decoded only where it may matter.
 
     Args:
@@ -267,7 +265,7 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
     source = index.queries.codes if index.queries is not None else index.database.codes
     chosen = np.random.default_rng(_SEED).permutation(len(source))[:_SAMPLE]
     codes, k = np.ascontiguousarray(source[np.sort(chosen)]), min(_NEIGHBORS, len(index))
-    true, _ = Flat(index.database.codes).search(codes, k)
+    true, _ = FlatSearcher(index.database.codes).search(codes, k)
     found = engine.search(codes, k)
     for code, hits in zip(codes, found, strict=True):
         if not _right(index.database, code, hits):
@@ -285,7 +283,7 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
     return {"queries": len(codes), "k": k, "recall": recall}
 
 
-def _right(database: Entries, code: np.ndarray, hits: Hits) -> bool:
+def _right(database: Records, code: np.ndarray, hits: Hits) -> bool:
     """Whether each hit is an item of the database, once, with its id and its distance to the code."""
     positions = np.minimum(np.searchsorted(database.rows, hits.rows), len(database) - 1)
     return (

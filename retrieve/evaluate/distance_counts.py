@@ -11,7 +11,7 @@ from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate.relevance import Marks
 from sdc.retrieve.features.cosine import Cosines, Nearest, expected_overlap
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import Records
 
 _PAIRS = 1 << 23  # (query, item) pairs held at once: tens of megabytes
 
@@ -53,8 +53,8 @@ class Tally:
 
 
 def tally(
-    queries: Entries,
-    database: Entries,
+    queries: Records,
+    database: Records,
     own: np.ndarray,
     marks: Marks,
     cutoffs: Sequence[int],
@@ -65,7 +65,7 @@ def tally(
     """Goes over all pairs.
 
     Args:
-        own: as `sdc.retrieve.index.records.own_places` gives it.
+        own: as `sdc.retrieve.index.records.own_positions` gives it.
         cutoffs: values of k, at least one, for the overlaps.
         by_cosine: for overlaps and APs by cosine.
         in_rows: fill `by_row` as well, which takes a sort a query.
@@ -123,7 +123,7 @@ def _add_cosine(
     found.float_aps.append(by_cosine.score(sizes, hits))
 
 
-def _blocks(queries: Entries, database: Entries, marks: Marks) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+def _blocks(queries: Records, database: Records, marks: Marks) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Consecutive queries with their distances (b, N) int32 and the marks (b, N) uint8 as bits."""
     size = max(1, _PAIRS // len(database))
     for start in range(0, len(queries), size):

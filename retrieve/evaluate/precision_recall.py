@@ -17,7 +17,7 @@ import numpy as np
 
 from sdc.errors import UsageError, log
 from sdc.files import atomic_write, writable
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import Records
 
 _KEYS = {"cutoff": "at", "radius": "radius", "query": "id"}
 
@@ -52,7 +52,7 @@ def check(path: Path) -> None:
 
 def write(
     path: Path,
-    queries: Entries,
+    queries: Records,
     sizes: np.ndarray,
     hits: np.ndarray,
     per_query: Mapping[str, np.ndarray],

@@ -17,8 +17,7 @@ from sdc.errors import UsageError, log, unknown_name_error
 from sdc.retrieve.evaluate import landmark_metrics
 from sdc.retrieve.evaluate.ranking_metrics import Denominator, average_precision_of_groups
 from sdc.retrieve.evaluate.relevance import Marks, by_groundtruth, by_labels, levels
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import Index, Records
 
 CATEGORY, RELEVANT, REVISITED, NEIGHBORS = "category", "relevant", "revisited", "neighbors"
 LISTS = {RELEVANT: ("relevant",), REVISITED: landmark_metrics.MARKS}  # of the ground truth, what each needs
@@ -119,7 +118,7 @@ def choose(
     return Protocol(name, min(at, ranked), denominator or DEFAULT_DENOMINATOR[name], marks)
 
 
-def _marks(name: str, where: Path, queries: Entries, database: Entries) -> Marks:
+def _marks(name: str, where: Path, queries: Records, database: Records) -> Marks:
     has = [
         *(["labels"] if levels(queries, database) else []),
         *(f"the ground truth {each}" for each in queries.groundtruth),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import Records
 
 FINE, COARSE = "labels", "labels_coarse"
 
@@ -27,7 +27,7 @@ class Marks:
     of: Callable[[slice], np.ndarray]
 
 
-def levels(queries: Entries, database: Entries) -> tuple[str, ...]:
+def levels(queries: Records, database: Records) -> tuple[str, ...]:
     """The levels of labels that both have, the fine one first; coarse labels alone are none."""
 
     def both(level: str) -> bool:
@@ -36,7 +36,7 @@ def levels(queries: Entries, database: Entries) -> tuple[str, ...]:
     return tuple(itertools.takewhile(both, (FINE, COARSE)))
 
 
-def by_labels(queries: Entries, database: Entries) -> Marks:
+def by_labels(queries: Records, database: Records) -> Marks:
     """A mark for each of `levels` at which an item is relevant."""
     known = levels(queries, database)
 
@@ -50,7 +50,7 @@ def by_labels(queries: Entries, database: Entries) -> Marks:
     return Marks(known, of)
 
 
-def by_groundtruth(queries: Entries, database: Entries, names: Sequence[str]) -> Marks:
+def by_groundtruth(queries: Records, database: Records, names: Sequence[str]) -> Marks:
     """A mark for each of the queries' lists of these names.
 
     Raises:

@@ -29,9 +29,7 @@ from sdc.retrieve.evaluate.ranking_metrics import (
 from sdc.retrieve.evaluate.relevance import COARSE, FINE, relevance
 from sdc.retrieve.features.cosine import CUTOFFS, Cosines
 from sdc.retrieve.features.feature_source import encoded_features
-from sdc.retrieve.index.autotune import recall_of
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries, own_places
+from sdc.retrieve.index import Index, Records, own_positions, recall_of
 
 __all__ = ["EvaluateSettings", "average_precision", "evaluate", "relevance", "revisited"]
 
@@ -95,7 +93,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise UsageError(
             f"{settings.index} has no query split to evaluate with: encode features that have one (see `sdc import`)"
         )
-    own = own_places(queries.rows, database.rows)
+    own = own_positions(queries.rows, database.rows)
     ranked = len(database) - int((own >= 0).any())
     if not ranked:
         raise SdcError(f"{settings.index} holds nothing but the query itself: there is no ranking to evaluate")
@@ -152,7 +150,7 @@ def _check_curves(settings: EvaluateSettings, protocol: Protocol) -> None:
 
 
 def _by_relevance(
-    settings: EvaluateSettings, index: Index, queries: Entries, found: Tally, protocol: Protocol
+    settings: EvaluateSettings, index: Index, queries: Records, found: Tally, protocol: Protocol
 ) -> dict[str, Any]:
     """All figures of rankings in which items are relevant or not; writes the curves where they are asked for.
 
@@ -227,7 +225,7 @@ def _at_level(
 
 
 def _by_group(
-    settings: EvaluateSettings, groups: dict[str, list[int]], queries: Entries, aps: dict[str, np.ndarray]
+    settings: EvaluateSettings, groups: dict[str, list[int]], queries: Records, aps: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """mAP of the queries whose class is in each group; a group without any is left out.
 

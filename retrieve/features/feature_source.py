@@ -16,8 +16,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store.store import FeatureStore
-from sdc.retrieve.index.delta.folder import itself
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index, itself
 
 _OTHERS = 500  # files that a process may have open beside those of the features
 

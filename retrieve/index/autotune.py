@@ -19,9 +19,9 @@ from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.cross_validation import cross_validated
 from sdc.retrieve.index import ivf
-from sdc.retrieve.index.flat import Flat
-from sdc.retrieve.index.ivf import Searcher
-from sdc.retrieve.index.records import Entries, own_places
+from sdc.retrieve.index.flat import FlatSearcher
+from sdc.retrieve.index.ivf import IVFSearcher
+from sdc.retrieve.index.records import Records, own_positions
 
 INDEX_TYPES = ("auto", "flat", "ivf")
 RECALL = 0.95  # asked for by default
@@ -36,7 +36,7 @@ _AT_ONCE = 16  # queries whose neighbours are listed together
 
 
 @dataclass(frozen=True)
-class Choice:
+class IndexChoice:
     """What kind of index was chosen, and what to expect of it.
 
     Attributes:
@@ -91,7 +91,7 @@ class Queries:
         return len(self.codes)
 
     @classmethod
-    def of(cls, database: Entries, queries: Entries | None, chance: np.random.Generator) -> Queries:
+    def of(cls, database: Records, queries: Records | None, chance: np.random.Generator) -> Queries:
         """Some of the query split, or, where that has too few, rows of the database, in random order."""
         if queries is not None and 0 < len(queries) < _ENOUGH:
             log.info(
@@ -99,7 +99,7 @@ class Queries:
             )
         if queries is not None and len(queries) >= _ENOUGH:
             chosen = chance.permutation(len(queries))[:_QUERIES]
-            return cls(queries.codes[chosen], own_places(queries.rows, database.rows)[chosen], "query split")
+            return cls(queries.codes[chosen], own_positions(queries.rows, database.rows)[chosen], "query split")
         chosen = chance.permutation(len(database))[:_QUERIES]
         return cls(database.codes[chosen], chosen, "database rows")
 
@@ -127,14 +127,14 @@ def check_fits(count: int, width: int, index_type: str, memory: int | None) -> N
 
 
 def choose(
-    database: Entries,
-    queries: Entries | None,
+    database: Records,
+    queries: Records | None,
     index_type: str,
     *,
     recall: float = RECALL,
     memory: int | None = None,
     seed: int = 0,
-) -> tuple[Choice, Any]:
+) -> tuple[IndexChoice, Any]:
     """Decides on the index of a database.
 
     Args:
@@ -155,54 +155,56 @@ def choose(
     lists = ivf.list_count(count)
     flat, inverted = count * width, ivf.footprint(count, width, lists)
     if index_type == "flat":
-        return Choice("flat", "as asked", flat), None
+        return IndexChoice("flat", "as asked", flat), None
     if count <= NEIGHBORS:
-        return Choice("flat", f"{count} codes are too few for lists", flat), None
+        return IndexChoice("flat", f"{count} codes are too few for lists", flat), None
     if index_type == "auto":
         if count * -(-width // 8) < SMALL:
-            return Choice(
+            return IndexChoice(
                 "flat", f"{count} codes of {8 * width} bits are compared in a fraction of a millisecond", flat
             ), None
         if memory is not None and inverted > memory:
             why = f"IVF would take {inverted} bytes, --memory allows {memory}"
-            return Choice("flat", why, flat), None
+            return IndexChoice("flat", why, flat), None
     return _measured(database, queries, index_type, lists, recall, np.random.default_rng(seed))
 
 
 def _measured(
-    database: Entries,
-    queries: Entries | None,
+    database: Records,
+    queries: Records | None,
     index_type: str,
     lists: int,
     recall: float,
     chance: np.random.Generator,
-) -> tuple[Choice, Any]:
+) -> tuple[IndexChoice, Any]:
     codes, seed = database.codes, int(chance.integers(2**31))
     count, width = codes.shape
     flat = count * width
     if index_type == "auto" and count > 2 * _TRIAL:
         chosen = np.sort(chance.choice(count, _TRIAL, replace=False))
-        some = Entries(codes[chosen], database.rows[chosen])
+        some = Records(codes[chosen], database.rows[chosen])
         scanned = _look(some, Queries.of(some, None, chance), ivf.list_count(_TRIAL), recall, seed).scanned
         if scanned > MOST_SCANNED:
-            return Choice(
+            return IndexChoice(
                 "flat", _hopeless(recall, scanned, f"in a sample of {_TRIAL} codes "), flat, asked=recall
             ), None
     found = Queries.of(database, queries, chance)
     look = _look(database, found, lists, recall, seed)
     if index_type == "auto" and look.scanned > MOST_SCANNED:
-        return Choice("flat", _hopeless(recall, look.scanned), flat, asked=recall), None
+        return IndexChoice("flat", _hopeless(recall, look.scanned), flat, asked=recall), None
     index = ivf.build(codes, look.centroids, look.assigned)
-    exact, approximate = timed([Flat(codes).search, Searcher(index, codes, look.nprobe).search], found.codes[:_TIMED])
+    exact, approximate = timed(
+        [FlatSearcher(codes).search, IVFSearcher(index, codes, look.nprobe).search], found.codes[:_TIMED]
+    )
     measured: Mapping[str, Any] = {
         "asked": recall, "flat_milliseconds": exact, "queries": len(found), "measured_on": found.origin,
     }  # fmt: skip
     if index_type == "auto" and not pays(exact, approximate):
         why = f"IVF takes {approximate:.3g} ms for recall {look.recall:.3f}, exact search {exact:.3g} ms"
-        return Choice("flat", why, flat, milliseconds=exact, **measured), None
+        return IndexChoice("flat", why, flat, milliseconds=exact, **measured), None
     why = f"exact search takes {exact:.3g} ms" if index_type == "auto" else "as asked"
     return (
-        Choice(
+        IndexChoice(
             "ivf", why, ivf.footprint(count, width, lists), look.recall,
             milliseconds=approximate, lists=lists, nprobe=look.nprobe, **measured,
         ),
@@ -230,7 +232,7 @@ class _Look:
     recall: float
 
 
-def _look(database: Entries, queries: Queries, lists: int, recall: float, seed: int) -> _Look:
+def _look(database: Records, queries: Queries, lists: int, recall: float, seed: int) -> _Look:
     centroids = ivf.train(database.codes, lists, seed=seed)
     assigned = ivf.assign(database.codes, centroids)
     ranks, order = list_ranks(database.codes, queries, centroids, assigned)
@@ -261,7 +263,7 @@ def list_ranks(
     """
     has_own = queries.own >= 0
     k = min(k, len(codes) - int(has_own.any()))
-    searcher = Flat(codes)
+    searcher = FlatSearcher(codes)
     ranks, order = np.empty((len(queries), k), np.int64), np.empty((len(queries), len(centroids)), np.int32)
     with Progress("measure recall", len(queries), "queries") as progress:
         for start in range(0, len(queries), _AT_ONCE):
@@ -314,7 +316,7 @@ def timed(searches: list[Callable[[np.ndarray, int], Any]], codes: np.ndarray) -
 
 def recall_of(
     search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
-    queries: Entries,
+    queries: Records,
     own: np.ndarray,
     sizes: np.ndarray,
     k: int,

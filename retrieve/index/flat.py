@@ -16,7 +16,7 @@ from sdc.kernels import hamming
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.gpu import Gpus
 from sdc.retrieve.index.search_plan import QUERY_GROUP, Plan, plan
-from sdc.retrieve.index.threads import faiss_module, shared_out
+from sdc.retrieve.index.threads import faiss_module, run_parallel
 
 _GATHERED = 1 << 24  # bytes of selected codes copied at once by a thread
 _MANY, _DENSE = 1000, 500  # FAISS counts for k from 1000, or 1/500 of the codes, on
@@ -26,7 +26,7 @@ Find = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 T = TypeVar("T")
 
 
-class Flat:
+class FlatSearcher:
     """The searcher of a flat index: it reads the codes where they lie, in memory or in a mapped file.
 
     Whatever the split, results are ordered by (distance, position). `within` restricts a search to these positions,
@@ -119,7 +119,7 @@ class Flat:
             return scan(queries, np.take(self.codes, within[start:end], axis=0)), within[start:end]
 
         tasks = [partial(task, first, start, end) for first in starts for start, end in pairwise(borders)]
-        found = shared_out(tasks, planned.threads)
+        found = run_parallel(tasks, planned.threads)
         return [found[n : n + slices] for n in range(0, len(found), slices)]
 
     def _search_gpus(self, codes: np.ndarray, k: int, shards: int) -> tuple[np.ndarray, np.ndarray]:

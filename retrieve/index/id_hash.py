@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from sdc.retrieve.index.ids import Ids
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 
 _BLOCK = 1 << 14  # ids hashed at once
 
 
-class Lookup:
+class IdLookup:
     """Finds entries by their ids; 16 bytes an id, and a quarter of a second to make for a million.
 
     The hash of an id is the sum of its bytes, each times a random number of its place.
@@ -19,7 +19,7 @@ class Lookup:
         entries: those that are found.
     """
 
-    def __init__(self, entries: Entries) -> None:
+    def __init__(self, entries: Records) -> None:
         self.entries = entries
         if entries.ids is None:
             return

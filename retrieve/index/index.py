@@ -14,14 +14,13 @@ from sdc._version import __version__
 from sdc.errors import UsageError, log
 from sdc.files import checksum, fingerprint
 from sdc.retrieve.index import autotune, file_format, ivf
-from sdc.retrieve.index.delta import folder, manifest
-from sdc.retrieve.index.delta import merged_search as living
-from sdc.retrieve.index.delta.merged_view import Live
-from sdc.retrieve.index.flat import Flat
+from sdc.retrieve.index.delta import folder, manifest, merged_search
+from sdc.retrieve.index.delta.merged_view import MergedView
+from sdc.retrieve.index.flat import FlatSearcher
 from sdc.retrieve.index.ids import Ids
-from sdc.retrieve.index.reader import identities, opened
-from sdc.retrieve.index.records import Entries
-from sdc.retrieve.index.searcher import Stored
+from sdc.retrieve.index.reader import identities, read_index
+from sdc.retrieve.index.records import Records
+from sdc.retrieve.index.searcher import StoredSearcher
 
 _BLOCK = 1 << 20  # row numbers looked at at once
 # What an index says of itself that is not of the one it is merged into.
@@ -37,10 +36,10 @@ class Index:
     Attributes:
         queries: the query split's, where `sdc encode` stored one.
         metadata: what db.bin says of itself: count, bits, bit_order, index_type, version; where another type than flat
-            was asked for, plan (the fields of `sdc.retrieve.index.autotune.Choice`); and, from `sdc encode`, model,
-            features ({path, fingerprint, …}, the path relative to db.bin's folder) and settings. Where the model's
-            batch norm was re-centred, model has the mean it was given: {recentered: {mean: K numbers}}. Where items
-            were added, sources (the fields of `sdc.retrieve.index.delta.manifest.Source`).
+            was asked for, plan (the fields of `IndexChoice`); and, from `sdc encode`, model, features ({path,
+            fingerprint, …}, the path relative to db.bin's folder) and settings. Where the model's batch norm was
+            re-centred, model has the mean it was given: {recentered: {mean: K numbers}}. Where items were added,
+            sources (the fields of `sdc.retrieve.index.Source`).
         path: the file it was opened from, if any.
         changes: what was added and removed since db.bin was written, if anything.
         items: the database as `database` has it, without putting it together.
@@ -49,22 +48,22 @@ class Index:
 
     def __init__(
         self,
-        searcher: Stored | living.Searcher,
-        database: Entries | Live,
-        queries: Entries | None,
+        searcher: StoredSearcher | merged_search.MergedSearcher,
+        database: Records | MergedView,
+        queries: Records | None,
         metadata: Mapping[str, Any],
         path: Path | None = None,
         trailer: str | None = None,
         files: tuple[manifest.Identity, manifest.Identity] | None = None,
     ) -> None:
-        self.items = database if isinstance(database, Live) else Live(database)
+        self.items = database if isinstance(database, MergedView) else MergedView(database)
         self.queries, self.metadata, self.path, self.changes = queries, dict(metadata), path, self.items.manifest
         self._searcher, self.trailer, self._files = searcher, trailer, files
         if queries is not None:
             self.items.check(queries)
 
     @property
-    def database(self) -> Entries:
+    def database(self) -> Records:
         """Its codes, rows (ascending), ids and labels.
 
         Of a changed index they are put together when first asked for, in as much memory as it takes; `rows`, `codes`,
@@ -115,8 +114,8 @@ class Index:
     @property
     def nprobe(self) -> int | None:
         """Lists that a search scans; None where the index has no lists."""
-        base = self._searcher.base if isinstance(self._searcher, living.Searcher) else self._searcher
-        return base.nprobe if isinstance(base, ivf.Searcher) else None
+        base = self._searcher.base if isinstance(self._searcher, merged_search.MergedSearcher) else self._searcher
+        return base.nprobe if isinstance(base, ivf.IVFSearcher) else None
 
     @classmethod
     def build(
@@ -127,7 +126,7 @@ class Index:
         labels: np.ndarray | None = None,
         labels_coarse: np.ndarray | None = None,
         rows: np.ndarray | None = None,
-        queries: Entries | None = None,
+        queries: Records | None = None,
         metadata: Mapping[str, Any] | None = None,
         index_type: str = "flat",
         recall: float = autotune.RECALL,
@@ -154,7 +153,7 @@ class Index:
         """
         codes = np.array(codes, order="C") if copy else np.ascontiguousarray(codes)
         number = np.arange(len(codes), dtype=np.int64) if rows is None else np.asarray(rows)
-        database = Entries(
+        database = Records(
             codes,
             number.astype(np.int64, copy=False) if number.dtype.kind in "iu" else number,
             None if ids is None else Ids.of(ids),
@@ -181,7 +180,11 @@ class Index:
         if index_type != "flat":
             log.info("%s", choice)
             facts["plan"] = choice.described()
-        searcher = Flat(database.codes) if inverted is None else ivf.Searcher(inverted, database.codes, choice.nprobe)
+        searcher = (
+            FlatSearcher(database.codes)
+            if inverted is None
+            else ivf.IVFSearcher(inverted, database.codes, choice.nprobe)
+        )
         return cls(searcher, database, queries, {**facts, **(metadata or {})})
 
     @classmethod
@@ -199,7 +202,7 @@ class Index:
             SdcError: there is no such file, it is no db.bin, or it is damaged or truncated.
             UsageError: nprobe < 1, or given for a flat index.
         """
-        return cls(*opened(Path(path), verify=verify, nprobe=nprobe))
+        return cls(*read_index(Path(path), verify=verify, nprobe=nprobe))
 
     def current(self) -> bool:
         """Whether the files it was opened from are still what they were; False means: open it again."""
@@ -319,7 +322,7 @@ class Index:
             SdcError: no such folder, no permission, or a full disk.
         """
         path = Path(path)
-        if isinstance(self._searcher, living.Searcher):
+        if isinstance(self._searcher, merged_search.MergedSearcher):
             return self.merged().save(path)
         arrays = self.database.arrays("database")
         if self.queries is not None:

@@ -18,8 +18,8 @@ from sdc.devices import cpu_count
 from sdc.errors import SdcError, UsageError
 from sdc.progress import Progress
 from sdc.retrieve.index import file_format
-from sdc.retrieve.index.flat import Flat
-from sdc.retrieve.index.threads import faiss_module, shared_out
+from sdc.retrieve.index.flat import FlatSearcher
+from sdc.retrieve.index.threads import faiss_module, run_parallel
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def assign(codes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def _nearest(codes: np.ndarray, centroids: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    searcher = Flat(centroids)
+    searcher = FlatSearcher(centroids)
     distances, nearest = np.empty(len(codes), np.int32), np.empty(len(codes), np.int64)
     for start in range(0, len(codes), _ASSIGNED):
         part = slice(start, start + _ASSIGNED)
@@ -112,7 +112,7 @@ def build(codes: np.ndarray, centroids: np.ndarray, assigned: np.ndarray) -> Any
     return inverted
 
 
-def mapped(path: Path, codes: np.ndarray, nprobe: int | None) -> Searcher:
+def mapped(path: Path, codes: np.ndarray, nprobe: int | None) -> IVFSearcher:
     """The searcher of a db.bin that `container.read` found whole, by memory map.
 
     Args:
@@ -130,10 +130,10 @@ def mapped(path: Path, codes: np.ndarray, nprobe: int | None) -> Searcher:
         inverted = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise SdcError(f"FAISS cannot read {path}: {str(error).splitlines()[0]}") from None
-    return Searcher(inverted, codes, nprobe)
+    return IVFSearcher(inverted, codes, nprobe)
 
 
-class Searcher:
+class IVFSearcher:
     """The searcher of an index of type ivf. Approximate: what stands in lists that are not scanned is not found.
 
     Of what is scanned, results are the first by (distance, position), on any number of threads.
@@ -146,7 +146,7 @@ class Searcher:
 
     def __init__(self, inverted: Any, codes: np.ndarray, nprobe: int | None = None) -> None:
         # Nothing may add to or remove from a mapped index: FAISS would abort. So it is reached from here alone.
-        self._inverted, self.exact = inverted, Flat(codes)
+        self._inverted, self.exact = inverted, FlatSearcher(codes)
         self.lists = int(inverted.nlist)
         self.nprobe = inverted.nprobe = max(1, min(nprobe or inverted.nprobe, self.lists))
 
@@ -198,7 +198,7 @@ class Searcher:
 
     def _share_out(self, scan: Callable[[np.ndarray], T], codes: np.ndarray) -> list[T]:
         groups = [codes[start : start + _GROUP] for start in range(0, max(len(codes), 1), _GROUP)]
-        return shared_out([partial(scan, group) for group in groups], min(cpu_count(), len(groups)))
+        return run_parallel([partial(scan, group) for group in groups], min(cpu_count(), len(groups)))
 
     def _search(self, k: int, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of a few queries, by the calling thread; a position is −1 where too few codes were scanned."""

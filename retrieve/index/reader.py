@@ -11,13 +11,12 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.index import file_format, ivf
-from sdc.retrieve.index.delta import folder, manifest
-from sdc.retrieve.index.delta import merged_search as living
+from sdc.retrieve.index.delta import folder, manifest, merged_search
 from sdc.retrieve.index.delta.manifest import Identity, Manifest
-from sdc.retrieve.index.delta.merged_view import Live
-from sdc.retrieve.index.flat import Flat
-from sdc.retrieve.index.records import Entries
-from sdc.retrieve.index.searcher import Stored
+from sdc.retrieve.index.delta.merged_view import MergedView
+from sdc.retrieve.index.flat import FlatSearcher
+from sdc.retrieve.index.records import Records
+from sdc.retrieve.index.searcher import StoredSearcher
 
 _ATTEMPTS = 10  # at opening files that are replaced meanwhile
 
@@ -25,16 +24,16 @@ _ATTEMPTS = 10  # at opening files that are replaced meanwhile
 class Opened(NamedTuple):
     """What the constructor of `sdc.retrieve.index.Index` takes."""
 
-    searcher: Stored | living.Searcher
-    items: Live
-    queries: Entries | None
+    searcher: StoredSearcher | merged_search.MergedSearcher
+    items: MergedView
+    queries: Records | None
     metadata: Mapping[str, Any]
     path: Path
     trailer: str | None
     files: tuple[Identity, Identity]
 
 
-def opened(path: Path, *, verify: bool, nprobe: int | None) -> Opened:
+def read_index(path: Path, *, verify: bool, nprobe: int | None) -> Opened:
     """Opens a db.bin with its changes, all of one state; for what may be raised see `Index.open`."""
     for _ in range(_ATTEMPTS):
         before = identities(path)
@@ -67,25 +66,27 @@ def _opened(path: Path, identity: Identity, *, verify: bool, nprobe: int | None)
         raise UsageError(f"--nprobe is for an index of type ivf, but {path} is flat: its search is exact")
     changes, seen = _changes(path, held)
     beside = folder.of(path)
-    live = Live(database) if changes is None else Live.read(database, changes, beside)
+    live = MergedView(database) if changes is None else MergedView.read(database, changes, beside)
     if not len(live):
         raise SdcError(f"{path} holds no codes, expected at least one: there is nothing to search in it")
-    base = Flat(database.codes) if held.lists is None else ivf.mapped(path, database.codes, nprobe)
+    base = FlatSearcher(database.codes) if held.lists is None else ivf.mapped(path, database.codes, nprobe)
     if changes is None:
         return Opened(base, live, queries, held.metadata, path, held.checksum, (identity, seen))
     sources = [*held.metadata.get("sources", []), *map(asdict, changes.sources)]
     metadata = {**held.metadata, "count": len(live), **({"sources": sources} if sources else {})}
     queries = None if queries is None else live.without_removed(queries)
-    return Opened(living.Searcher(base, live), live, queries, metadata, path, held.checksum, (identity, seen))
+    return Opened(
+        merged_search.MergedSearcher(base, live), live, queries, metadata, path, held.checksum, (identity, seen)
+    )
 
 
-def _entries(held: file_format.Container) -> tuple[Entries, Entries | None]:
+def _entries(held: file_format.Container) -> tuple[Records, Records | None]:
     if held.checksum is None:
-        return Entries(held.codes, np.arange(len(held.codes), dtype=np.int64)), None
-    database = Entries.of_arrays(held.codes, "database", held.arrays)
+        return Records(held.codes, np.arange(len(held.codes), dtype=np.int64)), None
+    database = Records.of_arrays(held.codes, "database", held.arrays)
     if "queries.codes" not in held.arrays:
         return database, None
-    return database, Entries.of_arrays(held.arrays["queries.codes"], "queries", held.arrays)
+    return database, Records.of_arrays(held.arrays["queries.codes"], "queries", held.arrays)
 
 
 def _changes(path: Path, held: file_format.Container) -> tuple[Manifest | None, Identity]:

@@ -14,7 +14,7 @@ from sdc.retrieve.index.ids import Ids
 
 
 @dataclass(frozen=True)
-class Entries:
+class Records:
     """N codes and what is known of each; the database or the query split.
 
     Attributes:
@@ -78,9 +78,9 @@ class Entries:
         """At most one id that resembles `name`."""
         return [] if self.ids is None else self.ids.nearest(name)
 
-    def take(self, positions: np.ndarray) -> Entries:
+    def take(self, positions: np.ndarray) -> Records:
         """The entries at `positions`, in that order."""
-        return Entries(
+        return Records(
             self.codes[positions],
             self.rows[positions],
             None if self.ids is None else Ids.of(self.ids.take(positions)),
@@ -100,7 +100,7 @@ class Entries:
         return found | {f"{prefix}.{name}": array for name, array in groundtruth.arrays(self.groundtruth).items()}
 
     @classmethod
-    def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Entries:
+    def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Records:
         """The inverse of `arrays`; raises KeyError where one is missing."""
         ids = None
         if f"{prefix}.ids" in arrays:
@@ -110,7 +110,7 @@ class Entries:
         return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth.of_arrays(own))
 
 
-def own_places(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
+def own_positions(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
     """(Q,) the place of each query's own row in the database, or −1.
 
     Args:

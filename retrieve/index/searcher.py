@@ -27,7 +27,7 @@ class Searcher(Protocol):
         """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32, positions int64."""
 
 
-class Stored(Searcher, Protocol):
+class StoredSearcher(Searcher, Protocol):
     """The searcher of a whole db.bin."""
 
     def write(self, write: Callable[[bytes | memoryview], None]) -> None:

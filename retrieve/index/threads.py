@@ -27,7 +27,7 @@ def faiss_module() -> Any:
     return faiss
 
 
-def shared_out(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
+def run_parallel(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
     """The results of tasks that let go of the GIL, run by at most `threads` threads.
 
     The caller works too and depends on nobody: it waits for no thread that hasn't begun, and what another took but

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.features.feature_source import Sources, encoded_features, lacking
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.scoring import WIDTH, Reranked, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL, Choice

@@ -19,7 +19,7 @@ from sdc.errors import UsageError
 from sdc.retrieve.bits import byte_signs
 from sdc.retrieve.features.cosine import directions, row_lengths
 from sdc.retrieve.features.feature_source import Features
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index
 
 WIDTH = 4  # candidates by Hamming distance for each place in the shortlist
 _DIGITS = 9  # similarities are rounded to so many, so that equal vectors tie wherever they stand

@@ -21,8 +21,7 @@ from sdc.retrieve.cross_validation import cross_validated, folds
 from sdc.retrieve.features.cosine import Nearest
 from sdc.retrieve.features.exact_neighbors import nearest
 from sdc.retrieve.features.feature_source import Features, encoded_features
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries, own_places
+from sdc.retrieve.index import Index, Records, own_positions
 from sdc.retrieve.rerank.scoring import WIDTH, asymmetric
 from sdc.train.model import Model
 
@@ -130,14 +129,14 @@ class _Sample:
     """Queries with their nearest neighbours by the features' cosine."""
 
     index: Index
-    queries: Entries
+    queries: Records
     outputs: np.ndarray
     near: list[Nearest]
     k: int
 
     @classmethod
-    def of(cls, queries: Entries, index: Index, model: Model, store: Features, k: int) -> _Sample:
-        own = own_places(queries.rows, index.database.rows)
+    def of(cls, queries: Records, index: Index, model: Model, store: Features, k: int) -> _Sample:
+        own = own_positions(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
         return cls(index, queries, model.outputs(store.take(queries.rows)), near, k)
 

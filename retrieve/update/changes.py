@@ -20,13 +20,10 @@ from sdc.extract.store.store import FeatureStore
 from sdc.files import atomic_write, checksum, explain_os_errors, sync
 from sdc.progress import Progress
 from sdc.retrieve.encode import encode_rows
-from sdc.retrieve.index import file_format
+from sdc.retrieve.index import Ids, Index, Records, file_format
 from sdc.retrieve.index.delta import folder, items
 from sdc.retrieve.index.delta.manifest import Change, Manifest, Part, Source
 from sdc.retrieve.index.delta.merged_view import rows_as_bytes
-from sdc.retrieve.index.ids import Ids
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
 from sdc.retrieve.queries import model_of
 from sdc.retrieve.update import compatibility
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
@@ -70,7 +67,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
         where = os.path.relpath(settings.features, beside.absolute().parent)
         source = Source(where, store.fingerprint, first, len(store))
         compatibility.say_replaced(index, source)
-        entries = Entries(codes, rows + first, ids, labels, coarse)
+        entries = Records(codes, rows + first, ids, labels, coarse)
         changed = _commit(beside, index, gone, entries, source)
     count = index.ntotal + len(rows) - len(gone)
     log.info("%s: %d added, %d replaced", settings.index, len(rows), len(gone))
@@ -199,7 +196,7 @@ def _commit(
     beside: Path,
     index: Index,
     gone: np.ndarray,
-    entries: Entries | None = None,
+    entries: Records | None = None,
     source: Source | None = None,
 ) -> Manifest:
     """Writes one change: the files, then the manifest that makes them count.
@@ -229,7 +226,7 @@ def _commit(
     return changed
 
 
-def _segment(entries: Entries, generation: int) -> Index:
+def _segment(entries: Records, generation: int) -> Index:
     return Index.build(
         entries.codes,
         ids=entries.ids,

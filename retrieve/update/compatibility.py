@@ -7,8 +7,7 @@ import numpy as np
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.store.store import FeatureStore
 from sdc.files import differing
-from sdc.retrieve.index.delta.manifest import Source
-from sdc.retrieve.index.index import Index
+from sdc.retrieve.index import Index, Source
 from sdc.retrieve.update.settings import AddSettings
 
 

@@ -24,8 +24,7 @@ from sdc.progress import Progress
 from sdc.retrieve.bits import byte_signs, hamming, pack
 from sdc.retrieve.encode import encode_rows
 from sdc.retrieve.features.cosine import unit
-from sdc.retrieve.index.flat import nearest
-from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.index import faiss_module, nearest
 from sdc.train.methods import METHODS
 from sdc.train.model import Model
 

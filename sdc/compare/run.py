@@ -32,8 +32,7 @@ from sdc.retrieve.bits import check_bits
 from sdc.retrieve.evaluate.relevance import relevance
 from sdc.retrieve.features.cosine import CUTOFFS
 from sdc.retrieve.features.exact_neighbors import nearest
-from sdc.retrieve.index.records import own_places
-from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.index import faiss_module, own_positions
 
 JSON, CSV, TABLE, PLOT = "results.json", "results.csv", "results.md", "plot.png"
 
@@ -158,7 +157,7 @@ def _contest(settings: CompareSettings, store: FeatureStore) -> Contest:
         names = [str(row) for row in database]
         listing = Listing(names, {"database": np.arange(len(database))}, None if labels is None else labels[database])
         database = database[stratified(listing, settings.limit, settings.seed)]
-    own = own_places(queries, database)
+    own = own_positions(queries, database)
     ranked = len(database) - int((own >= 0).any())
     if not ranked:
         raise SdcError(f"{settings.features} holds nothing but the query itself: there is no ranking to compare")

@@ -13,7 +13,7 @@ from sdc.compare.measurements import Contest, Scores, Timings, score, time_queri
 from sdc.compare.results import Latency, Mean, Result, near_cutoff
 from sdc.errors import SdcError, log
 from sdc.extract.store.store import FeatureStore
-from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.index import faiss_module
 from sdc.train.model import Model
 
 _TIMED = 1000  # queries that single ones are taken from for timing, at most

@@ -10,9 +10,7 @@ import numpy as np
 
 from sdc.errors import SdcError, log
 from sdc.retrieve.filters import rows_of
-from sdc.retrieve.index.id_hash import Lookup
-from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index import IdLookup, Index, Records
 from sdc.retrieve.queries import codes_of, model_of
 from sdc.retrieve.search import neighbors
 from sdc.serve.images import Embedder, origin_of
@@ -37,8 +35,8 @@ class Loaded:
 
     settings: ServeSettings
     index: Index
-    database: Entries
-    parts: tuple[Lookup, ...]
+    database: Records
+    parts: tuple[IdLookup, ...]
     model: Model | None
     embedder: Embedder | None
     fingerprint: str
@@ -62,7 +60,7 @@ class Loaded:
                 raise SdcError(f"{settings.index} has codes of {index.bits} bits, its model makes {model.bits}")
         else:
             log.warning("%s records no model: only its own items can be searched, by id", settings.index)
-        parts = tuple(Lookup(part) for part in (index.database, index.queries) if part is not None)
+        parts = tuple(IdLookup(part) for part in (index.database, index.queries) if part is not None)
         _warm(index, model)
         generation = before.generation + 1 if before else 1
         embedder = _embedder(settings, index, before) if model else None

@@ -14,7 +14,7 @@ from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
 from sdc.retrieve.index import autotune, ivf
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 
 MANY = autotune.SMALL + 20_000
 
@@ -33,7 +33,7 @@ def structureless(count, bits=256, seed=0):
 
 
 def entries(codes):
-    return Entries(codes, np.arange(len(codes)))
+    return Records(codes, np.arange(len(codes)))
 
 
 def recall(index, queries, k=10):
@@ -45,7 +45,7 @@ def recall(index, queries, k=10):
 @pytest.fixture(scope="module")
 def chosen():
     """Chosen on clustered codes by recall as it is and by made-up times: real ones say something of millions only."""
-    split = Entries(clustered(400, seed=5), np.arange(MANY, MANY + 400))
+    split = Records(clustered(400, seed=5), np.arange(MANY, MANY + 400))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autotune, "timed", lambda searches, codes: [0.5, 0.1])
         return Index.build(clustered(MANY), queries=split, index_type="auto", recall=0.95)
@@ -203,7 +203,7 @@ def test_few_queries_unlike_the_database_are_measured_with_too(count, origin, ca
     """They need more lists than the database's own rows do."""
     caplog.set_level(logging.INFO, "sdc")
     codes, others = clustered(20_000), far_from(clustered(1000, seed=6))
-    split = Entries(far_from(clustered(count, seed=5), seed=3), np.arange(20_000, 20_000 + count))
+    split = Records(far_from(clustered(count, seed=5), seed=3), np.arange(20_000, 20_000 + count))
     index = Index.build(codes, queries=split, index_type="ivf", recall=0.9)
     plan = index.metadata["plan"]
     assert plan["measured_on"] == origin

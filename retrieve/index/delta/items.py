@@ -8,14 +8,14 @@ from itertools import pairwise
 import numpy as np
 
 from sdc.retrieve.index.ids import Ids
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 
 _BLOCK = 1 << 18  # ids copied at once
 _LOOKED = 1 << 16  # ids looked at at once
 _DIGITS = 20  # of the largest row number
 
 
-def joined(parts: Sequence[tuple[Entries, np.ndarray]]) -> Entries:
+def joined(parts: Sequence[tuple[Records, np.ndarray]]) -> Records:
     """The entries of all parts, in their order, of each those that its mask (N,) keeps; one copy of each array.
 
     The parts are of one kind: all or none have labels, of one width.
@@ -31,7 +31,7 @@ def joined(parts: Sequence[tuple[Entries, np.ndarray]]) -> Entries:
     codes, rows, labels, labels_coarse = columns
     assert codes is not None
     assert rows is not None
-    return Entries(codes, rows, ids, labels, labels_coarse)
+    return Records(codes, rows, ids, labels, labels_coarse)
 
 
 def digits(rows: np.ndarray) -> Ids:
@@ -45,7 +45,7 @@ def digits(rows: np.ndarray) -> Ids:
     return Ids(np.concatenate(texts), np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])))
 
 
-def positions(entries: Entries, names: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+def positions(entries: Records, names: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
     """Every position whose id is one of `names`, with that id; one pass over the ids, however many are looked for."""
     if entries.ids is None:
         wanted = np.array(sorted(row for name in names if (row := _row(name)) is not None), np.int64)

@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from sdc.retrieve.index.delta.merged_view import Live
-from sdc.retrieve.index.flat import Flat
-from sdc.retrieve.index.searcher import Stored
+from sdc.retrieve.index.delta.merged_view import MergedView
+from sdc.retrieve.index.flat import FlatSearcher
+from sdc.retrieve.index.searcher import StoredSearcher
 
 _BITS = 48  # of a place, in a number that orders by (distance, place)
 _MASK = (1 << _BITS) - 1
@@ -23,16 +23,16 @@ _TIMES = 8  # as many are asked for where these were not enough
 _CELLS = 1 << 14  # neighbours of all queries asked for then, at most: for many, searching the rest is no dearer
 
 
-class Searcher:
+class MergedSearcher:
     """The searcher of the items as they stand; results are ordered by (distance, place).
 
     Attributes:
         base: the searcher of db.bin.
     """
 
-    def __init__(self, base: Stored, live: Live) -> None:
+    def __init__(self, base: StoredSearcher, live: MergedView) -> None:
         self.base, self._gaps, self._kept, self._count = base, live.gaps, live.kept, len(live.base)
-        self._added = None if live.added is None else Flat(live.added.codes)
+        self._added = None if live.added is None else FlatSearcher(live.added.codes)
 
     def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> str:
         """How `search` goes about it, in words."""

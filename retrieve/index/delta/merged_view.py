@@ -17,10 +17,10 @@ from sdc.files import checksum
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.delta import items
 from sdc.retrieve.index.delta.manifest import AGAIN, Change, Manifest
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 
 
-class Gaps:
+class Tombstones:
     """What is missing of a run of positions, and how the places of the rest are counted.
 
     Attributes:
@@ -59,10 +59,10 @@ class Gaps:
         return self.settled(positions)[1]
 
 
-_NONE = Gaps(np.empty(0, np.int64))
+_NONE = Tombstones(np.empty(0, np.int64))
 
 
-class Live:
+class MergedView:
     """The items of an index; nothing of db.bin is copied before `entries` of a changed one is asked for.
 
     Attributes:
@@ -73,13 +73,17 @@ class Live:
     """
 
     def __init__(
-        self, base: Entries, gaps: Gaps | None = None, added: Entries | None = None, manifest: Manifest | None = None
+        self,
+        base: Records,
+        gaps: Tombstones | None = None,
+        added: Records | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
         self.base, self.gaps, self.added, self.manifest = base, _NONE if gaps is None else gaps, added, manifest
         self.kept = len(base) - len(self.gaps)  # places below it are in the base
 
     @classmethod
-    def read(cls, base: Entries, manifest: Manifest, folder: Path) -> Live:
+    def read(cls, base: Records, manifest: Manifest, folder: Path) -> MergedView:
         """Reads what a manifest names, and verifies it in any case: all of it is read anyway.
 
         Raises:
@@ -93,13 +97,13 @@ class Live:
         if int(known.sum()) + manifest.added - left != len(gone):
             raise SdcError(f"{folder} is damaged: it removes rows that the index never had; {AGAIN}")
         added = items.joined([(part, np.ones(len(part), bool)) for part in parts]) if left else None
-        return cls(base, Gaps(positions[known]), added, manifest)
+        return cls(base, Tombstones(positions[known]), added, manifest)
 
     def __len__(self) -> int:
         return self.kept + (0 if self.added is None else len(self.added))
 
     @cached_property
-    def entries(self) -> Entries:
+    def entries(self) -> Records:
         """All of them; of a changed index in arrays of their own, as much memory as it takes."""
         if self.manifest is None:
             return self.base
@@ -169,7 +173,7 @@ class Live:
             found |= {name for (_, name), is_there in zip(hits, there.tolist(), strict=True) if is_there}
         return np.unique(np.concatenate(rows)), found
 
-    def check(self, queries: Entries) -> None:
+    def check(self, queries: Records) -> None:
         """Raises UsageError unless queries are of the same kind."""
         for what in ("codes", "labels", "labels_coarse"):
             a, b = getattr(queries, what), getattr(self.base, what)
@@ -179,7 +183,7 @@ class Live:
                     f"width: {a.shape} and {b.shape}"
                 )
 
-    def without_removed(self, queries: Entries) -> Entries:
+    def without_removed(self, queries: Records) -> Records:
         """Queries whose ground truth names nothing that was removed."""
         gone = self.base.rows[self.gaps.removed]
         if not len(gone) or not queries.groundtruth:
@@ -188,7 +192,7 @@ class Live:
             name: Ragged.of(rows[~items.among(rows, gone)] for rows in (each[place] for place in range(len(each))))
             for name, each in queries.groundtruth.items()
         }
-        return Entries(queries.codes, queries.rows, queries.ids, queries.labels, queries.labels_coarse, lists)
+        return Records(queries.codes, queries.rows, queries.ids, queries.labels, queries.labels_coarse, lists)
 
     def _gather(self, places: np.ndarray, base: np.ndarray, added: np.ndarray | None) -> np.ndarray:
         if added is None:
@@ -202,7 +206,7 @@ class Live:
         return out
 
 
-def _read_added(folder: Path, change: Change, base: Entries, gone: np.ndarray) -> Entries:
+def _read_added(folder: Path, change: Change, base: Records, gone: np.ndarray) -> Records:
     """What a change added, without the rows that are gone.
 
     It is a copy: each mapped file keeps a descriptor open, and there may be more changes than a process may have.
@@ -215,7 +219,7 @@ def _read_added(folder: Path, change: Change, base: Entries, gone: np.ndarray) -
     except FileNotFoundError:
         raise _missing(path) from None
     try:
-        entries = Entries.of_arrays(held.codes, "database", held.arrays)
+        entries = Records.of_arrays(held.codes, "database", held.arrays)
     except (KeyError, UsageError) as error:
         raise SdcError(f"{path} is damaged: its arrays do not fit together ({error}); {AGAIN}") from None
     if (held.checksum, len(entries)) != (said.checksum, said.count):

@@ -20,7 +20,7 @@ from sdc.retrieve.bits import pack
 from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 
 HAS_WHEELS = sys.platform == "linux" and platform.machine() == "x86_64"  # there a missing server is a failure
 
@@ -131,7 +131,7 @@ def make_index(tmp_path):
             None: None,
         }[labels]
         rows = np.sort(rng.choice(3 * count, count, replace=False))
-        split = Entries(codes[count:], np.arange(queries)) if queries else None
+        split = Records(codes[count:], np.arange(queries)) if queries else None
         index = Index.build(codes[:count], ids=ids, labels=held, rows=rows, queries=split)
         return Index.open(index.save(tmp_path / name))
 

@@ -21,7 +21,7 @@ from sdc.retrieve.engines.search import search
 from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 from sdc.retrieve.search import search as search_here
 from sdc.retrieve.search_settings import SearchSettings
 
@@ -126,7 +126,7 @@ def test_what_we_did_not_make_is_never_touched(url, make_index):
 def test_codes_that_were_changed_behind_our_back_are_noticed(url, make_index):
     index = make_index(count=300)
     database = index.database
-    swapped = Entries(np.roll(database.codes, 1, axis=0), database.rows, database.ids, database.labels)
+    swapped = Records(np.roll(database.codes, 1, axis=0), database.rows, database.ids, database.labels)
     with opened(url) as engine:
         engine.create(record_of(index, "flat"))
         engine.insert(batch_of(swapped, np.arange(300)))
@@ -194,7 +194,7 @@ def test_an_exact_search_that_misses_is_an_error(make_index, monkeypatch):
 
     class Blind:
         def search(self, codes, k, **options):
-            found = pushing.Flat(index.database.codes[50:]).search(codes, k)
+            found = pushing.FlatSearcher(index.database.codes[50:]).search(codes, k)
             names = [index.database.names(each + 50) for each in found[1]]
             return list(map(pushing.Hits.sorted, index.database.rows[found[1] + 50], found[0], names))
 
@@ -280,7 +280,7 @@ def test_ids_that_do_not_fit_are_refused_before_anything_is_pushed(name, message
     st.lists(st.text(max_size=30), min_size=1, max_size=60), st.integers(1, 20), st.integers(100, 2000), st.data()
 )  # fmt: skip
 def test_batches_cover_the_rest_within_their_limits(names, size, limit, data):
-    database = Entries(np.zeros((len(names), 2), np.uint8), np.arange(len(names)), Ids.of(names))
+    database = Records(np.zeros((len(names), 2), np.uint8), np.arange(len(names)), Ids.of(names))
     start = data.draw(st.integers(0, len(names)))
     parts = list(batches(database, start, size, limit))
     assert [place for part in parts for place in range(part.start, part.stop)] == list(range(start, len(names)))

@@ -12,7 +12,7 @@ from sdc.extract.store.store import FeatureStore
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate.run import EvaluateSettings, average_precision, evaluate
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 from sdc.train.long_tail import class_groups
 from sdc.train.model import Model
 
@@ -24,7 +24,7 @@ def rebuilt(scene, queries=(), metadata=(), **arrays):
     index = scene.index
     held = {name: getattr(index.database, name) for name in ("labels", "labels_coarse", "rows")} | arrays
     stored = {name: getattr(index.queries, name) for name in ("codes", "rows", "labels", "labels_coarse")}
-    entries = Entries(**{**stored, **dict(queries)})
+    entries = Records(**{**stored, **dict(queries)})
     built = Index.build(index.database.codes, **held, queries=entries, metadata={**index.metadata, **dict(metadata)})
     return built.save(scene.folder / "rebuilt.bin")
 
@@ -36,7 +36,7 @@ def grouped(scene, groups, queries=()):
 
 def worked(folder, **options):
     """Four items at distances 1, 2, 3, 4 of two queries, one of class 0 and one of class 2."""
-    queries = Entries(np.zeros((2, 1), np.uint8), np.array([8, 9]), None, np.array([0, 2]), np.array([0, 1]))
+    queries = Records(np.zeros((2, 1), np.uint8), np.array([8, 9]), None, np.array([0, 2]), np.array([0, 1]))
     codes = np.array([[0b1], [0b11], [0b111], [0b1111]], np.uint8)
     labels, coarse = np.array([0, 1, 2, 0]), np.array([0, 0, 1, 0])
     return Index.build(codes, labels=labels, labels_coarse=coarse, queries=queries, **options).save(folder / "db.bin")
@@ -124,7 +124,7 @@ def test_coarse_labels_that_do_not_fit_are_refused():
     codes = np.zeros((3, 1), np.uint8)
     with pytest.raises(UsageError, match=r"3 codes need whole-number coarse labels, .*found int64 of shape \(2,\)"):
         Index.build(codes, labels_coarse=np.zeros(2, int))
-    queries = Entries(codes, np.arange(3), labels_coarse=np.zeros((3, 2), np.uint8))
+    queries = Records(codes, np.arange(3), labels_coarse=np.zeros((3, 2), np.uint8))
     with pytest.raises(UsageError, match="coarse labels of the queries and of the database differ in width"):
         Index.build(codes, labels_coarse=np.zeros((3, 4), np.uint8), queries=queries)
 

@@ -17,7 +17,7 @@ import pytest
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 
 COMMAND = """
 import contextlib, io, sys
@@ -111,7 +111,7 @@ def outcomes(script, folder):
 
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
 def test_damaged_files_are_refused_without_a_crash_or_an_answer(tmp_path, kind):
-    queries = Entries(CODES[:12], np.arange(300, 312), Ids.of([f"query {n}" for n in range(12)]))
+    queries = Records(CODES[:12], np.arange(300, 312), Ids.of([f"query {n}" for n in range(12)]))
     ids = [f"id {n}" for n in range(300)]
     path = Index.build(CODES, ids=ids, queries=queries, index_type=kind, **LABELS).save(tmp_path / "db.bin")
     folder, made = tmp_path / "damaged", {}

@@ -17,10 +17,10 @@ from sdc.retrieve.bits import hamming
 from sdc.retrieve.index import flat as scan
 from sdc.retrieve.index import gpu as gpus
 from sdc.retrieve.index import threads
-from sdc.retrieve.index.flat import Flat
+from sdc.retrieve.index.flat import FlatSearcher
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.search_plan import Plan
-from sdc.retrieve.index.threads import faiss_module, shared_out
+from sdc.retrieve.index.threads import faiss_module, run_parallel
 
 faiss = faiss_module()
 PLANS = [
@@ -74,10 +74,10 @@ def test_search_is_brute_force_whatever_the_split(n, q, bits, values, planned, d
     radius = data.draw(st.integers(0, bits + 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "plan", lambda *_, **__: planned)
-        distances, positions = Flat(codes).search(queries, k)
+        distances, positions = FlatSearcher(codes).search(queries, k)
         assert same((distances, positions), brute_force(queries, codes, k))
         assert (distances.dtype, positions.dtype) == (np.int32, np.int64)
-        ranged = Flat(codes).range_search(queries, radius)
+        ranged = FlatSearcher(codes).range_search(queries, radius)
         assert same(ranged, in_range(queries, codes, radius))
         assert [array.dtype for array in ranged] == [np.int64, np.int32, np.int64]
 
@@ -101,9 +101,9 @@ def test_a_restricted_search_is_brute_force_over_what_it_is_restricted_to(n, q, 
         patch.setattr(scan, "plan", lambda *_, **__: planned)
         patch.setattr(scan, "_GATHERED", 7 * bits // 8)  # several gatherings
         distances, places = brute_force(queries, codes[within], k)
-        assert same(Flat(codes).search(queries, k, within), (distances, within[places]))
+        assert same(FlatSearcher(codes).search(queries, k, within), (distances, within[places]))
         limits, distances, places = in_range(queries, codes[within], radius)
-        assert same(Flat(codes).range_search(queries, radius, within), (limits, distances, within[places]))
+        assert same(FlatSearcher(codes).range_search(queries, radius, within), (limits, distances, within[places]))
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -115,7 +115,7 @@ def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch,
     expected = brute_force(queries, codes, k)
     for planned in PLANS:
         monkeypatch.setattr(scan, "plan", lambda *_, planned=planned, **__: planned)
-        assert same(Flat(codes).search(queries, k), expected)
+        assert same(FlatSearcher(codes).search(queries, k), expected)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -130,7 +130,7 @@ def test_kernel_heap_and_counters_list_alike_in_whatever_groups(monkeypatch, man
     rng = np.random.default_rng(8)
     codes, queries = few_codes(rng, 3000, 8, 20), few_codes(rng, 40, 8, 20)
     for k in (1, 10, 700, 3000):
-        assert same(Flat(codes).search(queries, k), brute_force(queries, codes, k))
+        assert same(FlatSearcher(codes).search(queries, k), brute_force(queries, codes, k))
 
 
 def test_the_real_plan_splits_a_large_database_and_finds_what_faiss_finds():
@@ -139,7 +139,7 @@ def test_the_real_plan_splits_a_large_database_and_finds_what_faiss_finds():
     queries = codes[[5, 150_001, 299_999]]
     plain = faiss.IndexBinaryFlat(512)
     plain.add(codes)
-    flat = Flat(codes)
+    flat = FlatSearcher(codes)
     for count in (1, 3):
         assert same(flat.search(queries[:count], 50), plain.search(queries[:count], 50))
 
@@ -170,7 +170,7 @@ def test_the_callers_openmp_threads_are_left_as_they_were():
     codes = np.zeros((100, 8), np.uint8)
     try:
         faiss.omp_set_num_threads(2)
-        Flat(codes).search(codes[:2], 3)
+        FlatSearcher(codes).search(codes[:2], 3)
         assert faiss.omp_get_max_threads() == 2
     finally:
         faiss.omp_set_num_threads(before)
@@ -185,10 +185,10 @@ def test_work_is_shared_out_and_comes_back_in_order():
             together.wait()  # both threads are at it
         return number * number
 
-    assert shared_out([partial(task, n) for n in range(9)], 2) == [n * n for n in range(9)]
+    assert run_parallel([partial(task, n) for n in range(9)], 2) == [n * n for n in range(9)]
     assert len(seen) == 2
     assert threading.get_ident() in seen
-    assert shared_out([], 2) == []
+    assert run_parallel([], 2) == []
 
 
 def test_an_error_of_a_task_is_raised_and_ends_the_others():
@@ -198,9 +198,9 @@ def test_an_error_of_a_task_is_raised_and_ends_the_others():
         raise SdcError("broken")
 
     with pytest.raises(SdcError, match="broken"):
-        shared_out([fail, *[partial(done.append, n) for n in range(1000)]], 1)
+        run_parallel([fail, *[partial(done.append, n) for n in range(1000)]], 1)
     assert not done
-    assert shared_out([lambda: 1, lambda: 2], 2) == [1, 2]  # the threads still work
+    assert run_parallel([lambda: 1, lambda: 2], 2) == [1, 2]  # the threads still work
 
 
 def test_what_another_thread_does_not_finish_is_done_again():
@@ -216,7 +216,7 @@ def test_what_another_thread_does_not_finish_is_done_again():
         return number
 
     try:
-        assert shared_out([partial(task, n) for n in range(4)], 2) == [0, 1, 2, 3]
+        assert run_parallel([partial(task, n) for n in range(4)], 2) == [0, 1, 2, 3]
         assert not held.is_set()
     finally:
         held.set()
@@ -234,7 +234,7 @@ def test_an_error_in_another_thread_is_raised_too():
         return number
 
     with pytest.raises(SdcError, match="broken"):
-        shared_out([partial(task, n) for n in range(4)], 2)
+        run_parallel([partial(task, n) for n in range(4)], 2)
 
 
 def test_a_caller_does_not_wait_for_threads_that_never_begin(monkeypatch):
@@ -243,7 +243,7 @@ def test_a_caller_does_not_wait_for_threads_that_never_begin(monkeypatch):
             return SimpleNamespace(cancel=lambda: True)
 
     monkeypatch.setattr(threads, "_pool", Stuck)
-    assert shared_out([lambda: 1, lambda: 2, lambda: 3], 2) == [1, 2, 3]
+    assert run_parallel([lambda: 1, lambda: 2, lambda: 3], 2) == [1, 2, 3]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -252,10 +252,10 @@ def test_a_forked_child_searches_with_threads_of_its_own(monkeypatch):
     monkeypatch.setattr(scan, "plan", lambda *_, **__: PLANS[2])
     codes = few_codes(np.random.default_rng(3), 1000, 8, 9)
     expected = brute_force(codes[:1], codes, 10)
-    assert same(Flat(codes).search(codes[:1], 10), expected)  # the threads exist
+    assert same(FlatSearcher(codes).search(codes[:1], 10), expected)  # the threads exist
     child = os.fork()
     if child == 0:
-        os._exit(0 if same(Flat(codes).search(codes[:1], 10), expected) else 3)
+        os._exit(0 if same(FlatSearcher(codes).search(codes[:1], 10), expected) else 3)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -303,7 +303,7 @@ def test_gpus_hold_a_shard_each_and_are_merged_in_order(fake_gpus):
     rng = np.random.default_rng(4)
     codes = rng.integers(0, 256, (4000, 8), dtype=np.uint8)
     queries = rng.integers(0, 256, (40, 8), dtype=np.uint8)
-    flat = Flat(codes)
+    flat = FlatSearcher(codes)
     for k in (1, 10, 100):
         found = flat.search(queries, k)
         assert same(found, brute_force(queries, codes, k))
@@ -336,14 +336,14 @@ def test_what_ties_on_gpus_is_settled(n, q, values, seed, data):
 def test_queries_whose_ties_a_gpu_leaves_open_are_searched_on_the_cpu(fake_gpus):
     rng = np.random.default_rng(5)
     codes, queries = few_codes(rng, 5000, 8, 3), few_codes(rng, 6, 8, 3)
-    assert same(Flat(codes).search(queries, 10), brute_force(queries, codes, 10))
+    assert same(FlatSearcher(codes).search(queries, 10), brute_force(queries, codes, 10))
     assert fake_gpus.made[0].asked == [(6, 104)]
 
 
 def test_where_the_gpu_fails_the_cpu_takes_over_once_and_for_all(fake_gpus, monkeypatch, caplog):
     monkeypatch.setattr(FakeGpu, "limit", 50)
     codes = few_codes(np.random.default_rng(6), 600, 8, 9)
-    flat = Flat(codes)
+    flat = FlatSearcher(codes)
     for _ in range(2):
         assert same(flat.search(codes[:4], 60), brute_force(codes[:4], codes, 60))
     assert len(caplog.records) == 1

@@ -21,7 +21,7 @@ from sdc.retrieve.index import file_format
 from sdc.retrieve.index.file_format import FAISS_HEADER
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 from sdc.retrieve.index.threads import faiss_module
 
 GOLDEN = Path(__file__).with_name("golden") / "db.bin"
@@ -84,7 +84,7 @@ def test_a_saved_index_comes_back_whole(tmp_path):
     codes = rng.integers(0, 256, (500_000, 8), dtype=np.uint8)  # several checksummed chunks
     labels = (rng.random((500_000, 3)) < 0.5).astype(np.uint8)
     ids = [f"ü/{i}" for i in range(len(codes))]
-    queries = Entries(codes[:7], np.arange(7), Ids.of(ids[:7]), labels[:7])
+    queries = Records(codes[:7], np.arange(7), Ids.of(ids[:7]), labels[:7])
     built = Index.build(codes, ids=ids, labels=labels, queries=queries, metadata={"settings": {"a": 1}})
     found = Index.open(built.save(tmp_path / "db.bin"))
     assert (found.ntotal, len(found), found.bits) == (500_000, 500_000, 64)
@@ -300,7 +300,7 @@ def test_a_search_that_does_not_fit_is_refused(codes, k, message):
         (np.zeros((3, 4), np.uint8), {"labels": np.zeros(2, int)}, r"found int64 of shape \(2,\)"),
         (np.zeros((3, 4), np.uint8), {"rows": np.array([1, 2, 1])}, "1 occurs twice"),
         (np.zeros((3, 4), np.uint8), {"rows": np.array([1.5, 2, 1])}, "row numbers"),
-        (np.zeros((3, 4), np.uint8), {"queries": Entries(np.zeros((1, 8), np.uint8), np.zeros(1, int))}, "in width"),
+        (np.zeros((3, 4), np.uint8), {"queries": Records(np.zeros((1, 8), np.uint8), np.zeros(1, int))}, "in width"),
     ],
 )
 def test_an_index_of_parts_that_do_not_fit_is_refused(codes, options, message):

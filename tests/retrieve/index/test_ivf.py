@@ -30,7 +30,7 @@ def clustered(count, width=8, centres=40, seed=0):
 def inverted(codes, lists, nprobe):
     centroids = ivf.train(codes, lists)
     assigned = ivf.assign(codes, centroids)
-    return ivf.Searcher(ivf.build(codes, centroids, assigned), codes, nprobe), centroids, assigned
+    return ivf.IVFSearcher(ivf.build(codes, centroids, assigned), codes, nprobe), centroids, assigned
 
 
 def within_lists(query, codes, centroids, assigned, nprobe):

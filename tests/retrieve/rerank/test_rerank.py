@@ -16,7 +16,7 @@ from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.scoring import WIDTH, rerank, shortlist_size
 from sdc.retrieve.search import search
@@ -291,7 +291,7 @@ def test_over_seeds_auto_keeps_its_promise_to_queries_it_never_saw(made, count, 
     sizes = []
     for seed in range(20):
         chosen = np.sort(np.random.default_rng(seed).choice(800, count, replace=False))
-        split = Entries(codes[chosen], everyone[chosen])
+        split = Records(codes[chosen], everyone[chosen])
         part = Index.build(index.database.codes, rows=index.database.rows, queries=split)
         choice = shortlist.choose(part, model, store, 10, 0.95)
         assert choice.queries == count
@@ -320,7 +320,7 @@ def test_what_ties_at_the_last_place_is_as_good_as_any(tmp_path):
     store = FeatureStore(tmp_path / "feats.h5")
     model = Model({"output.weight": rng.standard_normal((32, 16)), "output.bias": np.zeros(32)}, {})
     codes = pack(model.outputs(features))
-    index = Index.build(codes, queries=Entries(codes[::10], rows[::10]))
+    index = Index.build(codes, queries=Records(codes[::10], rows[::10]))
     choice = shortlist.choose(index, model, store, 10, 1.0)
     assert (choice.shortlist, choice.achieved) == (10, 1)
 

@@ -100,13 +100,13 @@ def test_features_of_items_that_are_all_gone_are_not_needed(grown, tools):
 
 def test_ground_truth_forgets_what_was_removed(tmp_path):
     from sdc.extract.store.groundtruth import Ragged
-    from sdc.retrieve.index.records import Entries
+    from sdc.retrieve.index.records import Records
     from sdc.retrieve.update.changes import compact, remove
     from sdc.retrieve.update.settings import CompactSettings, RemoveSettings
 
     codes = np.arange(12, dtype=np.uint8)[:, None]
     lists = {"relevant": Ragged.of([[0, 3, 5], [3]])}
-    queries = Entries(codes[:2], np.arange(2), groundtruth=lists)
+    queries = Records(codes[:2], np.arange(2), groundtruth=lists)
     path = Index.build(codes, queries=queries).save(tmp_path / "db.bin")
     remove(RemoveSettings(path, ("3", "7")))
     for again in (False, True):

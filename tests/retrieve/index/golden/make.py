@@ -8,7 +8,7 @@ import numpy as np
 
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.index.records import Entries
+from sdc.retrieve.index.records import Records
 
 ROWS = np.arange(24) * 3 + 1
 
@@ -18,7 +18,7 @@ def codes(count: int, start: int) -> np.ndarray:
 
 
 def build(**metadata: object) -> Index:
-    queries = Entries(codes(5, 1000), np.arange(5), Ids.of([f"query-{i}" for i in range(5)]), np.arange(5) % 3)
+    queries = Records(codes(5, 1000), np.arange(5), Ids.of([f"query-{i}" for i in range(5)]), np.arange(5) % 3)
     return Index.build(
         codes(24, 0),
         ids=[f"bild-{row}-ä" for row in ROWS],
