@@ -10,11 +10,11 @@ from types import FrameType
 import click
 
 from sdc._version import __version__
-from sdc.commands import changes, codes, experiments, features, heads, push, serve
+from sdc.commands import LazyGroup
 from sdc.errors import SdcError, log
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="sdc")
 def cli() -> None:
     """Turn embeddings into compact binary codes and search them.
@@ -26,29 +26,6 @@ def cli() -> None:
 
     Each command reads what the one before it wrote, by these names unless told otherwise.
     """
-
-
-for command in (
-    features.extract,
-    features.datasets_,
-    features.import_,
-    heads.train,
-    experiments.ablate,
-    experiments.reproduce,
-    heads.export,
-    codes.encode,
-    codes.search,
-    changes.add,
-    changes.remove,
-    changes.compact,
-    push.push,
-    serve.serve,
-    codes.evaluate,
-    codes.diagnose,
-    codes.compare,
-    codes.inspect,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

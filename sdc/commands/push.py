@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, as_json, print_json
+from sdc.commands.options import as_json, index, verify
+from sdc.commands.printing import print_json
 from sdc.retrieve.engines.push import PushSettings
 from sdc.retrieve.engines.urls import MILVUS, PGVECTOR
 
 
 @click.command()
-@click.option("--index", type=PATH, default=PushSettings.index, show_default=True)
+@index(PushSettings.index)
 @click.option("--to", required=True, metavar="URL", help=f"{MILVUS}; or {PGVECTOR}.")
 @click.option(
     "--index-type",
@@ -23,12 +24,7 @@ from sdc.retrieve.engines.urls import MILVUS, PGVECTOR
 )
 @click.option("--batch", type=int, default=PushSettings.batch, show_default=True, help="Most codes a request.")
 @click.option("--overwrite", is_flag=True, help="Replace what another index left there, or what was changed there.")
-@click.option(
-    "--verify/--no-verify",
-    default=PushSettings.verify,
-    show_default=True,
-    help="Check every byte of the index first.",
-)
+@verify(PushSettings.verify, "the index")
 @as_json
 def push(as_json: bool, **options: Any) -> None:
     """Copy the codes into Milvus or PostgreSQL, and check what they find there.

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, size
+from sdc.commands.options import PATH, SIZE, index, verify
 from sdc.serve.settings import ServeSettings
 
 
 @click.command()
-@click.option("--index", type=PATH, default=ServeSettings.index, show_default=True)
+@index(ServeSettings.index)
 @click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
 @click.option("--host", default=ServeSettings.host, show_default=True, help="Name or address to listen on.")
 @click.option("--port", type=int, default=ServeSettings.port, show_default=True, help="0 takes any that is free.")
@@ -33,7 +33,7 @@ from sdc.serve.settings import ServeSettings
 @click.option("--max-k", type=int, default=ServeSettings.max_k, show_default=True, help="Most neighbours a query.")
 @click.option(
     "--max-body",
-    callback=size,
+    type=SIZE,
     metavar="SIZE",
     default=f"{ServeSettings.max_body >> 20}MiB",
     show_default=True,
@@ -47,12 +47,7 @@ from sdc.serve.settings import ServeSettings
     show_default=True,
     help="For a request to be sent and answered, and for those that are running at the end.",
 )
-@click.option(
-    "--verify/--no-verify",
-    default=ServeSettings.verify,
-    show_default=True,
-    help="Check every byte of an index first.",
-)
+@verify(ServeSettings.verify, "an index")
 def serve(**options: Any) -> None:
     """Answer searches over HTTP, with a page to try it.
 

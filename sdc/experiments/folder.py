@@ -6,7 +6,6 @@ A finished cell is kept and not computed again: a run that is killed loses the c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -51,6 +50,8 @@ class GridFolder:
             UsageError: it is a file, holds something else, or is being filled by another run.
             SdcError: it cannot be made or written to.
         """
+        import fcntl  # not everywhere: whoever only asks for --help does without
+
         out = self.path
         known = (out / SETTINGS).exists()  # a folder of ours may hold what its owner has put there as well
         check_output_folder(

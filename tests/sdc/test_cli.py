@@ -193,7 +193,7 @@ def test_no_write_permission_is_said(command, vectors):
             folder.chmod(folder.stat().st_mode | 0o005)
     # Root may write anywhere: it imports what is needed, then becomes nobody.
     script = (
-        "import os, sys, h5py, numpy.random, sdc.api, sdc.cli, sdc.extract.import_vectors\n"
+        "import mmap, os, sys, h5py, numpy.random, sdc.api, sdc.cli, sdc.commands.import_vectors\n"
         "import sdc.extract.store.file_format\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "sys.argv = ['sdc', 'import', 'vectors.npy', '--out', 'closed/feats.h5']\n"
@@ -254,3 +254,26 @@ def test_import_sdc_and_help_load_nothing_heavy():
     subprocess.run([sys.executable, "-c", script], check=True)
     done = subprocess.run([sys.executable, "-m", "sdc", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == sdc.__version__
+
+
+def test_help_needs_no_heavy_module():
+    """Nor one that not every system has; and each command's line in the list is the one of its own help."""
+    script = (
+        "import sys\n"
+        "for name in ('fcntl', 'torch', 'triton', 'faiss', 'timm', 'h5py', 'scipy', 'PIL', 'rich'):\n"
+        "    sys.modules[name] = None\n"
+        "from click.testing import CliRunner\n"
+        "from sdc.cli import cli\n"
+        "from sdc.commands import COMMANDS\n"
+        "def ask(*arguments):\n"
+        "    done = CliRunner().invoke(cli, arguments, prog_name='sdc')\n"
+        "    assert done.exit_code == 0, (arguments, done.exception)\n"
+        "    return done.output\n"
+        "assert 'search' in ask('--help')\n"
+        "assert not any('sdc.commands.' + name in sys.modules for name in COMMANDS)\n"
+        "for name, line in COMMANDS.items():\n"
+        "    assert ' '.join(ask(name, '--help').split()).startswith(f'Usage: sdc {name} [OPTIONS]')\n"
+        "    command = cli.get_command(None, name)\n"
+        "    assert (command.name, command.help.splitlines()[0]) == (name, line)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -410,7 +410,7 @@ def test_a_large_shortlist_is_remarked_on(made, monkeypatch, caplog):
 
 @pytest.mark.parametrize("value", ["0", "-1", "0.99", "abc", "inf", "nan", "", "Auto"])
 def test_a_factor_that_is_none_is_a_usage_error(value):
-    from sdc.commands.codes import search as command
+    from sdc.commands.search import search as command
 
     done = CliRunner().invoke(command, ["--rerank", value])
     assert done.exit_code == 2
@@ -436,7 +436,7 @@ def test_settings_that_make_no_sense_are_refused(scene, options, message):
 
 
 def test_the_command_prints_what_the_order_goes_by(scene):
-    from sdc.commands.codes import search as command
+    from sdc.commands.search import search as command
 
     asked = ["--index", str(scene.folder / "db.bin"), "-k", "2", "--rerank", "2.5", "--id", "img/0007.png"]
     done = CliRunner().invoke(command, asked)

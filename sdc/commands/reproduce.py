@@ -1,4 +1,4 @@
-"""The commands that run the chain many times over: ablate, reproduce."""
+"""The command reproduce."""
 
 from __future__ import annotations
 
@@ -7,76 +7,11 @@ from typing import Any
 
 import click
 
-from sdc.ablate.run import AblateSettings
-from sdc.commands.common import PATH, as_json, device, jobs, lengths, overwrite, print_json
-from sdc.experiments.grid import OVER
+from sdc.commands.options import LENGTHS, PATH, Parsed, as_json, device, jobs, overwrite
+from sdc.commands.printing import print_json
 from sdc.reproduce.run import ReproduceSettings
 
-ABLATIONS = """
-\b
-The paper's experiments and three checks of them, a command each:
-  methods over bits   sdc ablate --over method --bits 16,32,64
-  instance-level      sdc ablate --over method=itq,sdc --preset paper-instance --bits 128,256,512
-  distributions       sdc ablate --over calibration
-  alpha = beta        sdc ablate --over alpha
-  overlap and gain    sdc ablate --features a.h5 --features b.h5 --over method=lsh,itq,sdc
-  alpha x beta        sdc ablate --features a.h5 --features b.h5 --over alpha --over beta --seeds 1
-  linear scaling      sdc ablate --over method=itq,sdc --over calibration=linear,beta:16,16
-
-The folder gets results.csv (a row a cell), results.md (mean ± sd over seeds) and figures. Killed or interrupted, the
-same command goes on: finished cells are kept.
-"""
-
-
-@click.command(epilog=ABLATIONS)
-@click.option(
-    "--features",
-    type=PATH,
-    multiple=True,
-    default=AblateSettings.features,
-    show_default=True,
-    help="Feature file to read; may be repeated.",
-)
-@click.option(
-    "--over",
-    multiple=True,
-    metavar="NAME[=V,V,...]",
-    help=f"A setting to vary; may be repeated, for a product. With default values: {', '.join(OVER)}; any other "
-    "setting of `sdc train` takes values.",
-)
-@click.option(
-    "--bits",
-    default=",".join(map(str, AblateSettings.bits)),
-    show_default=True,
-    callback=lengths,
-    help="Lengths of a code, such as 16,32,64.",
-)
-@click.option("--seeds", type=int, default=AblateSettings.seeds, show_default=True, help="Runs of each cell.")
-@click.option("--preset", default=AblateSettings.preset, show_default=True)
-@click.option("--method", default=AblateSettings.method, show_default=True)
-@click.option("--epochs", type=int, help="At most.  [default: the preset's or the method's]")
-@click.option(
-    "--set", "fixed", multiple=True, metavar="NAME=V", help="Any other setting of `sdc train`; may be repeated."
-)
-@jobs
-@click.option("--out", type=PATH, default=AblateSettings.out, show_default=True, help="Folder to fill.")
-@overwrite
-@as_json
-def ablate(as_json: bool, **options: Any) -> None:
-    """Vary settings of training over a grid, and compare what comes of it."""
-    from sdc.ablate.run import run
-    from sdc.experiments.tables import read_csv
-
-    path = run(AblateSettings(**options))
-    if not as_json:
-        click.echo((path / "results.md").read_text(encoding="utf-8"), nl=False)
-        return
-    rows = read_csv(path / "results.csv")
-    print_json({"out": str(path), "cells": len(rows), "rows": rows})
-
-
-def _names(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(dict.fromkeys(text.split(",")))
+_DISTINCT_NAMES = Parsed(lambda text: tuple(dict.fromkeys(text.split(","))))
 
 
 @click.command()
@@ -87,8 +22,8 @@ def _names(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--train-features", type=PATH, help="roxf, rparis: features of gldv2.")
 @click.option("--backbone", help="Another than the paper's; figures are not comparable then.")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights instead of its pretrained ones.")
-@click.option("--bits", callback=lengths, help="Lengths of a code, such as 16,32,64.  [default: the table's]")
-@click.option("--methods", callback=_names, metavar="M,M,...", help="Of the table's.  [default: all]")
+@click.option("--bits", type=LENGTHS, help="Lengths of a code, such as 16,32,64.  [default: the table's]")
+@click.option("--methods", type=_DISTINCT_NAMES, metavar="M,M,...", help="Of the table's.  [default: all]")
 @click.option("--seeds", type=int, default=ReproduceSettings.seeds, show_default=True, help="Runs of each cell.")
 @click.option("--limit", type=int, help="Extract a stratified sample of so many images: a trial, not comparable.")
 @jobs

@@ -1,4 +1,4 @@
-"""The commands that make a feature file: extract, import; and datasets."""
+"""The command extract."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, as_json, device, out, overwrite, print_json, report
+from sdc.commands.options import FACTORS, PATH, as_json, device, out, overwrite
+from sdc.commands.printing import print_file
 from sdc.devices import is_main_process
 from sdc.extract.images import LONGEST, SCALES
-from sdc.extract.import_vectors import ImportSettings
 from sdc.extract.run import ExtractSettings
-
-
-def _scales(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
-    """0.7071,1,1.4142"""
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: expected factors, such as 0.7071,1,1.4142") from None
 
 
 @click.command()
@@ -44,7 +36,7 @@ def _scales(context: click.Context, parameter: click.Parameter, text: str | None
 )
 @click.option(
     "--scales",
-    callback=_scales,
+    type=FACTORS,
     metavar="S,S,...",
     help=f"Landmark sets: average over these scales.  [default: {','.join(f'{scale:g}' for scale in SCALES)}]",
 )
@@ -90,53 +82,4 @@ def extract(as_json: bool, **options: Any) -> None:
 
     path = run(ExtractSettings(**options))
     if is_main_process():
-        report(path, as_json)
-
-
-@click.command("datasets")
-@as_json
-def datasets_(as_json: bool) -> None:
-    """List the sets of images: what must be on disk, where to get it, splits, labels and protocol.
-
-    \b
-    With SDC_DATA=/data, the set NAME is sought in /data/NAME where --root names no folder.
-    """
-    from sdc.extract.datasets import catalogue
-
-    found = catalogue()
-    if as_json:
-        print_json(found)
-        return
-    for entry in found["datasets"]:
-        needs: dict[str, list[str]] = {}
-        for piece in entry["needs"]:
-            needs.setdefault(piece["from"], []).append(piece["path"])
-        at = entry["protocol"].get("at")
-        lines = [
-            *(f"needs {', '.join(paths)}, from {source}" for source, paths in needs.items()),
-            f"splits: {entry['splits']}",
-            f"labels: {entry['labels']}",
-            f"protocol: {entry['protocol']['name']}, {f'mAP@{at}' if at else 'mAP over all'}",
-        ]
-        click.echo(f"{entry['name']}: {entry['summary']}")
-        for line in lines:
-            click.echo(f"    {line}")
-
-
-@click.command("import")
-@click.argument("vectors", type=PATH)
-@click.option("--labels", type=PATH, help="npy, or text with a label a line.")
-@click.option("--labels-coarse", type=PATH, help="A second level above the labels, in the same forms.")
-@click.option("--ids", type=PATH, help="npy, or text with an id a line.  [default: row numbers]")
-@click.option("--splits", type=PATH, help="npz with the row numbers of train, query and database.")
-@click.option("--groundtruth", type=PATH, help="gnd_roxford5k.pkl or gnd_rparis6k.pkl, for their features.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")
-@click.option("--seed", type=int, default=ImportSettings.seed, show_default=True)
-@out(ImportSettings.out)
-@overwrite
-@as_json
-def import_(as_json: bool, **options: Any) -> None:
-    """Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs, bvecs, or .pt and .pth of torch.save."""
-    from sdc.extract.import_vectors import run
-
-    report(run(ImportSettings(**options)), as_json)
+        print_file(path, as_json)

@@ -1,32 +1,17 @@
-"""The commands about hash heads: train, export."""
+"""The command train."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
-from sdc.commands.common import PATH, as_json, device, features, out, overwrite, print_json
+from sdc.commands.options import DURATION, as_json, device, features, out, overwrite
+from sdc.commands.printing import print_json
 from sdc.devices import is_main_process
-from sdc.train.export.run import ExportSettings
 from sdc.train.methods import METHODS
 from sdc.train.run import TrainSettings
-
-
-def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
-    """30s, 5m, 1.5h or plain seconds."""
-    if text is None:
-        return None
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
-    try:
-        seconds = float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds < float("inf"):
-        raise click.BadParameter(f"{text!r} is no time: give seconds, or a number with s, m or h, such as 30s")
-    return seconds
 
 
 @click.command()
@@ -72,7 +57,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--norm/--no-norm", default=None, help="A batch norm at the end of the head.")
 @click.option("--init", help="Start of a linear head: itq or random.")
 @click.option("--epochs", type=int, help="At most.")
-@click.option("--budget", callback=_seconds, metavar="TIME", help="Train the best head for so long, e.g. 30s or 5m.")
+@click.option("--budget", type=DURATION, metavar="TIME", help="Train the best head for so long, e.g. 30s or 5m.")
 @click.option("--patience", type=int, help="Checks on held-out rows without gain before the rate is cut; 0: never.")
 @click.option("--batch-size", type=int)
 @click.option("--lr", type=float, help="Adam's learning rate.")
@@ -114,33 +99,3 @@ def train(as_json: bool, **options: Any) -> None:
     else:
         loss = "" if training["loss"] is None else f", loss {training['loss']:.4f} after {training['epochs']} epochs"
         click.echo(f"{path}: {model.metadata['method']}, {model.bits} bits{loss}")
-
-
-@click.command()
-@click.option("--model", type=PATH, default=ExportSettings.model, show_default=True)
-@click.option("--onnx", type=PATH, metavar="FILE", help="Write an ONNX file; needs sdc-hash[export].")
-@click.option("--torch", type=PATH, metavar="FILE", help="Write a program for torch.export.load.")
-@overwrite
-@as_json
-def export(model: Path, as_json: bool, overwrite: bool, **files: Path | None) -> None:
-    """Write the head for other programs: features in, packed codes out.
-
-    Each file is checked against PyTorch, bit for bit, before it appears.
-    """
-    from sdc.train.export.run import run
-    from sdc.train.model import Model
-
-    if not any(files.values()):
-        raise click.UsageError("nothing to write: give --onnx FILE, --torch FILE or both")
-    for name, file in files.items():
-        if file is not None:
-            run(ExportSettings(model=model, format=name, out=file, overwrite=overwrite))
-    head = Model.load(model)
-    if as_json:
-        written = {name: file and str(file) for name, file in files.items()}
-        made_of = {"method": head.metadata["method"], "bits": head.bits, "fingerprint": head.fingerprint}
-        print_json({"model": str(model), **made_of, **written})
-        return
-    for name, file in files.items():
-        if file is not None:
-            click.echo(f"{file}: {head.metadata['method']}, {head.bits} bits, for {name}")

@@ -1,0 +1,33 @@
+"""The command add."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdc.commands.options import PATH, as_json, features, index, verify
+from sdc.commands.printing import print_change
+from sdc.retrieve.update.settings import AddSettings
+
+
+@click.command()
+@index(AddSettings.index)
+@features(AddSettings.features)
+@click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
+@click.option("--replace", is_flag=True, help="Where the index has an id already, put the new item in its place.")
+@verify(AddSettings.verify, "the files read")
+@as_json
+def add(as_json: bool, **options: Any) -> None:
+    """Add the database split of a feature file to an index, beside db.bin.
+
+    Whoever searches at the same time finds all of it or nothing; a kill leaves the index as it was.
+    """
+    from sdc.retrieve.update.changes import add as change
+
+    found = change(AddSettings(**options))
+    print_change(found, as_json, f"{found['added']} added{_replaced(found['replaced'])}")
+
+
+def _replaced(count: int) -> str:
+    return f", {count} replaced" if count else ""

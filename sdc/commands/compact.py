@@ -1,0 +1,25 @@
+"""The command compact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sdc.commands.options import as_json, index
+from sdc.commands.printing import print_change
+from sdc.retrieve.update.settings import CompactSettings
+
+
+@click.command()
+@index(CompactSettings.index)
+@as_json
+def compact(as_json: bool, index: Path) -> None:
+    """Merge what was added and removed into a new db.bin.
+
+    Searches need no longer look in two places then, and an index of type ivf gets new lists.
+    """
+    from sdc.retrieve.update.changes import compact as change
+
+    found = change(CompactSettings(index))
+    print_change(found, as_json, f"{found['added']} added and {found['removed']} removed items merged")

@@ -1,0 +1,46 @@
+"""The command encode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdc.commands.options import PATH, SIZE, as_json, features, out, overwrite
+from sdc.commands.printing import print_file
+from sdc.retrieve.encode import EncodeSettings
+
+
+@click.command()
+@features(EncodeSettings.features)
+@click.option("--model", type=PATH, default=EncodeSettings.model, show_default=True)
+@click.option(
+    "--index-type",
+    metavar="auto|flat|ivf",
+    default=EncodeSettings.index_type,
+    show_default=True,
+    help="flat: exact search.  ivf: faster and approximate, for millions of codes.  auto: whichever reaches --recall "
+    "faster, measured on these codes.",
+)
+@click.option(
+    "--recall",
+    type=float,
+    default=EncodeSettings.recall,
+    show_default=True,
+    help="Of the 10 nearest codes, how many IVF is to find.",
+)
+@click.option("--memory", type=SIZE, metavar="SIZE", help="What searching the codes may take, e.g. 4GB.")
+@click.option(
+    "--recenter/--no-recenter",
+    default=EncodeSettings.recenter,
+    help="Take the batch norm's mean from the database instead of the training set, for a database unlike it.  "
+    "[default: for models of the preset paper-instance]",
+)
+@out(EncodeSettings.out)
+@overwrite
+@as_json
+def encode(as_json: bool, **options: Any) -> None:
+    """Encode the database split into a searchable index of binary codes."""
+    from sdc.retrieve.encode import run
+
+    print_file(run(EncodeSettings(**options)), as_json)

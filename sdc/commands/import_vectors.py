@@ -1,0 +1,30 @@
+"""The command import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdc.commands.options import PATH, as_json, out, overwrite
+from sdc.commands.printing import print_file
+from sdc.extract.import_vectors import ImportSettings
+
+
+@click.command("import")
+@click.argument("vectors", type=PATH)
+@click.option("--labels", type=PATH, help="npy, or text with a label a line.")
+@click.option("--labels-coarse", type=PATH, help="A second level above the labels, in the same forms.")
+@click.option("--ids", type=PATH, help="npy, or text with an id a line.  [default: row numbers]")
+@click.option("--splits", type=PATH, help="npz with the row numbers of train, query and database.")
+@click.option("--groundtruth", type=PATH, help="gnd_roxford5k.pkl or gnd_rparis6k.pkl, for their features.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")
+@click.option("--seed", type=int, default=ImportSettings.seed, show_default=True)
+@out(ImportSettings.out)
+@overwrite
+@as_json
+def import_vectors(as_json: bool, **options: Any) -> None:
+    """Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs, bvecs, or .pt and .pth of torch.save."""
+    from sdc.extract.import_vectors import run
+
+    print_file(run(ImportSettings(**options)), as_json)

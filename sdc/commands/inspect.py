@@ -1,0 +1,29 @@
+"""The command inspect."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from sdc.commands.options import PATH, as_json
+from sdc.commands.printing import print_json
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@as_json
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what a file holds, where it came from, and whether it is whole."""
+    from sdc.api import inspect as describe
+
+    found = describe(file)
+    if as_json:
+        print_json(found)
+    else:
+        for key, value in found.items():
+            click.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    if not found["whole"]:
+        sys.exit(1)

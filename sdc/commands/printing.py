@@ -1,0 +1,44 @@
+"""How the commands print what a stage returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on one line of standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_numbers(values: dict[str, Any], path: str = "") -> None:
+    """A number a line, under the path of its keys: `precision@10`, `coarse.map`."""
+    for key, value in values.items():
+        label = f"{path}{'@' if key.isdigit() else '.'}{key}" if path else key
+        if isinstance(value, dict):
+            print_numbers(value, label)
+        else:
+            click.echo(f"{label:22} {value:.4f}" if isinstance(value, float) else f"{label:22} {value}")
+
+
+def print_file(path: Path, as_json: bool) -> None:
+    """What `sdc inspect` knows of a file that a stage wrote, in one line."""
+    from sdc.api import inspect
+
+    description = inspect(path)
+    if as_json:
+        print_json({"out": str(path), **description})
+    else:
+        width = f"{description['bits']} bits" if "bits" in description else f"{description['dimension']} dimensions"
+        click.echo(f"{path}: {description['rows']} rows of {width}")
+
+
+def print_change(change: dict[str, Any], as_json: bool, text: str) -> None:
+    """What a change of an index did, and what the index holds now."""
+    if as_json:
+        print_json(change)
+    else:
+        click.echo(f"{change['index']}: {text}; {change['rows']} items, generation {change['generation']}")

@@ -1,0 +1,30 @@
+"""The command remove."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sdc.commands.options import PATH, as_json, index, verify
+from sdc.commands.printing import print_change
+from sdc.retrieve.update.settings import RemoveSettings
+
+
+@click.command()
+@index(RemoveSettings.index)
+@click.option("--id", "ids", multiple=True, help="An item's id; may be repeated.")
+@click.option("--ids", "listed", type=PATH, metavar="FILE", help="Ids, one a line.")
+@click.option("--ignore-missing", is_flag=True, help="Take ids that the index does not have for removed.")
+@verify(RemoveSettings.verify, "the files read")
+@as_json
+def remove(as_json: bool, **options: Any) -> None:
+    """Remove items from an index by their ids.
+
+    All of them in one change, or none where an id is unknown.
+    """
+    from sdc.retrieve.update.changes import remove as change
+
+    found = change(RemoveSettings(**options))
+    missing = f", {found['missing']} unknown" if found["missing"] else ""
+    print_change(found, as_json, f"{found['removed']} removed{missing}")

@@ -1,0 +1,96 @@
+"""The command search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sdc.commands.options import PATH, Parsed, as_json, verify
+from sdc.commands.printing import print_json
+from sdc.errors import UsageError
+from sdc.retrieve.engines.urls import is_url
+from sdc.retrieve.rerank.reranker import Factor
+from sdc.retrieve.rerank.scoring import shortlist_size
+from sdc.retrieve.rerank.shortlist import RECALL
+from sdc.retrieve.search_settings import SearchSettings
+
+
+def _factor(text: str) -> Factor:
+    """A number from 1 on, or auto."""
+    if text == "auto":
+        return "auto"
+    try:
+        factor = float(text)
+        shortlist_size(1, factor, 1)
+    except UsageError as error:
+        raise ValueError(text) from error
+    return factor
+
+
+_FACTOR = Parsed(_factor, ": expected a number from 1 on, or auto")
+_FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a path would swallow one of a URL's slashes
+
+
+@click.command()
+@click.option(
+    "--index",
+    type=_FILE_OR_URL,
+    metavar="FILE|URL",
+    default=str(SearchSettings.index),
+    show_default=True,
+    help="A db.bin, or where `sdc push` put its codes.",
+)
+@click.option("--queries", type=PATH, metavar="FILE", help="Query vectors, in any format `sdc import` reads.")
+@click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="An image; may be repeated.")
+@click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
+@click.option("--limit", type=int, help="At most so many queries.  [default: 10 of the query split; all with --json]")
+@click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
+@click.option("--radius", type=int, help="All within this Hamming distance, instead of the k nearest.")
+@click.option("--only-ids", type=PATH, metavar="FILE", help="Search the ids in FILE alone, one a line.")
+@click.option("--only-label", "only_labels", type=int, multiple=True, help="Search this label alone; may be repeated.")
+@click.option(
+    "--rerank",
+    type=_FACTOR,
+    metavar="FACTOR|auto",
+    help="Compare the features of FACTOR times k items that the codes put first, and order by their cosine.  "
+    "auto: measure once which factor reaches --recall.  Without features at hand: a finer order by codes alone.",
+)
+@click.option("--recall", type=float, help=f"Of the features' nearest, for --rerank auto.  [default: {RECALL}]")
+@click.option("--features", type=PATH, help="The features that were encoded, for --rerank.  [default: where they were]")
+@click.option(
+    "--nprobe", type=int, help="Lists of an IVF index to scan: more find more.  [default: chosen at `sdc encode`]"
+)
+@click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
+@click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for --image.")
+@click.option("--explain", is_flag=True, help="Say how the search is carried out, and why.")
+@verify(SearchSettings.verify, "the index")
+@as_json
+def search(as_json: bool, **options: Any) -> None:
+    """Find the nearest codes of queries.
+
+    Without --queries, --image or --id the query split is searched.
+    """
+    if is_url(options["index"]):
+        from sdc.retrieve.engines.search import search as find
+    else:
+        from sdc.retrieve.search import search as find
+
+    named = options["queries"] or options["images"] or options["ids"]
+    if options["limit"] is None and not named and not as_json:
+        options["limit"] = 10
+    found = find(SearchSettings(**options))
+    if as_json:
+        print_json(found)
+        return
+    for result in found["results"]:
+        neighbors = "  ".join(f"{n['id']} ({_nearness(n)})" for n in result["neighbors"])
+        click.echo(f"{result['query']}: {neighbors or 'nothing'}")
+
+
+def _nearness(neighbor: dict[str, Any]) -> str:
+    """What the order goes by: the Hamming distance, or the second stage's similarity."""
+    return next(
+        (f"{neighbor[name]:.4f}" for name in ("similarity", "score") if name in neighbor), str(neighbor["distance"])
+    )
