@@ -32,7 +32,12 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
-    package_data={"sdc": ["py.typed"], "sdc.kernels": ["cpu.cpp", "hamming.cpp"], "sdc.serve": ["page.html"]},
+    package_data={
+        "sdc": ["py.typed"],
+        "sdc.kernels": ["cpu.cpp", "hamming.cpp"],
+        "sdc.retrieve": ["answer_schema.json"],
+        "sdc.serve": ["page.html", "openapi.json"],
+    },
     entry_points={"console_scripts": ["sdc = sdc.cli:main"]},
     install_requires=[
         "click>=8.1",

@@ -37,10 +37,9 @@ from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.encode import run as encode
-from sdc.retrieve.features.cosine import unit
+from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import Index, faiss_module
-from sdc.retrieve.rerank.reranker import SecondStage
-from sdc.retrieve.rerank.scoring import WIDTH, rerank
+from sdc.retrieve.rerank import WIDTH, Reranker, rerank
 from sdc.train.model import Model
 
 K, QUERIES, CHECKED, TIMED, COLD, EXACT = 10, 1000, 5, 500, 50, 20
@@ -67,8 +66,8 @@ class Scene:
     def unseen(self) -> np.ndarray:
         return np.arange(self.rows + QUERIES, self.rows + 2 * QUERIES)
 
-    def stage(self, factor: Any, recall: float | None = None) -> SecondStage:
-        return SecondStage.of(self.index(), self.model(), K, factor, recall=recall)
+    def stage(self, factor: Any, recall: float | None = None) -> Reranker:
+        return Reranker.open(self.index(), self.model(), K, factor, recall=recall)
 
 
 def blocks(rows: int, dimension: int) -> Iterator[np.ndarray]:
@@ -109,11 +108,11 @@ def choose(scene: Scene, recall: float) -> dict[str, Any]:
     return {"shortlist": stage.shortlist, "seconds": time.perf_counter() - started}
 
 
-def single(stage: SecondStage, vectors: np.ndarray) -> np.ndarray:
+def single(stage: Reranker, vectors: np.ndarray) -> np.ndarray:
     """The rows that one query (1, d) finds, all of the work it takes included."""
-    codes = pack(stage.model.outputs(vectors))
-    rows: np.ndarray = stage.refine(*stage.index.search(codes, stage.candidates), vectors).rows
-    return rows
+    outputs = stage.model.outputs(vectors)
+    distances, positions = stage.index.search_positions(pack(outputs), stage.candidates)
+    return stage.index.items.rows(stage.rerank(distances, positions, vectors, outputs).positions)
 
 
 def measure(scene: Scene, recall: float) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def measure(scene: Scene, recall: float) -> dict[str, Any]:
     }
 
 
-def check(stage: SecondStage, query: np.ndarray) -> None:
+def check(stage: Reranker, query: np.ndarray) -> None:
     """Raises unless a query finds what plain NumPy finds for it."""
     index, store, o = stage.index, stage.store, stage.model.outputs(query[None])[0].astype(np.float64)
     assert store is not None
@@ -198,8 +197,8 @@ def exactly(scene: Scene) -> tuple[np.ndarray, list[float]]:
     faiss, store = faiss_module(), scene.store()
     index = faiss.IndexFlatIP(store.dimension)
     for block in store.blocks(store.splits["database"]):
-        index.add(unit(block))
-    queries = unit(store.take(scene.unseen))
+        index.add(unit_rows(block, np.float32))
+    queries = unit_rows(store.take(scene.unseen), np.float32)
     return index.search(queries, K)[1], times(lambda n: index.search(queries[n : n + 1], K), EXACT)
 
 

@@ -6,13 +6,21 @@ choose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+Part = TypeVar("Part", bound=Sized)
 _FOLDS = 10
+
+
+def query_part(database: Part, queries: Part | None, enough: int) -> tuple[Part, bool]:
+    """The query split where it has `enough` queries, else the database, whose items stand in; and whether it is it."""
+    if queries is not None and len(queries) >= enough:
+        return queries, True
+    return database, False
 
 
 def folds(count: int) -> Iterator[np.ndarray]:
@@ -22,16 +30,23 @@ def folds(count: int) -> Iterator[np.ndarray]:
         yield fold == number
 
 
-def cross_validated(
+def choose_and_validate(
     count: int, choose: Callable[[np.ndarray], T], score: Callable[[T, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """(count,) the scores of queries that had no part in choosing.
+) -> tuple[T, np.ndarray]:
+    """What all queries choose, and (count,) the scores of queries that had no part in choosing.
 
     Args:
         choose: from a mask (count,) of queries what these choose.
         score: from a choice and the mask of n others their scores (n,).
     """
-    found = np.empty(count)
+    return choose(np.ones(count, bool)), cross_validated(count, choose, score)
+
+
+def cross_validated(
+    count: int, choose: Callable[[np.ndarray], T], score: Callable[[T, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """(count,) the scores of queries that had no part in choosing; arguments as those of `choose_and_validate`."""
+    scores = np.empty(count)
     for left_out in folds(count):
-        found[left_out] = score(choose(~left_out), left_out)
-    return found
+        scores[left_out] = score(choose(~left_out), left_out)
+    return scores

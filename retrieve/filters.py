@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from sdc.retrieve.index import Records
 from sdc.retrieve.index.delta import items
 
 
-def rows_of(database: Records, ids: Path | None, labels: Sequence[int]) -> np.ndarray | None:
-    """The rows (n,) of those codes whose id stands in a file and whose label is one of `labels`; None for all.
+def matching_rows(database: Records, ids: Path | None, labels: Sequence[int]) -> np.ndarray | None:
+    """The rows (n,) of those items whose id stands in a file and whose label is one of `labels`; None for all.
 
     Args:
         ids: a file with an id a line; None for any id.
@@ -21,53 +22,63 @@ def rows_of(database: Records, ids: Path | None, labels: Sequence[int]) -> np.nd
 
     Raises:
         SdcError: the file can't be read, or it holds no id.
-        UsageError: an id or a label that no code of the database has, or a database without labels.
+        UsageError: an id or a label that no item of the database has, or a database without labels.
     """
     if ids is None and not labels:
         return None
-    chosen = np.ones(len(database), bool)
+    matching = np.ones(len(database), bool)
     if ids is not None:
-        chosen &= _listed(database, ids)
+        matching &= _listed(database, ids)
     if labels:
-        chosen &= _labelled(database, labels)
-    rows: np.ndarray = database.rows[chosen]
+        matching &= _labelled(database, labels)
+    rows: np.ndarray = database.rows[matching]
     return rows
 
 
-def _listed(database: Records, path: Path) -> np.ndarray:
+def read_ids(path: Path, option: str) -> list[bytes]:
+    """The ids in a file, one a line; empty lines and a byte order mark are passed over.
+
+    Raises:
+        SdcError: the file can't be read; the message names the option that takes it.
+    """
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
-        raise SdcError(f"cannot read {path}: {error.strerror}; --only-ids takes a file with an id a line") from None
-    wanted = {line for line in lines if line.strip()}
-    if not wanted:
+        raise SdcError(f"cannot read {path}: {error.strerror}; {option} takes a file with an id a line") from None
+    return [line for line in lines if line.strip()]
+
+
+def _listed(database: Records, path: Path) -> np.ndarray:
+    lines = read_ids(path, "--only-ids")
+    names = set(lines)
+    if not names:
         raise SdcError(f"{path} holds no id, expected one a line")
-    hits = list(items.positions(database, wanted))
-    unknown = wanted.difference(name for _, name in hits)
+    hits = list(items.positions(database, names))
+    unknown = names.difference(name for _, name in hits)
     if unknown:
         first = next(line for line in lines if line in unknown).decode("utf-8", "surrogateescape")
         near = database.nearest(first)
         hint = f"did you mean {near[0]!r}?" if near else f"ids look like {database.names(np.arange(1))[0]!r}"
         raise UsageError(
-            f"{path} lists {first!r}, which is no id of the database ({len(unknown)} of {len(wanted)} are not); {hint}"
+            f"{path} lists {first!r}, which is no id of the database ({len(unknown)} of {len(names)} are not); {hint}"
         )
-    chosen = np.zeros(len(database), bool)
-    chosen[[position for position, _ in hits]] = True
-    return chosen
+    matching = np.zeros(len(database), bool)
+    matching[[position for position, _ in hits]] = True
+    return matching
 
 
 def _labelled(database: Records, labels: Sequence[int]) -> np.ndarray:
-    held = database.labels
-    if held is None:
+    known = database.labels
+    if known is None:
         raise UsageError("the index has no labels to choose by: encode features that have them (`sdc import --labels`)")
-    if held.ndim == 1:
-        members = {label: held == label for label in labels}
+    if known.ndim == 1:
+        members = {label: known == label for label in labels}
     else:
-        members = {label: held[:, label] != 0 for label in labels if 0 <= label < held.shape[1]}
+        members = {label: known[:, label] != 0 for label in labels if 0 <= label < known.shape[1]}
     for label in labels:
         if label not in members or not members[label].any():
-            known = np.unique(held) if held.ndim == 1 else np.flatnonzero(held.any(axis=0))
-            used = f"{len(known)} are in use, from {known.min()} to {known.max()}" if len(known) else "none is in use"
-            raise UsageError(f"no code has the label {label}: {used}")
-    found: np.ndarray = np.logical_or.reduce([members[label] for label in labels])
-    return found
+            used = np.unique(known) if known.ndim == 1 else np.flatnonzero(known.any(axis=0))
+            range_ = f"{len(used)} are in use, from {used.min()} to {used.max()}" if len(used) else "none is in use"
+            raise UsageError(f"no code has the label {label}: {range_}")
+    matching: np.ndarray = np.logical_or.reduce([members[label] for label in labels])
+    return matching

@@ -1,22 +1,22 @@
-"""Queries: rows of an index, vectors or images, as codes."""
+"""Queries: items of an index, vectors or images, as codes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.bits import pack
-from sdc.retrieve.rerank.reranker import SecondStage
-from sdc.retrieve.search_settings import SearchSettings
 from sdc.train.model import Model
 
 
 class Origin(Protocol):
-    """What the model of queries is known by: an index, or another engine's copy of it."""
+    """What names the model of queries: an index, or another engine's copy of it."""
 
     @property
     def path(self) -> Path | str | None: ...
@@ -30,55 +30,88 @@ class Origin(Protocol):
     def recorded(self, what: Literal["model", "features"]) -> tuple[Path, str]: ...
 
 
-class Queries(NamedTuple):
-    """Some of the queries: vectors that were given, or items of the index."""
+@dataclass(frozen=True)
+class Queries:
+    """Q queries of one kind: vectors, or items of the index.
+
+    Attributes:
+        names: of the queries.
+        codes: (Q, bits // 8) uint8.
+        rows: (Q,) of feats.h5, of items of the index; None of vectors.
+        features: (Q, d) float32, and
+        outputs: (Q, bits) float32, the model's real outputs; of items of the index None until they are read.
+    """
 
     names: list[str]
-    codes: np.ndarray  # (Q, bits // 8)
-    given: np.ndarray | None = None  # (Q, d)
-    rows: np.ndarray | None = None  # (Q,) of feats.h5
+    codes: np.ndarray
+    rows: np.ndarray | None = None
+    features: np.ndarray | None = None
+    outputs: np.ndarray | None = None
 
-    def features(self, stage: SecondStage) -> np.ndarray:
-        """(Q, d) float32."""
-        found = self.given if self.rows is None else stage.vectors(self.rows)
-        return np.asarray(found, np.float32)
+    def __len__(self) -> int:
+        return len(self.names)
 
-
-def of_vectors(settings: SearchSettings, index: Origin) -> Queries:
-    """The queries of a file of vectors, encoded by the model of the index; see `codes_of` and `model_of`."""
-    from sdc.extract.import_vectors import read_vectors
-
-    assert settings.queries is not None
-    vectors, names = read_vectors(settings.queries)
-    vectors = vectors[: settings.limit]
-    return Queries(names[: settings.limit], _encode(settings, index, vectors, str(settings.queries)), vectors)
+    def first(self, count: int | None) -> Queries:
+        """The first `count` of them; None takes all."""
+        columns = (self.rows, self.features, self.outputs)
+        cut = (None if column is None else column[:count] for column in columns)
+        return Queries(self.names[:count], self.codes[:count], *cut)
 
 
-def of_images(settings: SearchSettings, index: Origin) -> Queries:
-    """Images as queries, embedded by the backbone that is recorded with the features.
+class QueryEncoder:
+    """Encodes queries with the model that encoded an index; it is loaded once, when it is first needed.
 
-    Raises:
-        UsageError: none is recorded.
+    Args:
+        index: what is searched.
+        path: of the model; None takes the recorded one.
+        weights: of the backbone, for images.
     """
-    from sdc.extract.encoder import features_of_images
 
-    provenance = index.metadata.get("features", {}).get("provenance", {})
-    if provenance.get("source") != "extract":
-        raise UsageError(
-            f"{settings.index} does not record a backbone ({provenance.get('source', 'plain FAISS')}): "
-            "images can't be embedded for it; give their vectors with --queries"
-        )
-    paths = settings.images[: settings.limit]
-    features = features_of_images(paths, provenance, settings.weights)
-    return Queries([str(path) for path in paths], _encode(settings, index, features, "the images"), features)
+    def __init__(self, index: Origin, path: Path | None = None, weights: str | None = None) -> None:
+        self._index, self._path, self._weights = index, path, weights
+
+    @cached_property
+    def model(self) -> Model:
+        """See `load_index_model`."""
+        return load_index_model(self._index, self._path)
+
+    def from_file(self, path: Path, limit: int | None = None) -> Queries:
+        """The first `limit` vectors of a file; see `encode_vectors`."""
+        from sdc.extract.import_vectors import read_vectors
+
+        vectors, names = read_vectors(path)
+        return self._encode(names[:limit], vectors[:limit], str(path))
+
+    def from_images(self, paths: Sequence[Path], limit: int | None = None) -> Queries:
+        """The first `limit` images, embedded by the backbone that is recorded with the features.
+
+        Raises:
+            UsageError: none is recorded.
+        """
+        from sdc.extract.encoder import features_of_images
+
+        provenance = self._index.metadata.get("features", {}).get("provenance", {})
+        if provenance.get("source") != "extract":
+            raise UsageError(
+                f"{self._index.path} does not record a backbone ({provenance.get('source', 'plain FAISS')}): "
+                "images can't be embedded for it; give their vectors with --queries"
+            )
+        paths = paths[:limit]
+        features = features_of_images(paths, provenance, self._weights)
+        return self._encode([str(path) for path in paths], features, "the images")
+
+    def _encode(self, names: list[str], vectors: np.ndarray, origin: str) -> Queries:
+        outputs = model_outputs(vectors, self.model, origin)
+        return Queries(names, pack(outputs), features=np.asarray(vectors, np.float32), outputs=outputs)
 
 
-def _encode(settings: SearchSettings, index: Origin, vectors: np.ndarray, origin: str) -> np.ndarray:
-    return codes_of(vectors, model_of(index, settings.model), origin)
+def encode_vectors(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
+    """The codes of query vectors, (Q, bits // 8) uint8; arguments and errors as those of `model_outputs`."""
+    return pack(model_outputs(vectors, model, origin))
 
 
-def codes_of(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
-    """The codes of query vectors, (Q, bits // 8) uint8.
+def model_outputs(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
+    """The model's real outputs of query vectors, (Q, bits) float32.
 
     Args:
         vectors: (Q, d), any float type.
@@ -97,17 +130,17 @@ def codes_of(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         outputs = model.outputs(vectors)
     _check_finite(outputs, origin, "numbers too large for the model", "scale them as the features were")
-    return pack(outputs)
+    return outputs
 
 
-def _check_finite(values: np.ndarray, origin: str, found: str, remedy: str) -> None:
+def _check_finite(values: np.ndarray, origin: str, problem: str, remedy: str) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        raise SdcError(f"{origin}: {len(bad)} vectors hold {found} (rows {listed}); {remedy}")
+        raise SdcError(f"{origin}: {len(bad)} vectors hold {problem} (rows {listed}); {remedy}")
 
 
-def model_of(index: Origin, named: Path | None = None) -> Model:
+def load_index_model(index: Origin, named: Path | None = None) -> Model:
     """The model that encoded the index; another one is refused, since its codes mean something else.
 
     Args:

@@ -1,11 +1,12 @@
-"""What a search is told; the defaults are the command's."""
+"""What a search is asked to do; the defaults are the command's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdc.retrieve.rerank.reranker import Factor
+from sdc.errors import UsageError
+from sdc.retrieve.rerank import Factor
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class SearchSettings:
         images: image files, embedded by the backbone recorded with the features.
         ids: items of the database or the query split, by id.
         limit: at most so many queries; None takes all.
-        k: neighbours a query; more than there are returns all.
+        k: neighbors a query; more than there are returns all.
         radius: everything within this Hamming distance, inclusive, instead of the k nearest.
         only_ids: a file with an id a line: search these alone.
         only_labels: search what has one of these labels alone.
@@ -29,7 +30,7 @@ class SearchSettings:
         model: the model that encoded the index; None takes the recorded path.
         weights: the backbone's weights for images, where they can't be had by their tag.
         nprobe: lists of an IVF index to scan; None takes what it was made with.
-        explain: say how the search is carried out, and why.
+        explain: log how the search is carried out, and why.
         verify: check every byte of the index.
     """
 
@@ -50,3 +51,10 @@ class SearchSettings:
     nprobe: int | None = None
     explain: bool = False
     verify: bool = True
+
+    def check_counts(self) -> None:
+        """Raises UsageError unless limit and k are at least 1."""
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit must be at least 1, found {self.limit}")
+        if self.k < 1:
+            raise UsageError(f"k must be at least 1, found {self.k}")

@@ -32,6 +32,18 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of a JSON file with a checksum of it, under `checksum`."""
+    return {**content, "checksum": fingerprint(content)}
+
+
+def unseal(content: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `seal`; raises ValueError where the checksum does not match, KeyError where there is none."""
+    if content.pop("checksum") != fingerprint(content):
+        raise ValueError("its checksum does not match")
+    return content
+
+
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The leaves in which two nested mappings differ, each as "name: found X, wanted Y"."""
     rows = []

@@ -18,7 +18,7 @@ from sdc.errors import SdcError, UsageError, log
 from sdc.files import atomic_write, writable
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate.run import relevance
-from sdc.retrieve.features.cosine import row_lengths
+from sdc.retrieve.features.cosine import unit_rows
 
 BINS = 200
 FORMATS = (".png", ".csv")
@@ -91,8 +91,7 @@ def count_pairs(codes: np.ndarray, features: np.ndarray | None = None, labels: n
     bins = 1 if features is None else BINS
     counts = np.zeros(2 * distances * bins, np.int64)
     if features is not None:
-        features = features.astype(np.float32)
-        features = features / row_lengths(features)[:, None]
+        features = unit_rows(features, np.float32)
     size = max(1, _PAIRS // count)
     for start in range(0, count, size):
         rows, others = slice(start, start + size), slice(start, None)

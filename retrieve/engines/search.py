@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
+from sdc.retrieve.answer import Neighbors, answer, neighbors
 from sdc.retrieve.engines.base import Engine, Hits, Record
 from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.urls import Target, parse
-from sdc.retrieve.queries import of_images, of_vectors
+from sdc.retrieve.queries import QueryEncoder
 from sdc.retrieve.search_settings import SearchSettings
 
 
@@ -56,17 +57,14 @@ def search(settings: SearchSettings) -> dict[str, Any]:
         _check_nprobe(settings, record)
         _check_count(engine, target, record)
         names, codes = _queries(settings, engine, target, record)
-        found = record.count if not settings.only_labels else _labelled(settings, engine, record)
-        k, answer = min(settings.k, found), {"index": target.url, "k": min(settings.k, found)}
-        if settings.radius is not None:
-            k, answer = min(found, engine.most), {**answer, "k": None, "radius": settings.radius}
-        elif k > engine.most:
+        count = record.count if not settings.only_labels else _labelled(settings, engine, record)
+        k = min(settings.k, count) if settings.radius is None else min(count, engine.most)
+        if k > engine.most:
             raise UsageError(f"-k {settings.k} is beyond {target.url}, which returns {engine.most} at most")
         hits = _hits(settings, engine, codes, k)
-    if settings.radius is not None and k < found and any(len(each.rows) == k for each in hits):
+    if settings.radius is not None and k < count and any(len(each.rows) == k for each in hits):
         raise UsageError(f"--radius {settings.radius} takes in more than {k}, the most that the engine returns")
-    results = [{"query": name, "neighbors": neighbors(near)} for name, near in zip(names, hits, strict=True)]
-    return {**answer, "results": results}
+    return answer(target.url, k, names, map(_neighbors, hits), radius=settings.radius)
 
 
 def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -> list[Hits]:
@@ -77,24 +75,19 @@ def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -
             exact=bool(settings.only_labels),
         )  # fmt: skip
     hits = engine.search(codes, k, nprobe=settings.nprobe)
-    short = [place for place, near in enumerate(hits) if len(near.rows) < k]
+    short = [number for number, near in enumerate(hits) if len(near.rows) < k]
     if short:
-        for place, near in zip(short, engine.search(codes[short], k, exact=True), strict=True):
-            hits[place] = near
+        for number, near in zip(short, engine.search(codes[short], k, exact=True), strict=True):
+            hits[number] = near
     return hits
 
 
-def neighbors(hits: Hits) -> list[dict[str, Any]]:
-    """The JSON of a query's neighbours."""
-    columns = (hits.ids, hits.rows.tolist(), hits.distances.tolist())
-    return [{"id": name, "row": row, "distance": distance} for name, row, distance in zip(*columns, strict=True)]
+def _neighbors(hits: Hits) -> Neighbors:
+    return neighbors(hits.ids, {"row": hits.rows, "distance": hits.distances}, [0, len(hits.ids)])[0]
 
 
 def _check(settings: SearchSettings) -> None:
-    if settings.limit is not None and settings.limit < 1:
-        raise UsageError(f"--limit must be at least 1, found {settings.limit}")
-    if settings.k < 1:
-        raise UsageError(f"k must be at least 1, found {settings.k}")
+    settings.check_counts()
     if settings.radius is not None and settings.radius < 0:
         raise UsageError(f"the radius must be at least 0, found {settings.radius}")
     here = {
@@ -147,17 +140,18 @@ def _queries(settings: SearchSettings, engine: Engine, target: Target, record: R
     origin = Pushed(target.url, record.metadata, vouched=bool(record.metadata))
     names: list[str] = []
     codes: list[np.ndarray] = []
-    parts = [of_vectors(settings, origin)] if settings.queries else []
-    parts += [of_images(settings, origin)] if settings.images else []
+    encoder = QueryEncoder(origin, settings.model, settings.weights)
+    parts = [encoder.from_file(settings.queries, settings.limit)] if settings.queries else []
+    parts += [encoder.from_images(settings.images, settings.limit)] if settings.images else []
     for part in parts:
         names += part.names
         codes.append(part.codes)
-    found = engine.find(settings.ids) if settings.ids else {}
+    items = engine.find(settings.ids) if settings.ids else {}
     for name in settings.ids:
-        if name not in found:
+        if name not in items:
             raise UsageError(f"unknown id {name!r}: {target.url} has no such item")
         names.append(name)
-        codes.append(found[name][0][None])
+        codes.append(items[name][0][None])
     together = np.concatenate(codes)
     if together.shape[1] * 8 != record.bits:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Cosines:
 
     def distances(self, part: slice) -> np.ndarray:
         """(1 − cosine)·1e9, whole numbers, (b, N) float64, for the queries in `part`. A row of zeros has cosine 0."""
-        queries = directions(self.store.take(self.queries[part]))
+        queries = unit_rows(self.store.take(self.queries[part]))
         out = np.empty((len(queries), len(self.database)))
         done = 0
         for block in self.store.blocks(self.database):
@@ -34,9 +34,9 @@ class Cosines:
         return out
 
 
-def directions(features: np.ndarray) -> np.ndarray:
-    """The rows at unit length, float64; a row of zeros stays."""
-    x = features.astype(np.float64)
+def unit_rows(features: np.ndarray, dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
+    """The rows at unit length, a new array of type `dtype`; a row of zeros stays."""
+    x = features.astype(dtype)
     x /= row_lengths(x)[:, None]
     return x
 
@@ -45,7 +45,7 @@ def cosine_distances(queries: np.ndarray, items: np.ndarray, lengths: np.ndarray
     """(1 − cosine)·1e9, whole numbers, (b, n) float64.
 
     Args:
-        queries: (b, d), as `directions` gives them.
+        queries: (b, d), as `unit_rows` gives them.
         items: (n, d) float64.
         lengths: (n,) theirs, as `row_lengths` gives them.
     """
@@ -62,7 +62,7 @@ def row_lengths(features: np.ndarray) -> np.ndarray:
 
 
 class Nearest(NamedTuple):
-    """The top of one ranking: the items down to a given place, with all that tie there.
+    """The top of one ranking: the items down to a given rank, with all that tie there.
 
     Attributes:
         items: (M,) their positions.
@@ -101,10 +101,3 @@ def chances(sizes: np.ndarray, k: int) -> np.ndarray:
     before = np.cumsum(sizes) - sizes
     share: np.ndarray = np.clip((k - before) / np.maximum(sizes, 1), 0, 1)
     return share
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    """Rows of unit length, float32; a row of zeros stays."""
-    x = features.astype(np.float32)
-    x /= row_lengths(x)[:, None]
-    return x

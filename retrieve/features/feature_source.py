@@ -7,15 +7,16 @@ counted on from its first number, see `sdc.retrieve.index.delta.manifest.Source`
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.index import Index, itself
 
 _OTHERS = 500  # files that a process may have open beside those of the features
@@ -32,14 +33,14 @@ class Features(Protocol):
     def blocks(self, rows: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]: ...
 
 
-class Added(NamedTuple):
+class AddedFeatures(NamedTuple):
     """A store whose items were added. Its other arrays are let go of, since each takes a file descriptor."""
 
     first: int  # its first number
     features: np.ndarray  # (n, d), a memory map
 
 
-class Sources:
+class IndexFeatures:
     """Feature stores that are read as one, by the rows of an index.
 
     Attributes:
@@ -47,11 +48,11 @@ class Sources:
         path: of the first.
     """
 
-    def __init__(self, store: FeatureStore, added: Sequence[Added] = ()) -> None:
-        self.stores: list[FeatureStore | Added] = [store, *added]
+    def __init__(self, store: FeatureStore, added: Sequence[AddedFeatures] = ()) -> None:
+        self.stores: list[FeatureStore | AddedFeatures] = [store, *added]
         self.path, self._first, self._added = store.path, store, added
         self._starts = np.array([0, *(part.first for part in added)], np.int64)
-        self._kind = np.result_type(*(part.features.dtype for part in self.stores))
+        self._dtype = np.result_type(*(part.features.dtype for part in self.stores))
 
     @property
     def dimension(self) -> int:
@@ -63,7 +64,7 @@ class Sources:
         which = np.searchsorted(self._starts, rows, side="right") - 1
         if not which.any():
             return self._first.take(rows)
-        out = np.empty((len(rows), self.dimension), self._kind)
+        out = np.empty((len(rows), self.dimension), self._dtype)
         for number in np.unique(which):
             here = which == number
             out[here] = np.take(np.asarray(self.stores[number].features), rows[here] - self._starts[number], axis=0)
@@ -77,8 +78,15 @@ class Sources:
         for start in range(0, len(rows), size):
             yield self.take(rows[start : start + size])
 
+    def read_at_random(self) -> None:
+        """Tells the system that single rows are read, else it reads 30 times as much around each."""
+        for part in self.stores:
+            mapped: Any = part.features.base
+            if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+                mapped.madvise(mmap.MADV_RANDOM)
 
-def encoded_features(index: Index, path: Path | None, *, verify: bool) -> Sources:
+
+def encoded_features(index: Index, path: Path | None, *, verify: bool) -> IndexFeatures:
     """The features an index was encoded from, at `path`, or where they were then, and those of what was added to it.
 
     Raises:
@@ -99,8 +107,9 @@ def encoded_features(index: Index, path: Path | None, *, verify: bool) -> Source
     if last >= len(store):
         raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
     _allow_files(len(added))
-    return Sources(
-        store, [Added(first, _features(index, path, expected, verify=verify)) for first, path, expected in added]
+    return IndexFeatures(
+        store,
+        [AddedFeatures(first, _features(index, path, expected, verify=verify)) for first, path, expected in added],
     )
 
 
@@ -114,12 +123,15 @@ def _features(index: Index, path: Path, expected: str, *, verify: bool) -> np.nd
     return store.features
 
 
-def lacking(index: Index) -> str | None:
-    """What features are not, `recorded` or `at` some place, those of what was added too; None where all are there."""
+def missing_features(index: Index) -> str | None:
+    """Why the features of an index cannot be read: they are not `recorded`, or not `at` a path. None if all are there.
+
+    Those of what was added count too.
+    """
     if not index.metadata.get("features"):
         return "recorded"
-    places = [index.recorded("features")[0], *(where for _, where, _ in _added(index))]
-    return next((f"at {where}" for where in places if not where.exists()), None)
+    paths = [index.recorded("features")[0], *(path for _, path, _ in _added(index))]
+    return next((f"at {path}" for path in paths if not path.exists()), None)
 
 
 def _allow_files(count: int) -> None:
@@ -128,17 +140,17 @@ def _allow_files(count: int) -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = count + _OTHERS if hard == resource.RLIM_INFINITY else min(count + _OTHERS, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        needed = count + _OTHERS if hard == resource.RLIM_INFINITY else min(count + _OTHERS, hard)
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _added(index: Index) -> list[tuple[int, Path, str]]:
     """First number, path and fingerprint of each store whose items were added, where some of them are still there."""
     folder = itself(index.path).parent if index.path else Path()
-    found = []
+    stores = []
     for source in index.metadata.get("sources", []):
         first, count = source["first"], source["count"]
         if index.items.count(first, first + count):
-            found.append((first, Path(os.path.normpath(folder / source["path"])), source["fingerprint"]))
-    return found
+            stores.append((first, Path(os.path.normpath(folder / source["path"])), source["fingerprint"]))
+    return stores

@@ -17,7 +17,7 @@ import numpy as np
 from sdc.errors import UsageError, log, unknown_name_error
 from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.cross_validation import cross_validated
+from sdc.retrieve.cross_validation import choose_and_validate, query_part
 from sdc.retrieve.index import ivf
 from sdc.retrieve.index.flat import FlatSearcher
 from sdc.retrieve.index.ivf import IVFSearcher
@@ -80,7 +80,7 @@ class IndexChoice:
 
 
 @dataclass(frozen=True)
-class Queries:
+class QuerySample:
     """Queries to measure with: codes (Q, bits // 8), and (Q,) the place of each in the database, or −1."""
 
     codes: np.ndarray
@@ -91,17 +91,16 @@ class Queries:
         return len(self.codes)
 
     @classmethod
-    def of(cls, database: Records, queries: Records | None, chance: np.random.Generator) -> Queries:
+    def of(cls, database: Records, queries: Records | None, chance: np.random.Generator) -> QuerySample:
         """Some of the query split, or, where that has too few, rows of the database, in random order."""
         if queries is not None and 0 < len(queries) < _ENOUGH:
             log.info(
                 "the query split has %d queries, too few to measure with: rows of the database stand in", len(queries)
             )
-        if queries is not None and len(queries) >= _ENOUGH:
-            chosen = chance.permutation(len(queries))[:_QUERIES]
-            return cls(queries.codes[chosen], own_positions(queries.rows, database.rows)[chosen], "query split")
-        chosen = chance.permutation(len(database))[:_QUERIES]
-        return cls(database.codes[chosen], chosen, "database rows")
+        part, of_split = query_part(database, queries, _ENOUGH)
+        chosen = chance.permutation(len(part))[:_QUERIES]
+        own = own_positions(part.rows, database.rows)[chosen] if of_split else chosen
+        return cls(part.codes[chosen], own, "query split" if of_split else "database rows")
 
 
 def check(index_type: str, recall: float, memory: int | None) -> None:
@@ -183,12 +182,12 @@ def _measured(
     if index_type == "auto" and count > 2 * _TRIAL:
         chosen = np.sort(chance.choice(count, _TRIAL, replace=False))
         some = Records(codes[chosen], database.rows[chosen])
-        scanned = _look(some, Queries.of(some, None, chance), ivf.list_count(_TRIAL), recall, seed).scanned
+        scanned = _look(some, QuerySample.of(some, None, chance), ivf.list_count(_TRIAL), recall, seed).scanned
         if scanned > MOST_SCANNED:
             return IndexChoice(
                 "flat", _hopeless(recall, scanned, f"in a sample of {_TRIAL} codes "), flat, asked=recall
             ), None
-    found = Queries.of(database, queries, chance)
+    found = QuerySample.of(database, queries, chance)
     look = _look(database, found, lists, recall, seed)
     if index_type == "auto" and look.scanned > MOST_SCANNED:
         return IndexChoice("flat", _hopeless(recall, look.scanned), flat, asked=recall), None
@@ -232,23 +231,22 @@ class _Look:
     recall: float
 
 
-def _look(database: Records, queries: Queries, lists: int, recall: float, seed: int) -> _Look:
+def _look(database: Records, queries: QuerySample, lists: int, recall: float, seed: int) -> _Look:
     centroids = ivf.train(database.codes, lists, seed=seed)
     assigned = ivf.assign(database.codes, centroids)
     ranks, order = list_ranks(database.codes, queries, centroids, assigned)
-    nprobe = least_nprobe(ranks, recall)
+    nprobe, recalls = choose_and_validate(
+        len(queries),
+        lambda some: least_nprobe(ranks[some], recall),
+        lambda fewest, others: (ranks[others] < fewest).mean(axis=1),
+    )
     sizes = np.bincount(assigned, minlength=lists)
     scanned = sizes[order[:, :nprobe]].sum(axis=1).mean() / len(assigned)
-    found = cross_validated(
-        len(queries),
-        lambda others: least_nprobe(ranks[others], recall),
-        lambda fewest, own: (ranks[own] < fewest).mean(axis=1),
-    )
-    return _Look(centroids, assigned, nprobe, scanned, float(found.mean()))
+    return _Look(centroids, assigned, nprobe, scanned, float(recalls.mean()))
 
 
 def list_ranks(
-    codes: np.ndarray, queries: Queries, centroids: np.ndarray, assigned: np.ndarray, k: int = NEIGHBORS
+    codes: np.ndarray, queries: QuerySample, centroids: np.ndarray, assigned: np.ndarray, k: int = NEIGHBORS
 ) -> tuple[np.ndarray, np.ndarray]:
     """After how many lists each of a query's exact neighbours is found.
 

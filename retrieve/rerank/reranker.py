@@ -1,47 +1,46 @@
-"""The second stage of `sdc search`, `--rerank`: what it reads, how wide it is, and what it says of itself."""
+"""`sdc search --rerank`: opens what it reads, decides on the size of the shortlist, describes what was done."""
 
 from __future__ import annotations
 
-import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.retrieve.features.feature_source import Sources, encoded_features, lacking
+from sdc.retrieve.features import IndexFeatures, encoded_features, missing_features
 from sdc.retrieve.index import Index
+from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
-from sdc.retrieve.rerank.scoring import WIDTH, Reranked, rerank, shortlist_size
-from sdc.retrieve.rerank.shortlist import RECALL, Choice
+from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
+from sdc.retrieve.rerank.shortlist import RECALL, RememberedChoices, ShortlistChoice
 from sdc.train.model import Model
-
-Factor = float | Literal["auto"]
 
 
 @dataclass(frozen=True)
-class SecondStage:
+class Reranker:
     """Reranks what the index finds.
 
     Attributes:
-        model: the one that encoded the index, as it did: gives the queries' real outputs.
+        model: the one that encoded the index, as it did.
         store: the features the index was encoded from; None where they are not at hand, so that the asymmetric
             score gives the final order.
-        k: neighbours of a query.
+        k: neighbors of a query.
         shortlist: how many of the candidates are compared by their features.
         choice: what chose the shortlist, with `auto`.
     """
 
     index: Index
     model: Model
-    store: Sources | None
+    store: IndexFeatures | None
     k: int
     shortlist: int
-    choice: Choice | None = None
+    choice: ShortlistChoice | None = None
 
     @classmethod
-    def of(
+    def open(
         cls,
         index: Index,
         model: Model,
@@ -51,8 +50,8 @@ class SecondStage:
         recall: float | None = None,
         features: Path | None = None,
         verify: bool = True,
-    ) -> SecondStage:
-        """Opens the features and settles on a shortlist.
+    ) -> Reranker:
+        """Opens the features and decides on a shortlist.
 
         Args:
             k: from 1 to the size of the database.
@@ -64,40 +63,65 @@ class SecondStage:
             UsageError: other features than the index was encoded from.
             SdcError: the features are damaged; or missing, though they were named or are needed for `auto`.
         """
-        store = _features(index, features, needed=factor == "auto")
-        if factor != "auto":
-            return cls(index, model, store, k, shortlist_size(k, factor, index.ntotal))
-        assert store is not None
-        choice = shortlist.tuned(index, model, features, k, RECALL if recall is None else recall, verify=verify)
-        shortlist.say(choice, index, store)
-        return cls(index, model, store, k, choice.shortlist, choice)
+        choice, size = None, 0
+        if factor == "auto":
+            store, choice = _measured(index, model, k, RECALL if recall is None else recall, features, verify=verify)
+            shortlist.log_choice(choice, index, store)
+            size = choice.shortlist
+        else:
+            size = shortlist_size(k, factor, index.ntotal)
+            missing = missing_features(index) if features is None else None
+            if missing:
+                log.info(
+                    "the features are not %s: the order is by codes alone (asymmetric distance); --features says where "
+                    "they are", missing,
+                )  # fmt: skip
+                return cls(index, model, None, k, size)
+            store = encoded_features(index, features, verify=False)
+        store.read_at_random()
+        return cls(index, model, store, k, size, choice)
 
     @property
     def candidates(self) -> int:
         """How many items the index has to find for each query."""
         return min(self.index.ntotal, WIDTH * self.shortlist)
 
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The features of queries that are items of the index.
+    def features_and_outputs(self, parts: Sequence[Queries]) -> tuple[np.ndarray, np.ndarray]:
+        """(Q, d) float32 and (Q, bits) of all queries; those of items of the index are read and computed here.
 
         Raises:
-            SdcError: they are not at hand.
+            SdcError: they are needed, and not at hand.
         """
+        pairs = [self._read(part) for part in parts]
+        return np.concatenate([features for features, _ in pairs]), np.concatenate([outputs for _, outputs in pairs])
+
+    def _read(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
+        if queries.features is not None and queries.outputs is not None:
+            return queries.features, queries.outputs
         if self.store is None:
             raise SdcError(
                 f"--rerank needs the queries' own features, but those of {self.index.path} are not at hand: "
                 "say where with --features, or search without --rerank"
             )
-        return self.store.take(rows)
+        assert queries.rows is not None
+        features = np.asarray(self.store.take(queries.rows), np.float32)
+        return features, self.model.outputs(features)
 
-    def refine(self, distances: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> Reranked:
-        """The best k of each query (Q, d) among the candidates (Q, M) that the index found."""
-        outputs = self.model.outputs(vectors)
+    def rerank(
+        self, distances: np.ndarray, positions: np.ndarray, features: np.ndarray, outputs: np.ndarray
+    ) -> Ranking:
+        """The best k of each query among its candidates (Q, M).
+
+        Args:
+            distances, positions: what `Index.search_positions` found.
+            features: (Q, d), the queries' own, and
+            outputs: (Q, bits), the model's of them.
+        """
         if self.store is None:
-            return rerank(self.index, distances, rows, outputs, self.k)
-        return rerank(
-            self.index, distances, rows, outputs, self.k,
-            shortlist=self.shortlist, queries=vectors, features=self.store,
+            return rerank_positions(self.index, distances, positions, outputs, self.k)
+        return rerank_positions(
+            self.index, distances, positions, outputs, self.k,
+            shortlist=self.shortlist, queries=features, features=self.store,
         )  # fmt: skip
 
     @property
@@ -107,35 +131,32 @@ class SecondStage:
 
     def described(self) -> dict[str, Any]:
         """What was done, for the JSON of `sdc search`."""
-        found: dict[str, Any] = {"by": "codes" if self.store is None else "features", "candidates": self.candidates}
+        facts: dict[str, Any] = {"by": "codes" if self.store is None else "features", "candidates": self.candidates}
         if self.store is not None:
-            found["shortlist"] = self.shortlist
+            facts["shortlist"] = self.shortlist
         if self.choice is not None and self.choice.queries:
-            found["recall"] = {
+            facts["recall"] = {
                 "asked": self.choice.recall, "achieved": self.choice.achieved,
                 "error": self.choice.error, "queries": self.choice.queries,
             }  # fmt: skip
-        return found
+        return facts
 
 
-def _features(index: Index, path: Path | None, *, needed: bool) -> Sources | None:
-    if path is None and not needed:
-        missing = lacking(index)
-        if missing:
-            log.info(
-                "the features are not %s: the order is by codes alone (asymmetric distance); --features says where "
-                "they are", missing,
-            )  # fmt: skip
-            return None
-    store = encoded_features(index, path, verify=False)
-    for part in store.stores:
-        mapped: Any = part.features.base
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-            mapped.madvise(mmap.MADV_RANDOM)  # else the system reads 30 times as much around each row
-    return store
+def _measured(
+    index: Index, model: Model, k: int, recall: float, features: Path | None, *, verify: bool
+) -> tuple[IndexFeatures, ShortlistChoice]:
+    """The features, opened once, and the choice that is remembered beside the index or measured now."""
+    shortlist.check_recall(recall)
+    remembered = RememberedChoices(index)
+    choice = remembered.find(k, recall)
+    store = encoded_features(index, features, verify=verify and choice is None)
+    if choice is None:
+        choice = shortlist.choose(index, model, store, k, recall)
+        remembered.add(choice)
+    return store, choice
 
 
-def check(factor: Factor | None, recall: float | None) -> None:
+def check_rerank(factor: Factor | None, recall: float | None) -> None:
     """Raises UsageError unless the factor is a number from 1 on or `auto`, and recall fits it."""
     if isinstance(factor, str) and factor != "auto":
         raise UsageError(f"--rerank must be a number from 1 on, or auto; found {factor!r}")

@@ -1,4 +1,4 @@
-"""The second stage of a search: candidates found by Hamming distance, put into a finer order.
+"""Reranking: the candidates that a search finds by Hamming distance, put into a finer order.
 
     index ── Hamming ──▶ 4 · FACTOR · k candidates ── asymmetric ──▶ FACTOR · k, the shortlist ── cosine ──▶ k
 
@@ -11,28 +11,37 @@ the codes. Cosine: of the features, of which only the shortlist's rows are read.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from sdc.errors import UsageError
 from sdc.retrieve.bits import byte_signs
-from sdc.retrieve.features.cosine import directions, row_lengths
-from sdc.retrieve.features.feature_source import Features
+from sdc.retrieve.features import Features, row_lengths, unit_rows
 from sdc.retrieve.index import Index
 
-WIDTH = 4  # candidates by Hamming distance for each place in the shortlist
+Factor = float | Literal["auto"]
+
+WIDTH = 4  # candidates by Hamming distance for each item of the shortlist
 _DIGITS = 9  # similarities are rounded to so many, so that equal vectors tie wherever they stand
 
 
-class Reranked(NamedTuple):
+class Ranking(NamedTuple):
     """The k best of each query, ordered by (similarity descending, row).
 
     Attributes:
         distances: (Q, k) int32, Hamming.
-        rows: (Q, k) int64.
+        positions: (Q, k) int64, among the items of the index.
         similarities: (Q, k) float64 in [−1, 1]: the features' cosine, or, without features, the asymmetric score.
     """
+
+    distances: np.ndarray
+    positions: np.ndarray
+    similarities: np.ndarray
+
+
+class Reranked(NamedTuple):
+    """A `Ranking` with the items' rows, (Q, k) int64, in the place of their positions."""
 
     distances: np.ndarray
     rows: np.ndarray
@@ -76,60 +85,82 @@ def rerank(
     Raises:
         UsageError: k or the shortlist is below 1, or arrays do not fit together.
     """
+    positions, _ = index.items.places(rows)
+    best = rerank_positions(
+        index, distances, positions, outputs, k, shortlist=shortlist, queries=queries, features=features
+    )
+    return Reranked(best.distances, index.items.rows(best.positions), best.similarities)
+
+
+def rerank_positions(
+    index: Index,
+    distances: np.ndarray,
+    positions: np.ndarray,
+    outputs: np.ndarray,
+    k: int,
+    *,
+    shortlist: int | None = None,
+    queries: np.ndarray | None = None,
+    features: np.ndarray | Features | None = None,
+) -> Ranking:
+    """As `rerank`, of what `Index.search_positions` found."""
     if k < 1 or (shortlist is not None and shortlist < 1):
         raise UsageError(f"k and the shortlist must be at least 1, found {k} and {shortlist}")
     if (queries is None) != (features is None):
         raise UsageError("the queries' features and the database's are compared: give both, or neither")
     if queries is not None and features is not None:
         dimension = features.shape[1] if isinstance(features, np.ndarray) else features.dimension
-        if queries.shape != (len(rows), dimension):
-            raise UsageError(
-                f"features of {len(rows)} queries must be ({len(rows)}, {dimension}), found {queries.shape}"
-            )
-    scores = asymmetric(index, rows, outputs)
-    kept = k if features is None else rows.shape[1] if shortlist is None else max(k, shortlist)
-    order = _best(scores, rows, kept)
-    distances, rows, scores = (np.take_along_axis(array, order, axis=1) for array in (distances, rows, scores))
+        count = len(positions)
+        if queries.shape != (count, dimension):
+            raise UsageError(f"features of {count} queries must be ({count}, {dimension}), found {queries.shape}")
+    scores = asymmetric(index, positions, outputs)
+    size = k if features is None else positions.shape[1] if shortlist is None else max(k, shortlist)
+    best = _best(Ranking(distances, positions, scores), size)
     if queries is None or features is None:
-        return Reranked(distances, rows, scores)
-    similarities = np.empty(rows.shape)
-    for query, found, out in zip(queries, rows, similarities, strict=True):
-        out[:] = cosines(query, features, found)
-    order = _best(similarities, rows, k)
-    return Reranked(*(np.take_along_axis(array, order, axis=1) for array in (distances, rows, similarities)))
+        return best
+    rows = index.items.rows(best.positions)
+    similarities = np.array([cosines(query, features, near) for query, near in zip(queries, rows, strict=True)])
+    return _best(best._replace(similarities=similarities.reshape(rows.shape)), k)
 
 
-def asymmetric(index: Index, rows: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """o·b / (‖o‖·√K) of each query's outputs o (Q, K) and the signs b of its rows (Q, M); (Q, M), 0 where o is 0.
+def asymmetric(index: Index, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """o·b / (‖o‖·√K) of each query's outputs o (Q, K) and the signs b of some items (Q, M); (Q, M), 0 where o is 0.
 
     The sum over bits goes byte by byte, through a table of what each value of each byte contributes to it.
+
+    Args:
+        positions: (Q, M), of the items.
 
     Raises:
         UsageError: the outputs are not (Q, bits).
     """
-    if outputs.shape != (len(rows), index.bits):
-        raise UsageError(f"outputs of {len(rows)} queries must be ({len(rows)}, {index.bits}), found {outputs.shape}")
+    count = len(positions)
+    if outputs.shape != (count, index.bits):
+        raise UsageError(f"outputs of {count} queries must be ({count}, {index.bits}), found {outputs.shape}")
     width = index.bits // 8
     scaled = outputs.astype(np.float64)
     scaled /= row_lengths(scaled)[:, None] * math.sqrt(index.bits)
-    tables = scaled.reshape(len(rows), width, 8) @ byte_signs().astype(np.float64).T  # (Q, bytes, 256)
-    scores = np.empty(rows.shape)
-    for table, found, out in zip(tables, rows, scores, strict=True):
-        out[:] = table[np.arange(width), index.codes(found)].sum(axis=1)
+    tables = scaled.reshape(count, width, 8) @ byte_signs().astype(np.float64).T  # (Q, bytes, 256)
+    scores = np.empty(positions.shape)
+    for table, items, out in zip(tables, positions, scores, strict=True):
+        out[:] = table[np.arange(width), index.items.codes(items)].sum(axis=1)
     return np.round(scores, _DIGITS, out=scores)
 
 
 def cosines(query: np.ndarray, features: np.ndarray | Features, rows: np.ndarray) -> np.ndarray:
-    """(n,) cosines of a query (d,) and the features of `rows` (n,), none of which other rows are read."""
+    """(n,) cosines of a query (d,) and the features of `rows` (n,); no other rows are read."""
     order = np.argsort(rows)  # in the order of the file
-    wanted = rows[order]
-    read = np.take(np.asarray(features), wanted, axis=0) if isinstance(features, np.ndarray) else features.take(wanted)
-    taken = read.astype(np.float64)
-    found = np.empty(len(rows))
-    found[order] = (taken @ directions(query[None])[0]) / row_lengths(taken)
-    return np.round(found, _DIGITS, out=found)
+    ascending = rows[order]
+    if isinstance(features, np.ndarray):
+        vectors = np.take(features, ascending, axis=0).astype(np.float64)
+    else:
+        vectors = features.take(ascending).astype(np.float64)
+    similarities = np.empty(len(rows))
+    similarities[order] = (vectors @ unit_rows(query[None])[0]) / row_lengths(vectors)
+    return np.round(similarities, _DIGITS, out=similarities)
 
 
-def _best(similarities: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """(Q, count) places of the highest, ordered by (similarity descending, row)."""
-    return np.lexsort((rows, -similarities), axis=1)[:, :count]
+def _best(ranking: Ranking, count: int) -> Ranking:
+    """The `count` most similar of each query. Positions ascend as rows do, so equals come in the order of rows."""
+    order = np.lexsort((ranking.positions, -ranking.similarities), axis=1)[:, :count]
+    return Ranking(*(np.take_along_axis(array, order, axis=1) for array in ranking))

@@ -1,26 +1,23 @@
-"""`--rerank auto`: the smallest shortlist that keeps a wanted share of the features' nearest neighbours.
+"""`--rerank auto`: the smallest shortlist that keeps the share asked for of the features' nearest neighbors.
 
 Measured on the index's own query split (its own rows, where that has too few). What was achieved is reported of queries
 that had no part in choosing, see `sdc.retrieve.cross_validation`. All that takes a pass over all features, so the
-choice is remembered beside the index, in db.bin.rerank.json, which binds it to the index, k and the recall that was
-asked for; it may be deleted at any time.
+choice is remembered beside the index, in db.bin.rerank.json, for this index, k and recall; the file may be deleted at
+any time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.files import atomic_write, fingerprint
-from sdc.retrieve.cross_validation import cross_validated, folds
-from sdc.retrieve.features.cosine import Nearest
-from sdc.retrieve.features.exact_neighbors import nearest
-from sdc.retrieve.features.feature_source import Features, encoded_features
+from sdc.files import atomic_write, seal, unseal
+from sdc.retrieve.cross_validation import choose_and_validate, folds, query_part
+from sdc.retrieve.features import Features, Nearest, nearest
 from sdc.retrieve.index import Index, Records, own_positions
 from sdc.retrieve.rerank.scoring import WIDTH, asymmetric
 from sdc.train.model import Model
@@ -32,16 +29,16 @@ _QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is
 # samples of 1000 queries, and 1.3 to 1.9 times for 100.
 _MARGIN = 3.0
 _STEPS = 16  # sizes tried from one to its double
-_CELLS = 1 << 20  # candidates held at once
+_CELLS = 1 << 20  # candidates in memory at once
 _LARGE = 1000  # a shortlist above it that is more than a hundredth of the database is remarked on
 
 
 @dataclass(frozen=True)
-class Choice:
+class ShortlistChoice:
     """A shortlist for one k and recall, and what it achieved.
 
     Attributes:
-        k: neighbours.
+        k: neighbors.
         recall: asked for: the mean share of the k nearest by the features' cosine that are in the shortlist.
         shortlist: how many items.
         achieved: the recall of queries by shortlists that others chose, in ten turns.
@@ -67,7 +64,7 @@ def check_recall(recall: float) -> None:
         raise UsageError(f"--recall must be above 0 and at most 1, found {recall:g}")
 
 
-def choose(index: Index, model: Model, store: Features, k: int, recall: float = RECALL) -> Choice:
+def choose(index: Index, model: Model, store: Features, k: int, recall: float = RECALL) -> ShortlistChoice:
     """Measures which shortlist it takes.
 
     The smallest one whose recall is above what is asked for by a margin of `_MARGIN` standard errors, to a sixteenth of
@@ -80,44 +77,47 @@ def choose(index: Index, model: Model, store: Features, k: int, recall: float = 
     """
     check_recall(recall)
     if k >= index.ntotal - 1:
-        return Choice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.nprobe)
-    split = index.queries is not None and len(index.queries) >= _FEWEST
-    part = index.queries if split and index.queries is not None else index.database
-    places = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
-    sample = _Sample.of(part.take(places), index, model, store, k)
-    sizes, found = _curve(sample, recall)
-    achieved = cross_validated(
-        len(places), lambda others: _smallest(found[:, others], recall), lambda place, own: found[place, own]
+        return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.nprobe)
+    part, of_split = query_part(index.database, index.queries, _FEWEST)
+    positions = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
+    sample = _Sample.of(part.take(positions), index, model, store, k)
+    sizes, recalls = _curve(sample, recall)
+    smallest, achieved = choose_and_validate(
+        len(positions),
+        lambda queries: _smallest(recalls[:, queries], recall),
+        lambda number, others: recalls[number, others],
     )
-    of, size = "query" if split else "database", int(sizes[_smallest(found, recall)])
-    return Choice(k, recall, size, float(achieved.mean()), _error(achieved), len(achieved), of, index.nprobe)
+    return ShortlistChoice(
+        k, recall, int(sizes[smallest]), float(achieved.mean()), _error(achieved), len(achieved),
+        "query" if of_split else "database", index.nprobe,
+    )  # fmt: skip
 
 
 def _curve(sample: _Sample, recall: float) -> tuple[np.ndarray, np.ndarray]:
     """Ascending sizes and their recalls (sizes, Q), up to one that suffices whichever queries are left out."""
-    size, sizes, found = sample.k, np.empty(0, np.int64), np.empty((0, len(sample.queries)))
+    size, sizes, recalls = sample.k, np.empty(0, np.int64), np.empty((0, len(sample.queries)))
     while True:  # ends: a shortlist of everything has recall 1
         more = np.ceil(size * 2 ** (np.arange(_STEPS) / _STEPS))
         more = np.setdiff1d(np.minimum(more, sample.index.ntotal).astype(np.int64), sizes)
-        sizes, found = np.concatenate([sizes, more]), np.concatenate([found, sample.recalls(more)])
-        samples = [found, *(found[:, ~out] for out in folds(found.shape[1]))]
-        if all(_smallest(each, recall) < len(found) for each in samples):
-            return sizes, found
+        sizes, recalls = np.concatenate([sizes, more]), np.concatenate([recalls, sample.recalls(more)])
+        samples = [recalls, *(recalls[:, ~out] for out in folds(recalls.shape[1]))]
+        if all(_smallest(each, recall) < len(recalls) for each in samples):
+            return sizes, recalls
         size *= 2
 
 
-def _smallest(found: np.ndarray, recall: float) -> int:
-    """The place of the first size, of those with recalls (sizes, Q), that suffices; one beyond the last if none does.
+def _smallest(recalls: np.ndarray, recall: float) -> int:
+    """The number of the first size, of those with recalls (sizes, Q), that suffices; one beyond the last if none does.
 
     The margin goes by the standard error at the size that just reaches the recall. At larger ones it is smaller, in a
     small sample down to 0 where the few hard queries are not in it: that would be no margin.
     """
-    means = found.mean(axis=1)
+    means = recalls.mean(axis=1)
     reached = np.flatnonzero(means >= recall)
     if not len(reached):
-        return len(found)
-    enough = np.flatnonzero(means >= min(1.0, recall + _MARGIN * _error(found[reached[0]])))
-    return int(enough[0]) if len(enough) else len(found)
+        return len(recalls)
+    enough = np.flatnonzero(means >= min(1.0, recall + _MARGIN * _error(recalls[reached[0]])))
+    return int(enough[0]) if len(enough) else len(recalls)
 
 
 def _error(values: np.ndarray) -> float:
@@ -126,10 +126,16 @@ def _error(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Queries with their nearest neighbours by the features' cosine."""
+    """Queries with their nearest neighbors by the features' cosine.
+
+    Attributes:
+        own: (Q,) the position of each query's own row in the database, or −1.
+        outputs: (Q, bits), the model's.
+    """
 
     index: Index
     queries: Records
+    own: np.ndarray
     outputs: np.ndarray
     near: list[Nearest]
     k: int
@@ -138,65 +144,65 @@ class _Sample:
     def of(cls, queries: Records, index: Index, model: Model, store: Features, k: int) -> _Sample:
         own = own_positions(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
-        return cls(index, queries, model.outputs(store.take(queries.rows)), near, k)
+        return cls(index, queries, own, model.outputs(store.take(queries.rows)), near, k)
 
     def recalls(self, sizes: np.ndarray) -> np.ndarray:
-        """(sizes, Q): which share of each query's k nearest a shortlist of each of these ascending sizes holds."""
+        """(sizes, Q): which share of each query's k nearest is in a shortlist of each of these ascending sizes."""
         width = min(self.index.ntotal, WIDTH * int(sizes[-1]) + 1)  # one of them may be the query's own row
-        found = np.empty((len(sizes), len(self.queries)))
+        recalls = np.empty((len(sizes), len(self.queries)))
         step = max(1, _CELLS // width)
         for start in range(0, len(self.queries), step):
             part = slice(start, start + step)
-            _, rows = self.index.search(self.queries.codes[part], width)
-            scores = asymmetric(self.index, rows, self.outputs[part])
-            for place, (row, score) in enumerate(zip(rows, scores, strict=True), start):
-                others = row != self.queries.rows[place]
-                found[:, place] = self._held(self.near[place], row[others], score[others], sizes)
-        return found
+            _, positions = self.index.search_positions(self.queries.codes[part], width)
+            scores = asymmetric(self.index, positions, self.outputs[part])
+            for q, (items, score) in enumerate(zip(positions, scores, strict=True), start):
+                others = items != self.own[q]
+                recalls[:, q] = self._recalls_of(self.near[q], items[others], score[others], sizes)
+        return recalls
 
-    def _held(self, near: Nearest, rows: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Of one query, given its candidates in Hamming's order. What ties at the k-th place is as good as the k-th."""
-        order = np.lexsort((rows, -scores))
-        wanted = self.index.database.rows[near.items]
+    def _recalls_of(self, near: Nearest, positions: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Of one query, by its candidates in Hamming's order. What ties at the k-th rank is as good as the k-th."""
+        order = np.lexsort((positions, -scores))
         tied = near.groups == len(near.sizes) - 1
-        sure, maybe = (np.isin(rows[order], wanted[which]) for which in (~tied, tied))
+        sure, maybe = (np.isin(positions[order], near.items[which]) for which in (~tied, tied))
         free = self.k - int((~tied).sum())
         hits = []
         for size in sizes:
-            kept = np.flatnonzero(order < WIDTH * size)[:size]
-            hits.append(int(sure[kept].sum()) + min(free, int(maybe[kept].sum())))
+            listed = np.flatnonzero(order < WIDTH * size)[:size]
+            hits.append(int(sure[listed].sum()) + min(free, int(maybe[listed].sum())))
         return np.array(hits) / self.k
 
 
-def tuned(index: Index, model: Model, features: Path | None, k: int, recall: float, *, verify: bool = True) -> Choice:
-    """The choice that is remembered beside the index, or else a new one, which is remembered then.
+class RememberedChoices:
+    """The choices that are remembered beside an index; none where the file is of another index, or damaged."""
 
-    Args:
-        features: where the features are; None takes the recorded path.
-        verify: check every byte of the features before they are measured with.
-    """
-    check_recall(recall)
-    path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
-    known = [] if path is None else _remembered(path, index)
-    for choice in known:
-        if (choice.k, choice.recall, choice.nprobe) == (k, recall, index.nprobe):
-            return choice
-    choice = choose(index, model, encoded_features(index, features, verify=verify), k, recall)
-    if path is not None:
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
+        self._choices = [] if self._path is None else _read(self._path, index)
+
+    def find(self, k: int, recall: float) -> ShortlistChoice | None:
+        """The choice for this k and recall, and for as many lists as the index scans; None where there is none."""
+        asked = (k, recall, self._index.nprobe)
+        return next((each for each in self._choices if (each.k, each.recall, each.nprobe) == asked), None)
+
+    def add(self, choice: ShortlistChoice) -> None:
+        """Remembers one more; logs a warning where it cannot be written."""
+        if self._path is None:
+            return
+        content = {"index": self._index.fingerprint, "choices": [asdict(each) for each in (*self._choices, choice)]}
         try:
-            _remember(path, index, [*known, choice])
+            with atomic_write(self._path) as temporary:
+                temporary.write_text(json.dumps(seal(content), indent=1))
         except SdcError as error:
             log.warning("what --rerank auto has measured is not remembered: %s", error)
-    return choice
 
 
-def _remembered(path: Path, index: Index) -> list[Choice]:
-    """The choices of this very index; none where the file is of another one, or damaged."""
+def _read(path: Path, index: Index) -> list[ShortlistChoice]:
     try:
-        held = json.loads(path.read_bytes())
-        if held.pop("checksum") != fingerprint(held):
-            raise ValueError("its checksum does not fit")
-        return [Choice(**choice) for choice in held["choices"]] if held["index"] == index.fingerprint else []
+        content = unseal(json.loads(path.read_bytes()))
+        same = content["index"] == index.fingerprint
+        return [ShortlistChoice(**choice) for choice in content["choices"]] if same else []
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -204,13 +210,7 @@ def _remembered(path: Path, index: Index) -> list[Choice]:
         return []
 
 
-def _remember(path: Path, index: Index, choices: Sequence[Choice]) -> None:
-    held = {"index": index.fingerprint, "choices": [asdict(choice) for choice in choices]}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({**held, "checksum": fingerprint(held)}, indent=1))
-
-
-def say(choice: Choice, index: Index, store: Features) -> None:
+def log_choice(choice: ShortlistChoice, index: Index, store: Features) -> None:
     """Logs what a choice is, what it achieved, and what would do better where it is large."""
     size, share = choice.shortlist, choice.shortlist / index.ntotal
     if not choice.queries:
@@ -229,6 +229,6 @@ def say(choice: Choice, index: Index, store: Features) -> None:
         row = store.take(np.zeros(1, np.int64)).nbytes
         log.warning(
             "each query reads the features of %.1f %% of the database (%.1f MB), since codes of %d bits do not tell "
-            "its neighbours apart: longer codes would do with far fewer, as would a lower --recall",
+            "its neighbors apart: longer codes would do with far fewer, as would a lower --recall",
             100 * share, size * row / 1e6, index.bits,
         )  # fmt: skip

@@ -5,7 +5,6 @@ Each is whole or has not happened: what it writes counts with the renaming of on
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import errno
 import os
@@ -20,11 +19,12 @@ from sdc.extract.store.store import FeatureStore
 from sdc.files import atomic_write, checksum, explain_os_errors, sync
 from sdc.progress import Progress
 from sdc.retrieve.encode import encode_rows
+from sdc.retrieve.filters import read_ids
 from sdc.retrieve.index import Ids, Index, Records, file_format
 from sdc.retrieve.index.delta import folder, items
 from sdc.retrieve.index.delta.manifest import Change, Manifest, Part, Source
 from sdc.retrieve.index.delta.merged_view import rows_as_bytes
-from sdc.retrieve.queries import model_of
+from sdc.retrieve.queries import load_index_model
 from sdc.retrieve.update import compatibility
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
 
@@ -47,7 +47,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
             the index has; ids that it has already, unless they are to be replaced.
     """
     with _changing(settings.index, verify=settings.verify) as (beside, index):
-        model = model_of(index, settings.model)
+        model = load_index_model(index, settings.model)
         store = FeatureStore(settings.features, verify=settings.verify)
         rows = store.splits["database"]
         compatibility.addable(settings, index, store, model.dimension)
@@ -251,13 +251,7 @@ def _named(settings: RemoveSettings) -> list[bytes]:
     """The ids that are to be removed, each once."""
     names = [name.encode("utf-8", "surrogateescape") for name in settings.ids]
     if settings.listed is not None:
-        try:
-            lines = settings.listed.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
-        except OSError as error:
-            raise SdcError(
-                f"cannot read {settings.listed}: {error.strerror}; --ids takes a file with an id a line"
-            ) from None
-        names += [line for line in lines if line.strip()]
+        names += read_ids(settings.listed, "--ids")
     if not names:
         raise UsageError("no id to remove: give --id ID, or --ids FILE with an id a line")
     return list(dict.fromkeys(names))

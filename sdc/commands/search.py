@@ -11,9 +11,7 @@ from sdc.commands.options import PATH, Parsed, as_json, verify
 from sdc.commands.printing import print_json
 from sdc.errors import UsageError
 from sdc.retrieve.engines.urls import is_url
-from sdc.retrieve.rerank.reranker import Factor
-from sdc.retrieve.rerank.scoring import shortlist_size
-from sdc.retrieve.rerank.shortlist import RECALL
+from sdc.retrieve.rerank import RECALL, Factor, shortlist_size
 from sdc.retrieve.search_settings import SearchSettings
 
 
@@ -90,7 +88,7 @@ def search(as_json: bool, **options: Any) -> None:
 
 
 def _nearness(neighbor: dict[str, Any]) -> str:
-    """What the order goes by: the Hamming distance, or the second stage's similarity."""
+    """What the order goes by: the Hamming distance, or the similarity of reranking."""
     return next(
         (f"{neighbor[name]:.4f}" for name in ("similarity", "score") if name in neighbor), str(neighbor["distance"])
     )

@@ -23,7 +23,7 @@ from sdc.extract.store.store import FeatureStore
 from sdc.progress import Progress
 from sdc.retrieve.bits import byte_signs, hamming, pack
 from sdc.retrieve.encode import encode_rows
-from sdc.retrieve.features.cosine import unit
+from sdc.retrieve.features.cosine import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
 from sdc.train.methods import METHODS
 from sdc.train.model import Model
@@ -139,7 +139,7 @@ class Quantized(Scored):
         self._index, self._chain, self._centre, self.bytes = index, chain, centre, int(index.sa_code_size())
 
     def prepare(self, features: np.ndarray) -> np.ndarray:
-        x = unit(features) - self._centre
+        x = unit_rows(features, np.float32) - self._centre
         for step in self._chain:
             x = step.apply(x)
         return np.ascontiguousarray(x, np.float32)
@@ -167,7 +167,7 @@ def quantize(name: str, store: FeatureStore, rows: np.ndarray, database: np.ndar
         index = faiss.IndexScalarQuantizer(store.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         return Quantized(index, (), 0.0).add(store, database)
     chosen = np.random.default_rng(seed).permutation(rows)[:SAMPLE]
-    sample = unit(store.take(np.sort(chosen)))
+    sample = unit_rows(store.take(np.sort(chosen)), np.float32)
     centre = sample.mean(axis=0)
     sample -= centre
     try:

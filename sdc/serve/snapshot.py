@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, log
-from sdc.retrieve.filters import rows_of
+from sdc.retrieve.answer import Neighbors, answer, neighbors, of_equal_length
+from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import IdLookup, Index, Records
-from sdc.retrieve.queries import codes_of, model_of
-from sdc.retrieve.search import neighbors
+from sdc.retrieve.queries import encode_vectors, load_index_model
 from sdc.serve.images import Embedder, origin_of
 from sdc.serve.limits import RefusedError
 from sdc.serve.request_parsing import How, Query
@@ -55,7 +55,7 @@ class Loaded:
         index = Index.open(settings.index, verify=settings.verify)
         model = None
         if index.metadata.get("model") or settings.model is not None:
-            model = model_of(index, settings.model)
+            model = load_index_model(index, settings.model)
             if model.bits != index.bits:
                 raise SdcError(f"{settings.index} has codes of {index.bits} bits, its model makes {model.bits}")
         else:
@@ -76,7 +76,7 @@ class Loaded:
         if self.model is None:
             raise RefusedError(422, "the index records no model: search by an id of it")
         names = names or [str(place) for place in range(len(vectors))]
-        return self._answer(codes_of(vectors, self.model, "the vectors"), names, how)
+        return self._answer(encode_vectors(vectors, self.model, "the vectors"), names, how)
 
     def by_id(self, name: str, how: How) -> dict[str, Any]:
         """The neighbours of an item of the database or the query split.
@@ -119,8 +119,8 @@ class Loaded:
     def examples(self, limit: int) -> list[dict[str, Any]]:
         """Some items of the database, drawn at random."""
         count = self.index.ntotal
-        rows = self.database.rows[random.sample(range(count), min(limit, count))]
-        return next(neighbors(self.index, self._with_labels({"row": rows[None]})))
+        positions = np.array(random.sample(range(count), min(limit, count)), np.int64)
+        return self._equal(positions[None], {})[0]
 
     def public(self, error: SdcError) -> str:
         """An error's message without the folders of this machine."""
@@ -129,48 +129,54 @@ class Loaded:
     def _answer(self, codes: np.ndarray, names: list[str], how: How) -> dict[str, Any]:
         """The JSON of `sdc search`, with labels where the index has them."""
         most = self.settings.max_k
-        within = rows_of(self.database, None, how.labels)
+        within = matching_rows(self.database, None, how.labels)
         k = min(most + 1 if how.k is None else how.k, self.index.ntotal if within is None else len(within))
         # A radius is answered from the nearest: what it would find is not bounded, and so neither is its memory.
-        distances, rows = self.index.search(codes, k, within=within)
+        distances, positions = self.index.search_positions(codes, k, within=within)
         if how.radius is None:
-            found = list(neighbors(self.index, self._with_labels({"row": rows, "distance": distances})))
+            found = self._equal(positions, {"distance": distances})
         else:
-            found = []
-            for name, near, at in zip(names, distances, rows, strict=True):
-                inside = int(np.searchsorted(near, how.radius, side="right"))
-                if inside > most:
-                    raise RefusedError(
-                        422, f"more than {most} lie within {how.radius} of {name!r}: choose a smaller radius"
-                    )
-                part = {"row": at[None, :inside], "distance": near[None, :inside]}
-                found += neighbors(self.index, self._with_labels(part))
-        return {
-            "index": self.settings.index.name,
-            "k": k if how.radius is None else None,
-            **({} if how.radius is None else {"radius": how.radius}),
-            "results": [{"query": name, "neighbors": near} for name, near in zip(names, found, strict=True)],
-        }
+            found = self._inside(distances, positions, names, how.radius)
+        return answer(self.settings.index.name, k, names, found, radius=how.radius)
 
-    def _with_labels(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """(Q, k) arrays with the labels of their rows, each a number or, multi-hot, a list of them."""
+    def _inside(self, distances: np.ndarray, positions: np.ndarray, names: list[str], radius: int) -> list[Neighbors]:
+        """Of each query those of its nearest (Q, k) that lie within the radius."""
+        most, inside = self.settings.max_k, distances <= radius
+        counts = inside.sum(axis=1)
+        if (counts > most).any():
+            name = names[int((counts > most).argmax())]
+            raise RefusedError(422, f"more than {most} lie within {radius} of {name!r}: choose a smaller radius")
+        limits = [0, *np.cumsum(counts).tolist()]
+        ids, columns = self._described(positions[inside], {"distance": distances[inside]})
+        return neighbors(ids, columns, limits)
+
+    def _equal(self, positions: np.ndarray, columns: dict[str, np.ndarray]) -> list[Neighbors]:
+        """The JSON of neighbors (Q, k)."""
+        ids, described = self._described(positions.ravel(), {name: column.ravel() for name, column in columns.items()})
+        return of_equal_length(ids, {name: column.reshape(positions.shape) for name, column in described.items()})
+
+    def _described(
+        self, positions: np.ndarray, columns: dict[str, np.ndarray]
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Ids of items (n,), and their rows, these columns and their labels: a number each or, multi-hot, a list."""
         database = self.database
-        if database.labels is None:
-            return found
-        labels = database.labels[np.searchsorted(database.rows, found["row"])]
-        if database.labels.ndim == 1:
-            return {**found, "label": labels}
-        listed = np.empty(found["row"].shape, object)
-        for place in np.ndindex(listed.shape):
-            listed[place] = np.flatnonzero(labels[place]).tolist()
-        return {**found, "label": listed}
+        columns = {"row": database.rows[positions], **columns}
+        if database.labels is not None:
+            labels = database.labels[positions]
+            if labels.ndim > 1:
+                listed = np.empty(len(labels), object)
+                for number, classes in enumerate(labels):
+                    listed[number] = np.flatnonzero(classes).tolist()
+                labels = listed
+            columns["label"] = labels
+        return database.names(positions), columns
 
 
 def _warm(index: Index, model: Model | None) -> None:
     """Imports, builds and reads what the first search would have to wait for."""
     index.search(np.zeros((1, index.bits // 8), np.uint8), 1)
     if model:
-        codes_of(np.zeros((1, model.dimension)), model, "zeros")
+        encode_vectors(np.zeros((1, model.dimension)), model, "zeros")
 
 
 def _embedder(settings: ServeSettings, index: Index, before: Loaded | None) -> Embedder | None:

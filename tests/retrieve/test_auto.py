@@ -167,7 +167,9 @@ def test_the_ranks_of_lists_tell_the_recall_of_every_search(n, lists, own, value
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, values, (n, 4), dtype=np.uint8)
     places = rng.integers(0, n, 5) if own else np.full(5, -1)
-    queries = autotune.Queries(codes[places] if own else rng.integers(0, values, (5, 4), dtype=np.uint8), places, "")
+    queries = autotune.QuerySample(
+        codes[places] if own else rng.integers(0, values, (5, 4), dtype=np.uint8), places, ""
+    )
     centroids = ivf.train(codes, min(lists, n))
     assigned = ivf.assign(codes, centroids)
     k = min(10, n - own)
@@ -217,7 +219,7 @@ def test_over_seeds_the_promise_is_kept_and_little_more_is_scanned(count):
     codes, others = clustered(5000), clustered(3000, seed=6)
     centroids = ivf.train(codes, 128)
     assigned = ivf.assign(codes, centroids)
-    ranks, _ = autotune.list_ranks(codes, autotune.Queries(others, np.full(3000, -1), ""), centroids, assigned)
+    ranks, _ = autotune.list_ranks(codes, autotune.QuerySample(others, np.full(3000, -1), ""), centroids, assigned)
     for seed in range(40):
         order = np.random.default_rng(seed).permutation(3000)
         nprobe, unseen = autotune.least_nprobe(ranks[order[:count]], 0.9), ranks[order[count:]]

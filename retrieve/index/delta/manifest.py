@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdc.errors import SdcError
-from sdc.files import atomic_write, fingerprint
+from sdc.files import atomic_write, fingerprint, seal, unseal
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -111,7 +111,7 @@ class Manifest:
         """Makes the changes count: writes the manifest, whole, and renames it into place."""
         held = {"schema": SCHEMA, **asdict(self)}
         with atomic_write(folder / NAME) as temporary:
-            text = json.dumps({**held, "checksum": fingerprint(held)}, indent=1, ensure_ascii=False)
+            text = json.dumps(seal(held), indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -150,8 +150,7 @@ def _parse(data: bytes, path: Path) -> Manifest:
         schema = held["schema"]
         if schema != SCHEMA:
             raise SdcError(f"{path} has schema {schema!r}, this sdc reads {SCHEMA}: upgrade sdc-hash")
-        if held.pop("checksum") != fingerprint(held):
-            raise ValueError("its checksum does not match")
+        unseal(held)
         changes = tuple(
             Change(
                 change["generation"],

@@ -397,7 +397,7 @@ def test_a_large_shortlist_is_remarked_on(made, monkeypatch, caplog):
     index, model, store = opened(made)
     monkeypatch.setattr(shortlist, "_LARGE", 100)
     found = shortlist.choose(index, model, store, 10, 1.0)
-    shortlist.say(found, index, store)
+    shortlist.log_choice(found, index, store)
     assert found.shortlist > 100
     share = f"{found.shortlist / 30:.1f} % of the database"
     assert share in caplog.text

@@ -1,0 +1,83 @@
+"""The JSON of a search: built here for a db.bin, for other engines and for the service, as answer_schema.json says."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Neighbors = list[dict[str, Any]]
+
+
+def neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray], limits: Iterable[int]) -> list[Neighbors]:
+    """The neighbors of each query.
+
+    Args:
+        ids: of all neighbors of all queries, M of them.
+        columns: by key of the JSON, what else is said of each, of M values in all: row, distance, similarity, …
+        limits: (Q + 1,) those of query q are at limits[q]:limits[q + 1].
+    """
+    values = zip(ids, *(column.ravel().tolist() for column in columns.values()), strict=True)
+    items = [dict(zip(("id", *columns), each, strict=True)) for each in values]
+    return [items[first:last] for first, last in pairwise(limits)]
+
+
+def of_equal_length(ids: Sequence[str], columns: Mapping[str, np.ndarray]) -> list[Neighbors]:
+    """`neighbors` of columns (Q, k)."""
+    count, k = next(iter(columns.values())).shape
+    return neighbors(ids, columns, range(0, count * k + 1, k) if k else [0] * (count + 1))
+
+
+def answer(
+    index: str,
+    k: int,
+    names: Sequence[str],
+    found: Iterable[Neighbors],
+    *,
+    radius: int | None = None,
+    rerank: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The answer to queries.
+
+    Args:
+        index: what was searched.
+        k: as clamped to the database; of no meaning with a radius.
+        names: of the queries.
+        found: of each query its neighbors, in their order.
+        rerank: what reranking did, where there was any.
+    """
+    return {
+        "index": index,
+        "k": k if radius is None else None,
+        **({} if radius is None else {"radius": radius}),
+        **({} if rerank is None else {"rerank": rerank}),
+        "results": [{"query": name, "neighbors": near} for name, near in zip(names, found, strict=True)],
+    }
+
+
+def schema(leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON schema of an answer, without the properties of some names."""
+    whole = copy.deepcopy(_schema())
+    _drop(whole, leave_out)
+    return whole
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    text = files("sdc.retrieve").joinpath("answer_schema.json").read_text(encoding="utf-8")
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
+
+
+def _drop(part: Any, names: Collection[str]) -> None:
+    if isinstance(part, dict):
+        for name in set(part.get("properties", ())) & set(names):
+            del part["properties"][name]
+        for each in part.values():
+            _drop(each, names)
