@@ -1,4 +1,4 @@
-"""`sdc.kernels`: the calibration loss, for any training loop.
+"""The calibration loss for any training loop, and the search's Hamming distances.
 
     import torch.nn.functional as F
     from scipy.stats import beta
@@ -14,23 +14,31 @@ The maths, the shapes and types, and which implementation runs when: `kernels/RE
 `calibration_loss`.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
+
+from sdc.kernels.hamming import available as hamming_available
+from sdc.kernels.hamming import nearest as hamming_nearest
+from sdc.kernels.names import LOSSES, PAIRS, QUANTIZATIONS
+from sdc.kernels.quantiles import quantile_table
 
 if TYPE_CHECKING:
     from sdc.kernels.functional import Loss, calibration_loss, sample_length
-    from sdc.kernels.quantiles import quantile_table
 
-__all__ = ["Loss", "calibration_loss", "quantile_table", "sample_length"]
+__all__ = [
+    "LOSSES",
+    "PAIRS",
+    "QUANTIZATIONS",
+    "Loss",
+    "calibration_loss",
+    "hamming_available",
+    "hamming_nearest",
+    "quantile_table",
+    "sample_length",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # The kernel of the search is here too, and must not wait for torch.
-    if name == "quantile_table":
-        from sdc.kernels.quantiles import quantile_table
-
-        return quantile_table
-    if name in __all__:
-        from sdc.kernels import functional
-
-        return getattr(functional, name)
+    if name in ("Loss", "calibration_loss", "sample_length"):  # they need torch, and the search must not wait for it
+        return getattr(importlib.import_module("sdc.kernels.functional"), name)
     raise AttributeError(f"module 'sdc.kernels' has no attribute {name!r}")

@@ -28,7 +28,6 @@ from sdc.files import atomic_write
 from sdc.kernels.gpu import config
 from sdc.kernels.gpu.model import SortCost
 
-CHIPS = (80, 86, 89, 90, 100, 120)
 NAMED = ("SHFL", "BAR", "LDS", "STS", "LDG", "STG", "LDL", "STL", "HMMA", "HGMMA", "UTCHMMA", "VIMNMX", "IMNMX")
 # What runs in the pipe of integers, comparisons and selections, at half the issue rate.
 ALU = frozenset({
@@ -74,7 +73,7 @@ class Resources:
     opcodes: dict[str, int]  # of them, those of NAMED that occur
 
 
-def cases(chips: Sequence[int] = CHIPS) -> Iterator[Case]:
+def cases(chips: Sequence[int] = config.CAPABILITIES) -> Iterator[Case]:
     """Everything the launcher may choose on these chips: each kernel over sizes, types, losses and strides."""
     for chip in chips:
         tiles = {config.rows_config(chip, B, 64, 16).gram.tile: B for B in (256, 4096, 1024)}
@@ -232,7 +231,9 @@ def write_table(path: Path, costs: dict[Case, Resources]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sdc.kernels.aot", description=__doc__.split("\n")[0])
-    parser.add_argument("--chips", type=int, nargs="+", default=CHIPS, metavar="SM", help="such as 80 90 120")
+    parser.add_argument(
+        "--chips", type=int, nargs="+", default=config.CAPABILITIES, metavar="SM", help="such as 80 90 120"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, as JSON")
     chosen = parser.parse_args(arguments)

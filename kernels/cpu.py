@@ -33,9 +33,9 @@ from torch import Tensor
 
 from sdc.errors import log
 from sdc.kernels import native
+from sdc.kernels.names import LOSSES
 
-LOSSES = {"l1": 0, "l2": 1, "one-sided": 2}
-_RANKS = 3  # the kernel's fourth "loss": ranks in place of dL/ds
+_RANKS = len(LOSSES)  # the kernel's fourth "loss": ranks in place of dL/ds
 _EPS = 1e-12  # the least norm, as in torch.nn.functional.normalize
 PANEL = 256  # rows at a time, half as many in small batches (so that they too gain by symmetry)
 
@@ -57,7 +57,7 @@ def calibration_rows(features: Tensor, outputs: Tensor, quantiles: Tensor, loss:
         RuntimeError: the kernel cannot be built here (ask `available()` first).
     """
     gradient = outputs.requires_grad and torch.is_grad_enabled()
-    value: Tensor = torch.ops.sdc.calibration_rows_cpu(features, outputs, quantiles, LOSSES[loss], gradient)[0]
+    value: Tensor = torch.ops.sdc.calibration_rows_cpu(features, outputs, quantiles, LOSSES.index(loss), gradient)[0]
     return value
 
 

@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from sdc.kernels import cpu, eager
-
-PAIRS = ("rows", "halves", "all")
-LOSSES = ("l1", "l2", "one-sided")
-QUANTIZATIONS = ("cosine", "l1", "l2", "cubic")
-IMPLEMENTATIONS = ("eager", "cpu", "triton")
+from sdc.kernels.names import IMPLEMENTATIONS, LOSSES, PAIRS, QUANTIZATIONS
 
 
 class Loss(NamedTuple):

@@ -63,7 +63,7 @@ class Hasher:
         x = _matrix(embeddings)
         tensors, summary = fit(x, np.arange(len(x)), self.recipe, device=self.device)
         content = checksum(np.ascontiguousarray(x))
-        settings = {**vars(self.recipe), "features": content}
+        settings = {**self.recipe.record(), "features": content}
         origin = {"source": "memory"}
         described = metadata(self.recipe, settings, None, content, origin, summary, preset=self._preset)
         self._model = Model(tensors, described)
@@ -94,6 +94,7 @@ class Hasher:
     def load(cls, path: Path | str) -> Hasher:
         """A trained Hasher from model.safetensors. Raises SdcError where it is missing or damaged."""
         from sdc.train.model import Model
+        from sdc.train.recipe import recorded_recipe
 
         model = Model.load(path)
         settings = {
@@ -101,8 +102,9 @@ class Hasher:
             for name, value in model.metadata["settings"].items()
             if name not in ("features", "train_on", "imbalance")
         }
-        hasher = cls(**settings)
-        hasher._preset, hasher._model = model.metadata.get("preset", hasher._preset), model
+        hasher = cls.__new__(cls)  # the recipe is the model's, which no preset and no published settings fill in
+        hasher.recipe, hasher._model = recorded_recipe(settings), model
+        hasher._preset, hasher.device = model.metadata.get("preset", "default"), None
         return hasher
 
 

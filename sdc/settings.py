@@ -11,7 +11,7 @@ The default of a field that is not always recorded must therefore never change: 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -26,6 +26,12 @@ def option(default: Any, help: str | None = None, *, choices: Collection[str] = 
         metavar: what stands for the value in `--help`, such as TIME or RATIO.
     """
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
+
+
+def either(names: Iterable[str]) -> str:
+    """Names as a text: `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def defaults(*kinds: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Losses that several methods share."""
+"""Losses that several methods share.
+
+`nt_xent` is the contrastive loss of SimCLR (Chen et al., ICML 2020, equation 1), for methods with two views.
+"""
 
 from __future__ import annotations
 

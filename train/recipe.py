@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sdc.devices import MOST_SEED
 from sdc.errors import UsageError, unknown_name_error
-from sdc.train.methods import CALIBRATED, METHODS
+from sdc.kernels import LOSSES, PAIRS, QUANTIZATIONS
+from sdc.settings import either, option, recorded
+from sdc.train.methods import CALIBRATED, METHODS, published_settings
+
+# What every model has recorded from the first version on. A field added later is recorded only where it differs from
+# its default, so that no older model, checkpoint or cell of a grid counts as one of other settings: see `sdc.settings`.
+ALWAYS_RECORDED = {
+    "method", "bits", "calibration", "pairs", "loss", "quantization", "quantization_weight", "contrastive_weight",
+    "supervised", "space", "locality", "init", "head", "hidden", "norm", "epochs", "budget", "patience", "batch_size",
+    "lr", "decay_at", "weight_decay", "seed",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a head is trained; the defaults are the preset `default`.
 
+    The options of `sdc train` and the fields of `TrainSettings` are derived from these fields. A new one needs a value
+    in `PAPER` too, which pins what the presets of the paper mean.
+
     Attributes:
         bits: K, the length of a code; a multiple of 8.
-        calibration: the distribution of the code similarities, see `sdc.train.calibration`.
+        calibration: the distribution of the code similarities, see `sdc.train.calibrations`.
         pairs, loss, quantization, quantization_weight: see `sdc.kernels.calibration_loss`.
         supervised: rank pairs that share a label above all others, and by the features among themselves (`sdc`).
         contrastive_weight: λ_cl, of `sdc-contrastive`.
@@ -38,29 +52,36 @@ class Recipe:
         seed: of the initial weights and the order of rows.
     """
 
-    method: str = "sdc"
-    bits: int = 64
-    calibration: str = "beta:16,16"
-    pairs: str = "rows"
-    loss: str = "l1"
-    quantization: str = "cosine"
-    quantization_weight: float = 1.0
-    contrastive_weight: float = 1.0
-    supervised: bool = False
-    space: str = "principal"
-    locality: float | None = None
-    init: str = "itq"
-    head: str = "linear"
-    hidden: int = 0
-    norm: bool = True
-    epochs: int = 10
-    budget: float = 0.0
-    patience: int = 5
-    batch_size: int = 256
-    lr: float | None = None
-    decay_at: int = 0
-    weight_decay: float = 1e-5
-    seed: int = 0
+    method: str = option("sdc", f"{', '.join(METHODS)}.")
+    bits: int = option(64, "Length of a code.")
+    calibration: str = option(
+        "beta:16,16",
+        "Distribution of the code similarities: beta:5,5, gaussian:0.3, binomial, linear, empirical:FILE, ...",
+    )
+    pairs: str = option("rows", f"{either(PAIRS)}.", choices=PAIRS)
+    loss: str = option("l1", f"{either(LOSSES)}.", choices=LOSSES)
+    quantization: str = option("cosine", f"{either(QUANTIZATIONS)}.", choices=QUANTIZATIONS)
+    quantization_weight: float = option(1.0, "λ_q.")
+    contrastive_weight: float = option(1.0, "λ_cl of sdc-contrastive.")
+    supervised: bool = option(False, "With labels: rank pairs that share one above the others.")
+    space: str = option("principal", "principal: centred, on the principal axes; or raw.", choices=("principal", "raw"))
+    locality: float | None = option(None, "0: rank pairs by the features; 1: by what tells neighbourhoods apart.")
+    init: str = option("itq", "Start of a linear head: itq or random.", choices=("itq", "random"))
+    head: str = option("linear", "linear or mlp.", choices=("linear", "mlp"))
+    hidden: int = option(0, "Width of the mlp's hidden layer; 0 takes the features'.")
+    norm: bool = option(True, "A batch norm at the end of the head.")
+    epochs: int = option(10, "At most.")
+    budget: float = option(0.0, "Train the best head for so long, e.g. 30s or 5m.", metavar="TIME")
+    patience: int = option(5, "Checks on held-out rows without gain before the rate is cut; 0: never.")
+    batch_size: int = option(256)
+    lr: float | None = option(None, "Adam's learning rate.")
+    decay_at: int = option(0, "Divide the learning rate by 10 from this epoch on; 0 for never.")
+    weight_decay: float = option(1e-5)
+    seed: int = option(0)
+
+    def record(self) -> dict[str, Any]:
+        """What files record of the recipe."""
+        return recorded(self, ALWAYS_RECORDED)
 
     def resolved(self, dimension: int) -> Recipe:
         """The recipe for features of `dimension` d, with what depends on it filled in.
@@ -82,24 +103,6 @@ class Recipe:
 LEAST_LR, LR = 1e-5, 4e-2  # by the rule, at locality 0 and 1
 CUT, CUTS = 0.3, 3  # of the learning rate, when held-out rows gain no more
 LEAST_GAIN = 0.001  # of agreement, that counts
-
-# What methods other than `sdc` are published with, as far as it differs from `Recipe`. All are trained 100 epochs, as
-# in the paper.
-PUBLISHED: dict[str, Any] = {
-    "space": "raw", "init": "random", "norm": False, "epochs": 100, "patience": 0, "batch_size": 64, "lr": 1e-4,
-    "calibration": "beta:5,5", "pairs": "halves",
-}  # fmt: skip
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "sdc-contrastive": {**PUBLISHED, "norm": True, "head": "mlp", "decay_at": 80},
-    "greedyhash": {**PUBLISHED, "batch_size": 32, "weight_decay": 5e-4, "quantization_weight": 0.1},
-    "bihalf": {**PUBLISHED, "batch_size": 32, "weight_decay": 5e-4},
-    "ssdh": {**PUBLISHED, "batch_size": 24},
-    "cibhash": {**PUBLISHED, "head": "mlp", "hidden": 1024, "lr": 1e-3, "weight_decay": 0.0},
-    "nsh": {**PUBLISHED, "batch_size": 50, "lr": 1e-5},
-    "tbh": {**PUBLISHED, "head": "mlp", "hidden": 1024, "batch_size": 400, "weight_decay": 0.0},
-    "wch": {**PUBLISHED, "head": "mlp", "hidden": 1024, "weight_decay": 0.0},
-    "wch-global": {**PUBLISHED, "head": "mlp", "hidden": 1024, "weight_decay": 0.0},
-}
 
 # `default` was chosen on held-out training rows of Fashion-MNIST (see the README's table), at 16 to 128 bits alike.
 # `paper-category` and `paper-instance` are the columns of the paper's supplement, `paper-code` the authors'
@@ -123,6 +126,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-5, "hidden": 0, "quantization_weight": 1.0,
     },
 }  # fmt: skip
+# What the presets of the paper leave to a method's published settings. SDC has none of these: this and the preset pin
+# each field of its recipe, so that a changed default of `Recipe` does not change what the paper's presets mean.
+PAPER: dict[str, Any] = {
+    "loss": "l1", "quantization": "cosine", "contrastive_weight": 1.0, "supervised": False, "locality": None,
+    "hidden": 0, "norm": True, "budget": 0.0,
+}  # fmt: skip
+RUNS_OWN = ("method", "bits", "seed")  # fields that no preset decides
 
 
 def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
@@ -130,6 +140,7 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
 
     Raises:
         UsageError: an unknown preset, method or field, or a value out of its range.
+        SdcError: the method's module lacks its published settings.
     """
     if preset not in PRESETS:
         raise unknown_name_error("preset", preset, PRESETS)
@@ -142,8 +153,27 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
         given = {"epochs": 0, "patience": Recipe.patience, **given}
     if given.get("supervised"):  # the neighbours that held-out rows have among the features are not what is learned
         given = {**given, "patience": chosen.get("patience") or 0}
-    published = METHOD_DEFAULTS.get(given.get("method", Recipe.method), {})
-    recipe = replace(Recipe(), **{**published, **PRESETS[preset], **given})
+    base = {} if preset == "default" else PAPER
+    published = published_settings(given.get("method", Recipe.method))
+    recipe = replace(Recipe(), **{**base, **published, **PRESETS[preset], **given})
+    return _checked(recipe)
+
+
+def recorded_recipe(record: Mapping[str, Any]) -> Recipe:
+    """The recipe of a model from what it records; fields that are newer than the model have their defaults.
+
+    Raises:
+        UsageError: a field that this version does not know, or a value out of its range.
+    """
+    known = {field.name for field in fields(Recipe)}
+    for name in record:
+        if name not in known:
+            raise unknown_name_error("setting", name, known)
+    return _checked(Recipe(**record))
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """The recipe with its calibration as models record it. Raises as `make_recipe`."""
     _check(recipe)
     from sdc.train.calibration import canonical
 
@@ -153,17 +183,10 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
 def _check(recipe: Recipe) -> None:
     if recipe.method not in METHODS:
         raise unknown_name_error("method", recipe.method, METHODS)
-    choices = {
-        "space": ("principal", "raw"),
-        "init": ("itq", "random"),
-        "head": ("mlp", "linear"),
-        "pairs": ("rows", "halves", "all"),
-        "loss": ("l1", "l2", "one-sided"),
-        "quantization": ("cosine", "l1", "l2", "cubic"),
-    }
-    for name, known in choices.items():
-        if getattr(recipe, name) not in known:
-            raise unknown_name_error(name, getattr(recipe, name), known)
+    for field in fields(recipe):
+        choices, value = field.metadata.get("choices"), getattr(recipe, field.name)
+        if choices and value not in choices:
+            raise unknown_name_error(field.name, value, choices)
     if recipe.bits < 8 or recipe.bits % 8:
         raise UsageError(f"bits = {recipe.bits}: a code is packed into bytes, so bits must be a positive multiple of 8")
     least = {"epochs": 0 if recipe.budget else 1, "batch_size": 2, "hidden": 0, "decay_at": 0, "patience": 0, "seed": 0}

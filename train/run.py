@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,10 @@ from sdc._version import __version__
 from sdc.devices import is_main_process
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.files import check_same_settings, require_file, writable
+from sdc.settings import completed, defaults, either, fields_of, option, recorded
 from sdc.train.long_tail import class_groups, long_tail
 from sdc.train.loss_alarms import training_alarms
-from sdc.train.recipe import Recipe, make_recipe
+from sdc.train.recipe import PRESETS, RUNS_OWN, Recipe, make_recipe
 
 if TYPE_CHECKING:
     from sdc.extract.store.store import FeatureStore
@@ -26,52 +28,49 @@ if TYPE_CHECKING:
 TRAIN_ON = ("train", "database")
 
 
+# Settings that are no part of what a model is: where things lie, and what they are called.
+NOT_RECORDED = frozenset({"features", "preset", "device", "resume", "out", "overwrite"})
+
+
 @dataclass(frozen=True)
+@fields_of(Recipe, required=RUNS_OWN)
 class TrainSettings:
-    """Settings of `sdc train`. Fields that are None take the preset's value (see `sdc.train.recipe`).
+    """Settings of `sdc train`: these, and the fields of `Recipe`; of those that are None the preset decides.
 
     Attributes:
         train_on: the split whose rows are trained on: `train`, or `database` (no labels are needed), of which rows that
             are queries too are left out.
         imbalance: above 1, the classes are subsampled to a long tail: the size of the largest over the smallest.
+        preset: one of `sdc.train.PRESETS`.
     """
 
     features: Path = Path("feats.h5")
-    train_on: str = "train"
-    imbalance: float = 1
-    method: str = "sdc"
-    bits: int = 64
-    preset: str = "default"
-    calibration: str | None = None
-    pairs: str | None = None
-    loss: str | None = None
-    quantization: str | None = None
-    quantization_weight: float | None = None
-    contrastive_weight: float | None = None
-    supervised: bool | None = None
-    head: str | None = None
-    hidden: int | None = None
-    space: str | None = None
-    locality: float | None = None
-    norm: bool | None = None
-    init: str | None = None
-    epochs: int | None = None
-    budget: float | None = None
-    patience: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    decay_at: int | None = None
-    weight_decay: float | None = None
-    seed: int = 0
+    train_on: str = option("train", "The split to train on: train, or database (but its queries).")
+    imbalance: float = option(
+        1,
+        "Subsample the classes to a long tail: the largest has RATIO times the rows of the smallest.",
+        metavar="RATIO",
+    )
+    preset: str = option("default", f"{either(PRESETS)}; the options below change parts of it.")
     device: str | None = None
     resume: bool = False
     out: Path = Path("model.safetensors")
     overwrite: bool = False
 
+    if TYPE_CHECKING:  # the fields of Recipe, which type checkers do not see
+
+        def __init__(self, features: Path = ..., **settings: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
     def recipe(self) -> Recipe:
         """The preset with the given fields in place. Raises UsageError for a value that does not fit."""
         names = {field.name for field in fields(Recipe)}
         return make_recipe(self.preset, **{name: value for name, value in vars(self).items() if name in names})
+
+    def record(self, always: Collection[str] = ("train_on",)) -> dict[str, Any]:
+        """What files record of the settings beside the recipe; in any case those named in `always`."""
+        skipped = NOT_RECORDED.union(field.name for field in fields(Recipe))
+        return {name: value for name, value in recorded(self, always).items() if name not in skipped}
 
 
 def run(settings: TrainSettings) -> Path:
@@ -92,28 +91,27 @@ def run(settings: TrainSettings) -> Path:
         raise unknown_name_error("split to train on", settings.train_on, TRAIN_ON)
     recipe = settings.recipe()
     store = FeatureStore(require_file(settings.features, "features file", "sdc extract"))
-    wanted = {**vars(recipe), "features": store.fingerprint, "train_on": settings.train_on}
-    if settings.imbalance != 1:  # only then, so that the settings of other models stay what they were
-        wanted["imbalance"] = settings.imbalance
+    record = {**recipe.record(), "features": store.fingerprint, **settings.record()}
     if settings.out.exists() and not settings.overwrite:
         try:
-            found = Model.load(settings.out).metadata["settings"]
+            existing = Model.load(settings.out).metadata["settings"]
         except SdcError as error:
             raise SdcError(f"{error}; --overwrite replaces it") from None
-        check_same_settings(settings.out, found, wanted)
+        default = defaults(settings, recipe)
+        check_same_settings(settings.out, completed(existing, default), completed(record, default))
         return settings.out
     writable(settings.out, settings.features)
     rows = training_rows(settings, store)
 
     # These import torch, which a run that is refused or has nothing to do need not wait for.
     from sdc.train.loop.distributed import joined
-    from sdc.train.methods.base import ClosedForm, load_method
+    from sdc.train.methods import ClosedForm, load_method
 
     if isinstance(load_method(recipe.method), ClosedForm):
         # Solved by one process; the others have nothing to wait for.
-        return _train(settings, recipe, store, rows, wanted, start, None) if is_main_process() else settings.out
+        return _train(settings, recipe, store, rows, record, start, None) if is_main_process() else settings.out
     with joined(settings.device) as world:
-        return _train(settings, recipe, store, rows, wanted, start, world)
+        return _train(settings, recipe, store, rows, record, start, world)
 
 
 def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
@@ -136,7 +134,7 @@ def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
 
 
 def _train(
-    settings: TrainSettings, recipe: Recipe, store: FeatureStore, rows: np.ndarray, wanted: dict[str, Any],
+    settings: TrainSettings, recipe: Recipe, store: FeatureStore, rows: np.ndarray, record: dict[str, Any],
     start: float, world: World | None,
 ) -> Path:  # fmt: skip
     from sdc.train.loop.checkpoint import Checkpoint
@@ -147,7 +145,7 @@ def _train(
         "training %s, %d bits, on %d × %d features of %s",
         recipe.method, recipe.bits, len(rows), store.dimension, settings.features,
     )  # fmt: skip
-    checkpoint = Checkpoint(settings.out, wanted)
+    checkpoint = Checkpoint(settings.out, record, defaults(settings, recipe))
     tensors, summary = fit(
         store.features, rows, recipe,
         views=store.views, extras={"tokens": store.tokens, "labels": store.labels}, device=settings.device,
@@ -158,9 +156,9 @@ def _train(
         return settings.out
     # Relative to the model's folder, so that the same run gives the same file wherever it takes place.
     path = os.path.relpath(store.path, Path(settings.out).absolute().parent)
-    groups = class_groups(store.labels[rows]) if store.labels is not None and "imbalance" in wanted else None
+    groups = class_groups(store.labels[rows]) if store.labels is not None and settings.imbalance != 1 else None
     described = metadata(
-        recipe, wanted, path, store.fingerprint, store.provenance, summary, preset=settings.preset, groups=groups
+        recipe, record, path, store.fingerprint, store.provenance, summary, preset=settings.preset, groups=groups
     )
     model = Model(tensors, described)
     model.save(settings.out)

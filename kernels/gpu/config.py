@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOSSES = ("l1", "l2", "one-sided")  # by the number the kernels know them by
 LARGEST_SORT = 16384  # rows that one program of K2 sorts; above, panels go through torch.sort
 LARGEST_HALVES = 4096  # pairs that one program of the halves kernel sorts; above, torch.sort
 LARGEST_K = 512
 PANEL_BYTES = 256 << 20  # scratch of a panel where the whole matrices are not made at once
 
+CAPABILITIES = (80, 86, 89, 90, 100, 120)  # of the chips that `sdc.kernels.aot` compiles for
+# Bytes of shared memory a program may use, by compute capability.
 _SHARED = {
     80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448, 103: 232448, 120: 101376, 121: 101376,
 }  # fmt: skip

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdc.kernels.gpu import backward, gram, halves, row_sort
-from sdc.kernels.gpu.config import LOSSES, Halves, Rows
+from sdc.kernels.gpu.config import Halves, Rows
+from sdc.kernels.names import LOSSES
 
 
 @dataclass(frozen=True)

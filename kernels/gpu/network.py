@@ -83,7 +83,7 @@ def packed_keys(values, valid, index, LOG_N: tl.constexpr):
 
 @triton.jit
 def pair_loss(difference, LOSS: tl.constexpr):
-    """ℓ(s − c) of each pair. LOSS as `config.LOSSES` numbers them: 0 l1, 1 l2, 2 one-sided."""
+    """ℓ(s − c) of each pair. LOSS as `sdc.kernels.names.LOSSES` numbers them: 0 l1, 1 l2, 2 one-sided."""
     if LOSS == 0:
         value = tl.abs(difference)
     elif LOSS == 1:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sdc.devices import cpu_count
 from sdc.errors import log
-from sdc.kernels import hamming
+from sdc.kernels import hamming_available, hamming_nearest
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.gpu import Gpus
 from sdc.retrieve.index.search_plan import QUERY_GROUP, Plan, plan
@@ -138,7 +138,7 @@ def nearest(k: int, queries: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray,
     k = min(k, len(codes))
     if not k or not len(queries):
         return np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
-    find, group = (hamming.nearest, _LISTS // (16 * k)) if hamming.available() else _by_faiss(k, codes)
+    find, group = (hamming_nearest, _LISTS // (16 * k)) if hamming_available() else _by_faiss(k, codes)
     group = max(min(QUERY_GROUP, group), 1)
     found = [find(queries[start : start + group], codes, k) for start in range(0, len(queries), group)]
     return _joined(found)

@@ -23,6 +23,7 @@ from sdc.experiments.tables import Row, grouped, make_rows, markdown, write_csv
 from sdc.extract.store.store import SPLITS, FeatureStore
 from sdc.files import atomic_write, require_file
 from sdc.retrieve.diagnose import similarity_histograms
+from sdc.train.recipe import Recipe
 from sdc.train.run import TrainSettings
 
 STRETCHING = "histograms.png"  # the paper's figure of the similarities before and after
@@ -52,7 +53,7 @@ class AblateSettings:
     bits: tuple[int, ...] = (64,)
     seeds: int = 3
     preset: str = TrainSettings.preset
-    method: str = TrainSettings.method
+    method: str = Recipe.method
     epochs: int | None = None
     fixed: tuple[str, ...] = ()
     jobs: int | None = None

@@ -12,8 +12,7 @@ from typing import Any, get_args, get_type_hints
 from sdc.errors import UsageError, unknown_name_error
 from sdc.extract.store.store import FeatureStore
 from sdc.files import fingerprint
-from sdc.train.methods import CALIBRATED, METHODS
-from sdc.train.methods.base import ClosedForm, load_method
+from sdc.train.methods import CALIBRATED, METHODS, ClosedForm, load_method
 from sdc.train.recipe import Recipe
 from sdc.train.run import TrainSettings
 
@@ -36,9 +35,8 @@ OVER = {
     "method": ",".join(METHODS),
 }
 FIELDS = {"batch": "batch_size", "lambda_q": "quantization_weight", "alpha": "calibration", "beta": "calibration"}
-# Of `sdc train`, what belongs to the ablation itself, and what is a matter of the machine or of names alone.
+# Of `sdc train`, what belongs to the ablation itself.
 RESERVED = {"features", "bits", "seed", "resume", "out", "overwrite"}
-UNESSENTIAL = {"features", "resume", "out", "overwrite", "device", "preset"}
 RECIPE = {field.name for field in fields(Recipe)}
 KINDS = {name: kind for name, kind in get_type_hints(TrainSettings).items() if name not in RESERVED}
 
@@ -182,7 +180,7 @@ def _combinations(over: Mapping[str, list[Value]], fixed: Mapping[str, Value]) -
     made = []
     for combination in product(*over.values()):
         values = dict(zip(over, combination, strict=True))
-        method = str(values.get("method", fixed.get("method", TrainSettings.method)))
+        method = str(values.get("method", fixed.get("method", Recipe.method)))
         values |= dict.fromkeys(name for name in over if not _matters(FIELDS.get(name, name), method))
         if values not in made:
             made.append(values)
@@ -227,6 +225,6 @@ def cell_name(settings: TrainSettings, features: str, **further: Value) -> str:
         further: what it depends on beside the settings and them.
     """
     recipe = settings.recipe()
-    others = {name: value for name, value in vars(settings).items() if name not in RECIPE | UNESSENTIAL}
-    made_of = fingerprint({**vars(recipe), **others, **further, "features": features})
+    others = settings.record(always=("train_on", "imbalance"))
+    made_of = fingerprint({**recipe.record(), **others, **further, "features": features})
     return f"{recipe.method}-{recipe.bits}-{recipe.seed}-{made_of[:16]}"

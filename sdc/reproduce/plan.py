@@ -26,7 +26,7 @@ from sdc.extract.run import ExtractSettings
 from sdc.extract.store.store import SPLITS, FeatureStore
 from sdc.reproduce.run import Job, ReproduceSettings, Source, prepare
 from sdc.reproduce.tables import R50_DELG, TABLES
-from sdc.train.methods.base import ClosedForm, load_method
+from sdc.train.methods import ClosedForm, load_method
 from sdc.train.recipe import Recipe
 from sdc.train.run import TrainSettings
 

@@ -77,7 +77,7 @@ def test_core_of_the_table():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("chip", aot.CHIPS)
+@pytest.mark.parametrize("chip", config.CAPABILITIES)
 def test_whole_table(chip):
     check([name for name, case in CASES.items() if case.capability == chip])
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdc.train.losses import nt_xent
-from sdc.train.methods.base import load_method
+from sdc.train.methods import load_method
 from sdc.train.recipe import make_recipe
 
 

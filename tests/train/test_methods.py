@@ -7,8 +7,7 @@ import pytest
 
 import sdc
 from sdc.errors import UsageError
-from sdc.train.methods import METHODS
-from sdc.train.methods.base import load_method
+from sdc.train.methods import METHODS, load_method
 from sdc.train.methods.itq import ITQ
 from sdc.train.methods.random_rotation import rotation
 from sdc.train.pca import principal_axes

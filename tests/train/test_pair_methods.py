@@ -16,7 +16,7 @@ from scipy.stats import norm
 import sdc
 from sdc.errors import SdcError
 from sdc.train.losses import signs
-from sdc.train.methods.base import load_method
+from sdc.train.methods import load_method
 from sdc.train.methods.bihalf import balanced_codes
 from sdc.train.methods.ssdh import clear_distances
 from sdc.train.recipe import make_recipe

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 import sdc
 from sdc.errors import SdcError, UsageError
-from sdc.train.methods.base import load_method
+from sdc.train.methods import load_method
 from sdc.train.methods.sh import smallest_modes
 from sdc.train.model import Model
 

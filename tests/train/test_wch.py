@@ -19,7 +19,7 @@ from sdc.train.loop import batches as batches_module
 from sdc.train.loop.batches import Batches
 from sdc.train.loop.checkpoint import Checkpoint
 from sdc.train.loop.fit import fit
-from sdc.train.methods.base import load_method
+from sdc.train.methods import load_method
 from sdc.train.methods.wch import patch_similarities, similarity_weights
 from sdc.train.model import Model
 from sdc.train.recipe import make_recipe

@@ -7,6 +7,7 @@ order of rows is a function of the seed and the epoch, so no random state needs 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from sdc.errors import SdcError, UsageError
 from sdc.files import atomic_write, checksum, differing, fingerprint
+from sdc.settings import completed
 from sdc.train.model import SCHEMA, read_tensors
 
 
@@ -49,11 +51,12 @@ class Checkpoint:
     Args:
         out: the model's path; the checkpoint is OUT.checkpoint.
         settings: what the run is made of; a checkpoint of other settings is refused.
+        default: of the settings, what those have that a checkpoint does not name.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, out: Path, settings: dict[str, Any], default: Mapping[str, Any] | None = None) -> None:
         self.path = out.with_name(out.name + ".checkpoint")
-        self.settings = settings
+        self.settings, self.default = settings, default or {}
 
     def save(
         self, modules: nn.ModuleDict, optimizer: torch.optim.Optimizer, state: State, best: dict[str, Tensor] | None
@@ -85,7 +88,7 @@ class Checkpoint:
         arrays, header, recorded = read_tensors(self.path, "checkpoint")
         if _content(arrays, header) != recorded:
             raise SdcError(f"{self.path} is damaged: train without --resume to start again")
-        different = differing(header["settings"], self.settings)
+        different = differing(completed(header["settings"], self.default), completed(self.settings, self.default))
         if different:
             raise UsageError(
                 f"{self.path} was made with other settings ({'; '.join(different)}): "

@@ -25,7 +25,7 @@ from sdc.train.loop.batches import Batch, Batches
 from sdc.train.loop.checkpoint import Checkpoint, State
 from sdc.train.loop.distributed import World
 from sdc.train.loop.early_stopping import CHECK_EVERY, DATABASE, FROM_STEPS, NEIGHBORS, Agreement, held_out
-from sdc.train.methods.base import ClosedForm, load_method
+from sdc.train.methods import ClosedForm, load_method
 from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import CUT, CUTS, LEAST_GAIN, Recipe
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sdc.train.losses import halves_loss
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.gradient_method import GradientMethod
 
 
@@ -60,3 +61,4 @@ def balanced_codes(outputs: Tensor) -> Tensor:
 
 
 METHOD = BiHalf
+SETTINGS = {**PUBLISHED, "batch_size": 32, "weight_decay": 5e-4}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sdc.train.losses import nt_xent, signs
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.gradient_method import GradientMethod
 
 BETA = 0.001
@@ -53,3 +54,4 @@ def symmetric_divergence(first: Tensor, second: Tensor) -> Tensor:
 
 
 METHOD = CIBHash
+SETTINGS = {**PUBLISHED, "head": "mlp", "hidden": 1024, "lr": 1e-3, "weight_decay": 0.0}

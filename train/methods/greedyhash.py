@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sdc.train.losses import halves_loss, signs
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.gradient_method import GradientMethod
 
 
@@ -34,3 +35,4 @@ class GreedyHash(GradientMethod):
 
 
 METHOD = GreedyHash
+SETTINGS = {**PUBLISHED, "batch_size": 32, "weight_decay": 5e-4, "quantization_weight": 0.1}

@@ -7,6 +7,8 @@ random rotation. (FAISS' ITQMatrix is not used: its quantization error does not 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdc.train.methods.base import ClosedForm
@@ -38,3 +40,4 @@ class ITQ(ClosedForm):
 
 
 METHOD = ITQ()
+SETTINGS: dict[str, Any] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdc.train.methods.base import ClosedForm
@@ -14,3 +16,4 @@ class LSH(ClosedForm):
 
 
 METHOD = LSH()
+SETTINGS: dict[str, Any] = {}

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdc.errors import UsageError
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
 
@@ -89,3 +90,4 @@ def sorted_nce(similarities: Tensor, positives: int, temperature: float) -> Tens
 
 
 METHOD = NSH
+SETTINGS = {**PUBLISHED, "batch_size": 50, "lr": 1e-5}

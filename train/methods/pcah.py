@@ -5,6 +5,8 @@ The baseline "PCA, nonorthogonal or direct" of Gong and Lazebnik, CVPR 2011, aft
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdc.train.methods.base import ClosedForm
@@ -19,3 +21,4 @@ class PCAH(ClosedForm):
 
 
 METHOD = PCAH()
+SETTINGS: dict[str, Any] = {}

@@ -7,6 +7,8 @@ dimension is dropped here, and nothing but the mean is estimated.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdc.train.methods.base import ClosedForm
@@ -33,3 +35,4 @@ def rotation(random: np.random.Generator, rows: int, dimension: int) -> np.ndarr
 
 
 METHOD = RandomRotation()
+SETTINGS: dict[str, Any] = {}

@@ -72,3 +72,4 @@ def relevant_first(unit: Tensor, labels: Tensor) -> Tensor:
 
 
 METHOD = SDC
+SETTINGS: dict[str, Any] = {}

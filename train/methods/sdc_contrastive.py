@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sdc.train.losses import nt_xent
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.sdc import SDC
 
 
@@ -42,3 +43,4 @@ class SDCContrastive(SDC):
 
 
 METHOD = SDCContrastive
+SETTINGS = {**PUBLISHED, "norm": True, "head": "mlp", "decay_at": 80}

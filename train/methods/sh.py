@@ -10,6 +10,8 @@ so that no other can be among the K smallest, and the bound need not be computed
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdc.errors import SdcError
@@ -51,3 +53,4 @@ def smallest_modes(ranges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 METHOD = SH()
+SETTINGS: dict[str, Any] = {}

@@ -6,6 +6,8 @@ learning, Kusupati et al. 2022) are meant to be cut; of other embeddings they ar
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdc.errors import UsageError
@@ -29,3 +31,4 @@ class Sign(ClosedForm):
 
 
 METHOD = Sign()
+SETTINGS: dict[str, Any] = {}

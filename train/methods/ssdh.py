@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sdc.errors import SdcError, log
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
 
@@ -76,3 +77,4 @@ def clear_distances(distances: np.ndarray) -> tuple[float, float]:
 
 
 METHOD = SSDH
+SETTINGS = {**PUBLISHED, "batch_size": 24}

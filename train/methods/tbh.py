@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
 
@@ -106,3 +107,4 @@ def game(modules: Iterable[nn.Module], found: Iterable[Tensor], noise: Iterable[
 
 
 METHOD = TBH
+SETTINGS = {**PUBLISHED, "head": "mlp", "hidden": 1024, "batch_size": 400, "weight_decay": 0.0}

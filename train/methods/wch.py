@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdc.train.losses import signs
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
 
@@ -83,3 +84,4 @@ def similarity_weights(similarities: Tensor) -> Tensor:
 
 
 METHOD = WCH
+SETTINGS = {**PUBLISHED, "head": "mlp", "hidden": 1024, "weight_decay": 0.0}

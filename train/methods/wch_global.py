@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdc.train.methods.base import PUBLISHED
 from sdc.train.methods.wch import WCH
 from sdc.train.recipe import Recipe
 
@@ -24,3 +25,4 @@ class WCHGlobal(WCH):
 
 
 METHOD = WCHGlobal
+SETTINGS = {**PUBLISHED, "head": "mlp", "hidden": 1024, "weight_decay": 0.0}
