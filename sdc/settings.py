@@ -46,22 +46,20 @@ def defaults(*kinds: Any) -> dict[str, Any]:
 
 def recorded(settings: Any, always: Collection[str] = ()) -> dict[str, Any]:
     """What files record of settings: the fields named in `always`, and those that differ from their defaults."""
-    default = defaults(settings)
-    return {
-        name: value
-        for name, value in vars(settings).items()
-        if name in always or name not in default or value != default[name]
-    }
+    return essential(vars(settings), defaults(settings), always)
 
 
-def completed(record: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the defaults of what it does not name: records of the same settings are equal then.
+def essential(record: Mapping[str, Any], default: Mapping[str, Any], always: Collection[str] = ()) -> dict[str, Any]:
+    """A record without what equals its default: records of the same settings by two versions are equal then.
 
     Args:
-        record: as `recorded` gives it, by this version or by an earlier one.
+        record: as `recorded` gives it, by this version or by one that recorded more.
         default: the `defaults` of its settings.
+        always: the names that stay in any case.
     """
-    return {**default, **record}
+    return {
+        name: value for name, value in record.items() if name in always or name not in default or value != default[name]
+    }
 
 
 def value_type(kind: Any, name: str) -> Any:

@@ -16,7 +16,7 @@ from sdc._version import __version__
 from sdc.devices import is_main_process
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.files import check_same_settings, require_file, writable
-from sdc.settings import completed, defaults, either, fields_of, option, recorded
+from sdc.settings import defaults, either, essential, fields_of, option, recorded
 from sdc.train.long_tail import class_groups, long_tail
 from sdc.train.loss_alarms import training_alarms
 from sdc.train.recipe import PRESETS, RUNS_OWN, Recipe, make_recipe
@@ -98,7 +98,7 @@ def run(settings: TrainSettings) -> Path:
         except SdcError as error:
             raise SdcError(f"{error}; --overwrite replaces it") from None
         default = defaults(settings, recipe)
-        check_same_settings(settings.out, completed(existing, default), completed(record, default))
+        check_same_settings(settings.out, essential(existing, default, always=record), record)
         return settings.out
     writable(settings.out, settings.features)
     rows = training_rows(settings, store)

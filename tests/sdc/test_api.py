@@ -19,7 +19,10 @@ def test_the_public_names():
     from sdc import kernels, retrieve
     from sdc.retrieve.evaluate.run import average_precision
 
-    assert kernels.__all__ == ["Loss", "calibration_loss", "quantile_table", "sample_length"]
+    assert kernels.__all__ == [
+        "LOSSES", "PAIRS", "QUANTIZATIONS",
+        "Loss", "calibration_loss", "hamming_available", "hamming_nearest", "quantile_table", "sample_length",
+    ]  # fmt: skip
     assert average_precision(np.array([0, 1]), np.array([True, False])) == 1.0
     assert retrieve.__name__ == "sdc.retrieve"
     with pytest.raises(AttributeError, match="Hashr"):

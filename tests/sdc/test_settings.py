@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from sdc.settings import completed, defaults, fields_of, option, recorded, value_type
+from sdc.settings import defaults, essential, fields_of, option, recorded, value_type
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ def test_only_what_differs_from_its_default_is_recorded():
 
 def test_records_from_before_a_field_was_there_are_equal():
     before, since = vars(Old(size=4)), recorded(New(size=4))
-    assert completed(before, defaults(New)) == completed(since, defaults(New)) == vars(New(size=4))
-    assert completed(before, defaults(New)) != completed(recorded(New(size=4, warmup=1)), defaults(New))
+    assert essential(before, defaults(New)) == essential(since, defaults(New)) == {"size": 4}
+    assert essential(before, defaults(New)) != essential(recorded(New(size=4, warmup=1)), defaults(New))
 
 
 def test_fields_are_taken_over_from_another_dataclass():

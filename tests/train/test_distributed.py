@@ -116,7 +116,7 @@ SCRIPT = """
 import os, signal, sys
 from sdc.errors import SdcError
 from sdc.cli import main
-from sdc.train import fit
+from sdc.train.loop import fit
 
 fit.SAVE_EVERY = 0.0
 end, step, done = sys.argv.pop(1), fit._Run._step, [0]

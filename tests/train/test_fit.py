@@ -136,7 +136,7 @@ def test_a_killed_run_leaves_its_last_checkpoint_whole(tmp_path):
     """kill -9 while checkpoints are written all the time: the next run resumes and ends as an undisturbed one."""
     script = (
         "import numpy as np, sys, pathlib\n"
-        "from sdc.train import fit as f\n"
+        "from sdc.train.loop import fit as f\n"
         "from sdc.train.loop.checkpoint import Checkpoint\n"
         "from sdc.train.recipe import make_recipe\n"
         "f.SAVE_EVERY = 0.0\n"

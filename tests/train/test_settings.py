@@ -40,7 +40,7 @@ train()
 try:
     train("--warmup", "4")
 except UsageError as error:
-    assert "warmup: found 3, wanted 4" in str(error)
+    assert "warmup: found null, wanted 4" in str(error)
 else:
     raise AssertionError
 train("--overwrite")
@@ -137,5 +137,5 @@ def test_a_newer_version_resumes_an_older_checkpoint(tmp_path, monkeypatch):
     Checkpoint(out, Recipe().record(), defaults(Recipe)).save(modules, optimizer, State(epoch=2), None)
     state, _ = Checkpoint(out, Wider().record(), defaults(Wider)).load(modules, optimizer)
     assert state.epoch == 2
-    with pytest.raises(UsageError, match="warmup: found 3, wanted 5"):
+    with pytest.raises(UsageError, match="warmup: found null, wanted 5"):
         Checkpoint(out, Wider(warmup=5).record(), defaults(Wider)).load(modules, optimizer)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sdc.errors import SdcError, UsageError
 from sdc.files import atomic_write, checksum, differing, fingerprint
-from sdc.settings import completed
+from sdc.settings import essential
 from sdc.train.model import SCHEMA, read_tensors
 
 
@@ -88,7 +88,7 @@ class Checkpoint:
         arrays, header, recorded = read_tensors(self.path, "checkpoint")
         if _content(arrays, header) != recorded:
             raise SdcError(f"{self.path} is damaged: train without --resume to start again")
-        different = differing(completed(header["settings"], self.default), completed(self.settings, self.default))
+        different = differing(essential(header["settings"], self.default, always=self.settings), self.settings)
         if different:
             raise UsageError(
                 f"{self.path} was made with other settings ({'; '.join(different)}): "
