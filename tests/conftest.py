@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+# Before anything loads OpenMP: the workers of a run share the cores, and tensors as small as those of tests only wait
+# for each other's threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
+import warm
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # workers of pytest-xdist use the server of the one above them
+        started = contextlib.ExitStack()
+        started.enter_context(warm.server())
+        session.config.add_cleanup(started.close)
 
 
 class Command:
-    """`sdc` as a user runs it, in a folder of its own, in a process of its own."""
+    """`sdc` as a user runs it, in a folder of its own, in a process of its own (which starts warm)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __call__(self, *arguments: Any, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "sdc", *map(str, arguments)],
-            cwd=self.folder, capture_output=True, text=True, timeout=300, **options,
-        )  # fmt: skip
+        done = warm.run(["-m", "sdc", *arguments], cwd=self.folder, capture_output=True, **options)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
