@@ -22,9 +22,10 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 SERVER = "SDC_TESTS_WARM"  # the environment variable with the server's socket, and the variables of its start
 AT_START = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "LD_", "PYTHON", "TRITON_", "CUDA_VISIBLE", "TORCH", "LC_", "LANG")
@@ -282,14 +283,39 @@ def _start(request: dict[str, Any]) -> None:
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
         sys.argv = ["-c", *arguments[1:]]
-        main = sys.modules["__main__"].__dict__
-        for name in [name for name in main if not name.startswith("__")]:
-            del main[name]
-        exec(compile(arguments[0], "<string>", "exec"), main)
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(arguments[0], "<string>", "exec"), main.__dict__)
     else:
         sys.argv = [kind, *arguments]
         runpy.run_path(kind, run_name="__main__")
 
 
+def _run(request: dict[str, Any]) -> NoReturn:
+    """Ends as an interpreter does, but for taking apart all modules, which costs more than most commands."""
+    import atexit
+    import traceback
+
+    code = 0
+    try:
+        _start(request)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if code and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+    except BaseException as error:
+        traceback.print_exc()
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for those that are no daemons
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        code = 120
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    _start(_serve(sys.argv[1]))
+    _run(_serve(sys.argv[1]))
