@@ -24,6 +24,10 @@ class UsageError(SdcError):
 def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not one of `known`, with the nearest one."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UsageError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")
+    return UsageError(f"unknown {kind} {name!r}: {did_you_mean(name, names)}known: {', '.join(names)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question for the nearest of `known` with a space behind it, or nothing where none is like `name`."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

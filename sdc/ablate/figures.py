@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.experiments.grid import describe
-from sdc.experiments.tables import Row, grouped, mean_sd, values
+from sdc.experiments import Row, describe, grouped, mean_sd, values
 from sdc.files import atomic_write
 from sdc.retrieve.diagnose.similarity_histograms import Histogram
 

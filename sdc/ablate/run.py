@@ -16,10 +16,23 @@ from sdc._version import __version__
 from sdc.ablate.figures import AGAINST_OVERLAP, MOST, OVER_BITS, SENSITIVITY, read_histograms, write_figures
 from sdc.devices import cpu_count
 from sdc.errors import SdcError, UsageError, log
-from sdc.experiments.folder import CSV, TABLE, GridFolder
-from sdc.experiments.grid import Cell, Value, describe, make_cells, parse_fixed, parse_over
-from sdc.experiments.jobs import compute_all
-from sdc.experiments.tables import Row, grouped, make_rows, markdown, write_csv
+from sdc.experiments import (
+    CSV,
+    TABLE,
+    Cell,
+    GridFolder,
+    Row,
+    Value,
+    compute_all,
+    describe,
+    grouped,
+    make_cells,
+    make_rows,
+    markdown,
+    parse_fixed,
+    parse_over,
+    write_csv,
+)
 from sdc.extract.store.store import SPLITS, FeatureStore
 from sdc.files import atomic_write, require_file
 from sdc.retrieve.diagnose import similarity_histograms
@@ -61,7 +74,7 @@ class AblateSettings:
     overwrite: bool = False
 
 
-def run(settings: AblateSettings) -> Path:
+def ablate(settings: AblateSettings) -> Path:
     """Computes the cells of the grid that are not there yet, then writes tables and figures.
 
     Settings that training refuses or fails with leave a cell without scores, and the reason in its place. The jobs are

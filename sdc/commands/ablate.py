@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from sdc.ablate.run import AblateSettings
+from sdc.ablate import AblateSettings
 from sdc.commands.options import LENGTHS, PATH, as_json, jobs, out_folder, overwrite
 from sdc.commands.printing import print_json
-from sdc.experiments.grid import OVER
+from sdc.experiments import OVER
 
 ABLATIONS = """
 \b
@@ -63,8 +63,8 @@ same command goes on: finished cells are kept.
 @as_json
 def ablate(as_json: bool, **options: Any) -> None:
     """Vary settings of training over a grid, and compare what comes of it."""
-    from sdc.ablate.run import run
-    from sdc.experiments.tables import read_csv
+    from sdc.ablate import ablate as run
+    from sdc.experiments import read_csv
 
     path = run(AblateSettings(**options))
     if not as_json:

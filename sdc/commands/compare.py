@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import LENGTHS, NAMES, as_json, features, out_folder, overwrite
 from sdc.commands.printing import print_json
-from sdc.compare.run import CompareSettings
+from sdc.compare import CompareSettings
 
 
 @click.command()
@@ -40,10 +40,11 @@ def compare(as_json: bool, **options: Any) -> None:
     The folder gets results.md (tables and advice), results.csv, results.json and plot.png:
     recall of the exact neighbours, mAP where there are labels, bytes, build time and latency.
     """
-    from sdc.compare.run import TABLE, read, run
+    from sdc.compare import TABLE, read_comparison
+    from sdc.compare import compare as run
 
     path = run(CompareSettings(**options))
     if as_json:
-        print_json({"out": str(path), **read(path)})
+        print_json({"out": str(path), **read_comparison(path)})
     else:
         click.echo((path / TABLE).read_text(encoding="utf-8"), nl=False)

@@ -9,8 +9,11 @@ import click
 
 from sdc.commands.options import LENGTHS, PATH, Parsed, as_json, device, jobs, overwrite
 from sdc.commands.printing import print_json
-from sdc.reproduce.run import ReproduceSettings
+from sdc.reproduce import TABLES, ReproduceSettings
 
+# Tables whose heads are trained on another set, and that set.
+_ELSEWHERE = ", ".join(name for name, table in TABLES.items() if table.trained_on)
+_TRAINED_ON = ", ".join(dict.fromkeys(table.trained_on for table in TABLES.values() if table.trained_on))
 _DISTINCT_NAMES = Parsed(lambda text: tuple(dict.fromkeys(text.split(","))))
 
 
@@ -18,8 +21,8 @@ _DISTINCT_NAMES = Parsed(lambda text: tuple(dict.fromkeys(text.split(","))))
 @click.argument("table", required=False)
 @click.option("--root", type=PATH, help="Where the table's set lies.  [default: $SDC_DATA/NAME]")
 @click.option("--features", type=PATH, help="Features of that set, instead of extracting them.")
-@click.option("--train-root", type=PATH, help="roxf, rparis: where gldv2 lies, which heads are trained on.")
-@click.option("--train-features", type=PATH, help="roxf, rparis: features of gldv2.")
+@click.option("--train-root", type=PATH, help=f"{_ELSEWHERE}: where {_TRAINED_ON} lies, which heads are trained on.")
+@click.option("--train-features", type=PATH, help=f"{_ELSEWHERE}: features of {_TRAINED_ON}.")
 @click.option("--backbone", help="Another than the paper's; figures are not comparable then.")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights instead of its pretrained ones.")
 @click.option("--bits", type=LENGTHS, help="Lengths of a code, such as 16,32,64.  [default: the table's]")
@@ -43,15 +46,15 @@ def reproduce(table: str | None, as_json: bool, dry_run: bool, **options: Any) -
         return
     settings = ReproduceSettings(table=table, **options)
     if dry_run:
-        from sdc.reproduce.plan import plan, shown
+        from sdc.reproduce import plan, plan_text
 
         found = plan(settings)
         if as_json:
             print_json(found)
         else:
-            click.echo(shown(found))
+            click.echo(plan_text(found))
         return
-    from sdc.reproduce.run import run
+    from sdc.reproduce import reproduce as run
 
     path = run(settings)
     if as_json:
@@ -61,7 +64,7 @@ def reproduce(table: str | None, as_json: bool, dry_run: bool, **options: Any) -
 
 
 def _list_tables(as_json: bool) -> None:
-    from sdc.reproduce.tables import catalogue
+    from sdc.reproduce import catalogue
 
     found = catalogue()
     if as_json:

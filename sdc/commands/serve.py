@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdc.commands.options import PATH, SIZE, index, verify
-from sdc.serve.settings import ServeSettings
+from sdc.serve import ServeSettings
 
 
 @click.command()
@@ -56,6 +56,6 @@ def serve(**options: Any) -> None:
 
     SIGTERM or Ctrl-C ends it, once what is running is answered.
     """
-    from sdc.serve.server import run
+    from sdc.serve import serve as run
 
     run(ServeSettings(**options))

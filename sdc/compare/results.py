@@ -1,8 +1,7 @@
-"""What `sdc compare` found: one result a method and length, as JSON, CSV, Markdown and a figure."""
+"""The results of `sdc compare`, one for each method and length, and their figure."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-DASH = "—"
 # Okabe and Ito's palette, which colour-blind readers tell apart; no yellow, which is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
 _APART = 0.03  # octaves between methods of as many bytes
@@ -91,53 +89,6 @@ class Result:
     locality: float | None = None
     refused: str | None = None
 
-    def json(self) -> dict[str, Any]:
-        """As results.json has it."""
-        latency = self.latency
-        return {
-            "method": self.method,
-            "bits": self.bits,
-            "query": self.query,
-            "bytes": self.bytes,
-            "recall": {str(k): mean._asdict() for k, mean in self.recall.items()},
-            "map": self.map and self.map._asdict(),
-            "above": {
-                other: {score: mean._asdict() for score, mean in means.items()} for other, means in self.above.items()
-            },
-            "build_seconds": self.build,
-            "latency_ms": latency
-            and {
-                "encode": latency.encode,
-                "search": dict(zip(("p50", "p99"), latency.search, strict=True)),
-                "total": dict(zip(("p50", "p99"), latency.total, strict=True)),
-                "timings": latency.timings,
-            },
-            "locality": self.locality,
-            "refused": self.refused,
-        }
-
-    def row(self, cutoffs: Sequence[int]) -> dict[str, Any]:
-        """As results.csv has it; what was not measured is None."""
-        means = {f"recall@{k}": self.recall.get(k) for k in cutoffs} | {"map": self.map}
-        scores: dict[str, float | None] = {}
-        for name, mean in means.items():
-            scores |= {name: mean and mean.value, f"{name}_se": mean and mean.se}
-        latency = self.latency
-        return {
-            "method": self.method,
-            "bits": self.bits,
-            "query": self.query,
-            "bytes": self.bytes,
-            **scores,
-            "build_seconds": self.build,
-            "encode_ms": latency and latency.encode,
-            "search_ms_p50": latency and latency.search[0],
-            "search_ms_p99": latency and latency.search[1],
-            "total_ms_p50": latency and latency.total[0],
-            "total_ms_p99": latency and latency.total[1],
-            "refused": self.refused,
-        }
-
 
 def near_cutoff(cutoffs: Sequence[int]) -> int:
     """The k by which methods are compared: 10, or the greatest below it."""
@@ -147,48 +98,6 @@ def near_cutoff(cutoffs: Sequence[int]) -> int:
 def of_length(results: Sequence[Result], bits: int) -> list[Result]:
     """Those of codes of `bits`, and float16."""
     return [result for result in results if result.bits in (bits, None)]
-
-
-def write_csv(path: Path, results: Sequence[Result], cutoffs: Sequence[int]) -> None:
-    """A row a result."""
-    rows = [result.row(cutoffs) for result in results]
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def table(results: Sequence[Result], cutoffs: Sequence[int], at: int) -> str:
-    """The Markdown table of one length: means ± standard errors over queries."""
-    labelled = any(result.map for result in results)
-    columns = ["method", "query", "bytes", *(f"recall@{k}" for k in cutoffs), *([f"mAP@{at}"] if labelled else [])]
-    columns += ["build, s", "encode, ms", "search, ms", "p99"]
-    lines = [columns, ["---"] * len(columns)]
-    for result in results:
-        latency = result.latency
-        scores = [result.recall.get(k) for k in cutoffs] + ([result.map] if labelled else [])
-        lines.append(
-            [
-                result.method,
-                result.query or DASH,
-                _show(result.bytes, "d"),
-                *(_mean(score) for score in scores),
-                _show(result.build, ".1f"),
-                *(_show(value, ".3f") for value in ((latency.encode, *latency.search) if latency else [None] * 3)),
-            ]
-        )
-    refused = [f"{DASH} {result.method}: {result.refused}" for result in results if result.refused]
-    return "\n\n".join(["\n".join(f"| {' | '.join(line)} |" for line in lines), *refused])
-
-
-def _show(value: float | None, style: str) -> str:
-    return DASH if value is None else f"{value:{style}}"
-
-
-def _mean(mean: Mean | None) -> str:
-    if mean is None:
-        return DASH
-    return f"{mean.value:.3f}" + ("" if mean.se is None else f" ± {mean.se:.3f}")
 
 
 def draw(path: Path, results: Sequence[Result], cutoffs: Sequence[int], at: int) -> None:

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from sdc._version import __version__
-from sdc.compare import results as standings
 from sdc.compare.advice import Advice, advise
+from sdc.compare.columns import csv_row, json_record, table
 from sdc.compare.contenders import check_method
 from sdc.compare.measurements import Contest
-from sdc.compare.results import Result, near_cutoff, of_length
+from sdc.compare.results import Result, draw, near_cutoff, of_length
 from sdc.compare.runner import measure
 from sdc.devices import MOST_SEED, cpu_count
 from sdc.errors import SdcError, UsageError, log
+from sdc.experiments import write_csv
 from sdc.extract.store.store import FeatureStore, Listing
 from sdc.extract.subsample import stratified
 from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors
@@ -63,7 +64,7 @@ class CompareSettings:
     overwrite: bool = False
 
 
-def run(settings: CompareSettings) -> Path:
+def compare(settings: CompareSettings) -> Path:
     """Compares methods on one feature store; nothing is written before all is measured.
 
     Returns:
@@ -93,14 +94,13 @@ def run(settings: CompareSettings) -> Path:
     return settings.out
 
 
-def read(out: Path) -> dict[str, Any]:
+def read_comparison(out: Path) -> dict[str, Any]:
     """The JSON of `sdc compare` from the folder it filled.
 
     Returns:
         features, dimension, database, train and queries (rows of each), at, cutoffs, machine, settings, results (a list
-        of `Result.json`: method, bits, query, bytes, recall by k and map, each with value and se, above,
-        build_seconds, latency_ms, locality, refused), and advice (a list a length: bits, neighbors and labels, the best
-        methods by either, and text, sentences).
+        of results with the keys of `sdc.compare.columns`), and advice (a list a length: bits, neighbors and labels, the
+        best methods by either, and text, sentences).
 
     Raises:
         SdcError: it is not there or damaged.
@@ -142,7 +142,7 @@ def _is_there(settings: CompareSettings, wanted: Mapping[str, Any]) -> bool:
     check_output_folder(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
     if settings.overwrite or not (out / JSON).exists():
         return False
-    check_same_settings(out, read(out)["settings"], wanted)
+    check_same_settings(out, read_comparison(out)["settings"], wanted)
     return True
 
 
@@ -196,13 +196,12 @@ def _write(
         "machine": _machine(),
         "version": __version__,
         "settings": wanted,
-        "results": [result.json() for result in results],
+        "results": [json_record(result, cutoffs) for result in results],
         "advice": [asdict(one) for one in advice],
     }
     with atomic_write(out / PLOT) as temporary:
-        standings.draw(temporary, results, cutoffs, at)
-    with atomic_write(out / CSV) as temporary:
-        standings.write_csv(temporary, results, cutoffs)
+        draw(temporary, results, cutoffs, at)
+    write_csv(out / CSV, [csv_row(result, cutoffs) for result in results])
     with atomic_write(out / TABLE) as temporary:
         temporary.write_text(_markdown(settings, found, results, advice), encoding="utf-8")
     with atomic_write(out / JSON) as temporary:
@@ -230,6 +229,6 @@ def _markdown(
     ]
     for bits in settings.bits:
         parts += [f"## {bits} bits, {bits // 8} bytes"]
-        parts += [standings.table(of_length(results, bits), found["cutoffs"], found["at"] or 0)]
+        parts += [table(of_length(results, bits), found["cutoffs"], found["at"] or 0)]
         parts += ["\n".join(f"- {line}" for one in advice if one.bits == bits for line in one.text)]
     return "\n\n".join([*filter(None, parts), f"![Scores over bytes a vector]({PLOT})"]) + "\n"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sdc.experiments.grid import Cell, Value, describe, show
-from sdc.files import atomic_write
+from sdc.experiments.table_files import DASH, markdown_table, with_spread
 
 Row = dict[str, Any]
 
@@ -52,7 +50,6 @@ SHOWN = {
     "overlap": ("overlap", ".3f"),
     "seconds": ("training, s", ".1f"),
 }
-DASH = "—"
 
 
 def make_rows(cells: Sequence[Cell], found: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -75,29 +72,6 @@ def _look_up(found: Any, path: Sequence[str]) -> Any:
     for key in path:
         found = found.get(key) if found is not None else None
     return found
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows, which have the same keys, with a header. None becomes an empty field."""
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a results.csv, numbers as numbers and empty fields as None."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> Value:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text or None
 
 
 def values(rows: Iterable[Row], column: str) -> list[float]:
@@ -133,7 +107,7 @@ def _table(rows: Sequence[Row], varied: Sequence[str]) -> str:
     }
     at = values(rows, "at")
     titles = [f"{title}@{at[0]}" if column == "map" and at else title for column, (title, _) in shown.items()]
-    lines = [[*varied, "bits", *titles], ["---"] * (len(varied) + 1 + len(shown))]
+    lines = []
     for place, own in grouped(rows, [*varied, "bits"]).items():
         scores = [_score(own, column, style) for column, (_, style) in shown.items()]
         lines.append([*map(show, place), *scores])
@@ -142,7 +116,7 @@ def _table(rows: Sequence[Row], varied: Sequence[str]) -> str:
         styles = [style for _, style in shown.values()]
         floats = ["".join(f"{value:{style}}" for value in own) for own, style in zip(exact, styles, strict=True)]
         lines.append(["float features, cosine", *[""] * len(varied), *floats])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table([*varied, "bits", *titles], lines)
 
 
 def _score(rows: Sequence[Row], column: str, style: str) -> str:
@@ -150,8 +124,8 @@ def _score(rows: Sequence[Row], column: str, style: str) -> str:
     if found is None:
         return DASH
     count, (mean, sd) = len(values(rows, column)), found
-    spread = f" ± {sd:{style}}" if count > 1 else ""
-    return f"{mean:{style}}{spread}{f' ({count} of {len(rows)} seeds)' if count < len(rows) else ''}"
+    text = with_spread(mean, sd if count > 1 else None, style)
+    return text if count == len(rows) else f"{text} ({count} of {len(rows)} seeds)"
 
 
 def _reasons(rows: Iterable[Row], varied: Sequence[str]) -> list[str]:

@@ -80,8 +80,9 @@ def _extraction(job: Job, source: Source) -> dict[str, Any]:
         return {**step, "state": state, "images": len(store), "splits": sizes, "dimension": store.dimension}
     settings = source.extraction
     step |= {"state": "to do", "splits": _nominal(source.data)}
-    # Training images of the category sets are of the database; those of GLDv2 are a set of their own.
-    split = [name for name in SPLITS if name != "train" or source.data == "gldv2"]
+    # Training images of the category sets are of the database; those of landmark sets are further ones.
+    category = datasets.about_of(source.data).protocol["name"] == "category"
+    split = [name for name in SPLITS if name != "train" or not category]
     step["images"] = sum(step["splits"][name] for name in split)
     if settings is None:
         made = DIMENSIONS.get(job.table.backbone, 0)
@@ -214,7 +215,7 @@ def _quietly_in_one_thread() -> Iterator[None]:
         log.setLevel(level)
 
 
-def shown(found: Mapping[str, Any]) -> str:
+def plan_text(found: Mapping[str, Any]) -> str:
     """The plan as text."""
     lines = [f"{found['table']}: {found['about']}, into {found['out']}"]
     for step in found["steps"]:

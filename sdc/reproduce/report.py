@@ -8,16 +8,28 @@ from typing import Any
 
 from sdc._version import __version__
 from sdc.errors import log
-from sdc.experiments.folder import CSV, TABLE, GridFolder
-from sdc.experiments.grid import Cell
-from sdc.experiments.tables import Row, grouped, make_rows, mean_sd, values, write_csv
+from sdc.experiments import (
+    CSV,
+    DASH,
+    TABLE,
+    Cell,
+    GridFolder,
+    Row,
+    grouped,
+    make_rows,
+    markdown_table,
+    mean_sd,
+    values,
+    with_spread,
+    write_csv,
+)
 from sdc.extract.datasets import about_of
 from sdc.extract.store.store import SPLITS, FeatureStore
 from sdc.files import atomic_write
 from sdc.reproduce.tables import R50_DELG, Table, table_of
 
 JSON = "results.json"
-UNKNOWN, NONE = "unknown", "—"
+UNKNOWN = "unknown"
 NEARLY = 0.01  # by which a split's size may differ from the paper's, whose own are rounded
 
 
@@ -129,7 +141,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         "\n".join(f"- {entry}: {chosen}" for entry, chosen in own.items()),
         "\n".join(f"- {note}" for note in content["notes"]),
         "\n".join(
-            f"{NONE} {row['label']}, {row['bits']} bits: {row['refused']}"
+            f"{DASH} {row['label']}, {row['bits']} bits: {row['refused']}"
             for row in rows
             if row["refused"] and row["score"] == rows[0]["score"]
         ),
@@ -149,13 +161,11 @@ def _backbone(name: str) -> str:
 def _table(rows: Sequence[Row]) -> str:
     several = len({row["score"] for row in rows}) > 1
     titles = ["method", "bits", *(["difficulty"] if several else []), "ours", "published", "difference"]
-    lines = [titles, ["---"] * len(titles)]
+    lines = []
     for row in rows:
-        ours = (
-            NONE if row["ours"] is None else f"{row['ours']:.1f}" + ("" if row["sd"] is None else f" ± {row['sd']:.1f}")
-        )
+        ours = DASH if row["ours"] is None else with_spread(row["ours"], row["sd"], ".1f")
         published = UNKNOWN if row["published"] is None else f"{row['published']:.1f}"
-        difference = NONE if row["difference"] is None else f"{row['difference']:+.1f}"
+        difference = DASH if row["difference"] is None else f"{row['difference']:+.1f}"
         place = [row["score"].removeprefix("map_")] if several else []
         lines.append([row["label"], str(row["bits"]), *place, ours, published, difference])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(titles, lines)

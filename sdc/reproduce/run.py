@@ -15,9 +15,7 @@ from typing import Any
 
 from sdc.devices import cpu_count
 from sdc.errors import SdcError, UsageError, unknown_name_error
-from sdc.experiments.folder import GridFolder
-from sdc.experiments.grid import Cell, cell_name
-from sdc.experiments.jobs import compute_all
+from sdc.experiments import Cell, GridFolder, cell_name, compute_all
 from sdc.extract import run as extract
 from sdc.extract.run import ExtractSettings
 from sdc.extract.store.store import FeatureStore
@@ -130,7 +128,7 @@ class Job:
         return made
 
 
-def run(settings: ReproduceSettings) -> Path:
+def reproduce(settings: ReproduceSettings) -> Path:
     """Computes what is missing of a table, and writes it as results.csv, results.md and results.json.
 
     The jobs are processes that are spawned: a script that calls this does so under `if __name__ == "__main__"`.

@@ -63,7 +63,10 @@ class Table:
     @property
     def scores(self) -> tuple[str, ...]:
         """What is compared, by the columns of `sdc.experiments.tables`."""
-        return ("map_easy", "map_medium", "map_hard") if self.data in ("roxf", "rparis") else ("map",)
+        from sdc.extract.datasets import about_of
+
+        revisited = about_of(self.data).protocol["name"] == "revisited"
+        return ("map_easy", "map_medium", "map_hard") if revisited else ("map",)
 
     @property
     def views(self) -> int:

@@ -5,3 +5,8 @@ app: the routes. hosts: the names it answers to. gate: what requests may take. q
 and model that answer them. lookup: where its ids are. pictures: images as queries and images that are shown. follow:
 takes up a changed index. metrics, openapi, page.html.
 """
+
+from sdc.serve.server import serve
+from sdc.serve.settings import ServeSettings
+
+__all__ = ["ServeSettings", "serve"]

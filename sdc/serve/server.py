@@ -32,7 +32,7 @@ _TRIED = 20  # ids whose images are looked for at the start
 _SPARE = 64  # file descriptors that are no connections
 
 
-def run(settings: ServeSettings) -> None:
+def serve(settings: ServeSettings) -> None:
     """Serves an index until a signal ends it; then the requests that are running are answered first.
 
     A second signal ends the process at once, with the exit code 128 + its number.

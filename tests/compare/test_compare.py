@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from sklearn.datasets import load_digits
 
 from sdc.cli import cli
-from sdc.compare import contenders
+from sdc.compare import CompareSettings, contenders
+from sdc.compare import compare as run
+from sdc.compare import read_comparison as read
 from sdc.compare.advice import advise
 from sdc.compare.contenders import Asymmetric, Codes, quantize
 from sdc.compare.results import Latency, Mean, Result
-from sdc.compare.run import CompareSettings, read, run
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import unpack
@@ -495,13 +496,13 @@ def test_ctrl_c_leaves_nothing_half_written(compared, tmp_path, monkeypatch):
             run(quick(compared, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     with monkeypatch.context() as patched:
-        patched.setattr("sdc.compare.results.write_csv", interrupt)
+        patched.setattr("sdc.compare.run.write_csv", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(quick(compared, tmp_path / "out"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"plot.png"}
     assert read(run(quick(compared, tmp_path / "out")))["queries"] == QUERIES  # the same command goes on
     with monkeypatch.context() as patched:
-        patched.setattr("sdc.compare.results.write_csv", interrupt)
+        patched.setattr("sdc.compare.run.write_csv", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(quick(compared, tmp_path / "out", queries=10, overwrite=True))
     assert not (tmp_path / "out" / "results.json").exists()  # it would vouch for files of two runs

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdc.ablate import AblateSettings
+from sdc.ablate import ablate as run
 from sdc.ablate.figures import write_figures
-from sdc.ablate.run import AblateSettings, run
 from sdc.errors import SdcError, UsageError
-from sdc.experiments.grid import OVER, make_cells, parse_fixed, parse_over
-from sdc.experiments.tables import read_csv
+from sdc.experiments import OVER, make_cells, parse_fixed, parse_over, read_csv
 from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.train.recipe import PRESETS
 

@@ -19,9 +19,8 @@ from click.testing import CliRunner
 from sdc.cli import cli
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store.store import FeatureStore, Listing, write_features
-from sdc.reproduce import report
-from sdc.reproduce.run import ReproduceSettings, prepare
-from sdc.reproduce.tables import TABLES
+from sdc.reproduce import TABLES, ReproduceSettings, report
+from sdc.reproduce.run import prepare
 
 
 def module(name: str) -> ModuleType:
@@ -214,9 +213,8 @@ def test_a_landmark_table_has_its_three_difficulties(landmarks: Any, tmp_path: P
 
 
 def test_ablate_shows_the_difficulties_too(tmp_path: Path) -> None:
-    from sdc.ablate.run import AblateSettings
-    from sdc.ablate.run import run as ablate
-    from sdc.experiments.tables import read_csv
+    from sdc.ablate import AblateSettings, ablate
+    from sdc.experiments import read_csv
     from sdc.extract.store.groundtruth import Ragged
 
     random = np.random.default_rng(1)

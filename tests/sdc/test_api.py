@@ -15,7 +15,9 @@ X = (CENTRES[RNG.integers(8, size=300)] + RNG.standard_normal((300, 24))).astype
 
 
 def test_the_public_names():
-    assert sdc.__all__ == ["Hasher", "Index", "__version__"]
+    assert sdc.__all__ == ["Hasher", "Index", "SdcError", "UsageError", "__version__"]
+    assert dir(sdc) == sdc.__all__
+    assert (sdc.SdcError, sdc.UsageError) == (SdcError, UsageError)
     from sdc import kernels, retrieve
     from sdc.retrieve.evaluate.run import average_precision
 

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from sdc.commands.serve import serve as command_serve
 from sdc.errors import SdcError, UsageError
-from sdc.serve.server import run
+from sdc.serve import serve as run
 from sdc.serve.settings import CONNECTIONS, ServeSettings
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
@@ -443,7 +443,7 @@ def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, tmp_path):
 
 def test_the_command_takes_its_defaults_from_the_settings(monkeypatch):
     seen = []
-    monkeypatch.setattr("sdc.serve.server.run", seen.append)
+    monkeypatch.setattr("sdc.serve.serve", seen.append)
     assert CliRunner().invoke(command_serve, []).exit_code == 0
     assert CliRunner().invoke(command_serve, ["--max-body", "2MiB", "--no-verify", "--port", "0"]).exit_code == 0
     assert CliRunner().invoke(command_serve, ["--allow-host", "a", "--allow-host", "b"]).exit_code == 0
