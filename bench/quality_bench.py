@@ -2,10 +2,10 @@
 
     python bench/quality_bench.py --features feats.h5 --bits 16,32,64,128 --methods default,paper-code,itq,lsh
 
-Every cell is the whole chain `sdc train`, `sdc encode`, `sdc evaluate`, from the last epoch, with scores expected over
-ties: mAP by label, or the recall of the float features' k nearest neighbours (--score recall@10), which needs no
-labels. A finished cell is kept (in --work) and not computed again. Methods in turn for each seed, so that a drift of
-the machine's speed touches all alike.
+The cells are those of `sdc ablate`, whose grid has no presets beside methods: here both stand in one list, and train
+with all processors. Scores are expected over ties: mAP by label, or the recall of the float features' k nearest
+neighbours (--score recall@10), which needs no labels. A finished cell is kept (in --work) and not computed again.
+Methods in turn for each seed, so that a drift of the machine's speed touches all alike.
 """
 
 from __future__ import annotations
@@ -13,110 +13,91 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import click
-import numpy as np
-from safetensors import safe_open
 
-from sdc import Index, __version__
-from sdc.errors import UsageError
-from sdc.extract.store.store import FeatureStore
-from sdc.retrieve import encode
-from sdc.retrieve.evaluate import run
-from sdc.retrieve.features.cosine import CUTOFFS
-from sdc.train import run as train
+from sdc import __version__
+from sdc.experiments import (
+    DASH,
+    Cell,
+    Row,
+    cell_name,
+    compute,
+    grouped,
+    make_rows,
+    markdown_table,
+    mean_sd,
+    values,
+    with_spread,
+)
+from sdc.extract.store import FeatureStore
+from sdc.retrieve.features import CUTOFFS
 from sdc.train.methods import METHODS
 from sdc.train.recipe import PRESETS
+from sdc.train.run import TrainSettings
 
 SCORES = ("map", *(f"recall@{k}" for k in CUTOFFS))
-DASH = "—"  # the method cannot make that many bits
 
 
-def cell(store: FeatureStore, method: str, bits: int, seed: int, work: Path) -> dict:
-    """Trains, encodes and evaluates once; `method` is a preset of sdc or the name of another method.
-
-    Where the method refuses so many bits the result has no scores, and says why in `refused`.
-    """
-    kept = work / f"{store.path.stem}-{store.fingerprint[:8]}-{method}-{bits}-{seed}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    model, index = work / "model.safetensors", work / "db.bin"
-    chosen = {"preset": method} if method in PRESETS else {"method": method}
-    result = {"method": method, "bits": bits, "seed": seed}
-    started = time.monotonic()
-    try:
-        train.run(train.TrainSettings(features=store.path, bits=bits, seed=seed, out=model, overwrite=True, **chosen))
-        result["seconds"] = time.monotonic() - started
-    except UsageError as refusal:
-        result["refused"] = str(refusal)
-    else:
-        encode.run(encode.EncodeSettings(features=store.path, model=model, out=index, overwrite=True))
-        found = run.evaluate(run.EvaluateSettings(index=index, neighbors="float", features=store.path))
-        check(found, model, index, chosen)
-        result |= found
-    kept.write_text(json.dumps(result))
-    return result
+def measure(store: FeatureStore, methods: Sequence[str], bits: Sequence[int], seeds: int, work: Path) -> list[Row]:
+    """A row a cell, see `sdc.experiments.make_rows`; `method` is a preset of sdc or the name of another method."""
+    cells = []
+    for length, seed, method in product(bits, range(seeds), methods):
+        chosen = {"preset": method} if method in PRESETS else {"method": method}
+        settings = TrainSettings(features=store.path, bits=length, seed=seed, **chosen)
+        cells.append(Cell(store.path, {"method": method}, settings, cell_name(settings, store.fingerprint)))
+    return make_rows(cells, [result(cell, work / f"{cell.name}.json") for cell in cells])
 
 
-def check(found: dict, model: Path, index: Path, chosen: dict) -> None:
-    """Refuses a result that can't be right."""
-    if "map" in found and not found["map_worst"] <= found["map"] <= found["map_best"]:
-        raise SystemExit(f"mAP {found['map']} is not between its bounds {found['map_worst']} and {found['map_best']}")
-    if not all(0 <= recall <= 1 for recall in found["neighbor_recall"].values()):
-        raise SystemExit(f"a recall of neighbours is not between 0 and 1: {found['neighbor_recall']}")
-    with safe_open(model, framework="numpy") as file:
-        trained = json.loads(file.metadata()["sdc"])["training"]
-    if "preset" in chosen and trained["steps"] == 0:
-        raise SystemExit("a trained method took no step")
-    opened = Index.open(index)
-    queries = opened.queries.codes[:8]
-    distances, _ = opened.search(queries, 20)
-    by_hand = np.bitwise_count(queries[:, None] ^ opened.database.codes[None]).sum(2, dtype=np.int32)
-    np.testing.assert_array_equal(distances, np.sort(by_hand, axis=1)[:, :20])
+def result(cell: Cell, path: Path) -> dict:
+    if not path.exists():
+        compute(cell, path)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "evaluate" in found:
+        check(found["evaluate"])
+    return found
 
 
-def value(result: dict, score: str) -> float | None:
-    """One of SCORES, None where the result lacks it."""
-    return result.get("map") if score == "map" else result.get("neighbor_recall", {}).get(score.removeprefix("recall@"))
+def check(scores: dict) -> None:
+    """Refuses scores that can't be right."""
+    if "map" in scores and not scores["map_worst"] <= scores["map"] <= scores["map_best"]:
+        raise SystemExit(f"mAP {scores['map']} is not between {scores['map_worst']} and {scores['map_best']}")
+    if not all(0 <= recall <= 1 for recall in scores["neighbor_recall"].values()):
+        raise SystemExit(f"a recall of neighbours is not between 0 and 1: {scores['neighbor_recall']}")
 
 
-def table(results: list[dict], methods: list[str], bits: list[int], score: str) -> str:
+def table(rows: Sequence[Row], bits: Sequence[int], score: str) -> str:
     """Markdown: a score, mean ± sd over seeds, and the median training time, by method and bits."""
-
-    def values(method: str, b: int, of: Callable[[dict], float | None]) -> list[float]:
-        found = [of(result) for result in results if result["method"] == method and result["bits"] == b]
-        return [number for number in found if number is not None]
-
-    lines = [
-        f"| method | {' | '.join(f'{b} bits' for b in bits)} | training, s ({bits[-1]} bits) |",
-        f"|---|{'---|' * len(bits)}---|",
-    ]
-    for method in methods:
-        row = []
-        for b in bits:
-            scores = values(method, b, lambda result: value(result, score))
-            spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-            row.append(f"{statistics.mean(scores):.3f}{spread}" if scores else DASH)
-        seconds = values(method, bits[-1], lambda result: result.get("seconds"))
-        lines.append(f"| {method} | {' | '.join(row)} | {f'{statistics.median(seconds):.1f}' if seconds else DASH} |")
-    scored = next((result for result in results if "refused" not in result), {})
+    lines = []
+    for (method,), own in grouped(rows, ["method"]).items():
+        by_bits = grouped(own, ["bits"])
+        seconds = values(by_bits[bits[-1],], "seconds")
+        time = f"{statistics.median(seconds):.1f}" if seconds else DASH
+        lines.append([str(method), *(mean(by_bits[length,], score) for length in bits), time])
     title = f"recall of the float features' {score.removeprefix('recall@')} nearest neighbours by cosine"
-    if score == "map" and scored:
-        exact = f"{scored['map_float']:.3f}"
-        lines.append(f"| float features, cosine | {' | '.join([exact] * len(bits))} | |")
-        title = f"mAP@{scored['at']}"
-    return "\n".join([f"{title}, expected over ties", "", *lines])
+    at, exact = values(rows, "at"), values(rows, "map_float")
+    if score == "map" and exact:
+        lines.append(["float features, cosine", *[f"{exact[0]:.3f}"] * len(bits), ""])
+        title = f"mAP@{at[0]}"
+    titles = ["method", *(f"{length} bits" for length in bits), f"training, s ({bits[-1]} bits)"]
+    return f"{title}, expected over ties\n\n{markdown_table(titles, lines)}"
 
 
-def section(store: FeatureStore, methods: list[str], bits: list[int], scores: list[str], results: list[dict]) -> str:
+def mean(rows: Iterable[Row], score: str) -> str:
+    rows = list(rows)
+    found = mean_sd(rows, score)
+    return with_spread(found[0], found[1] if len(values(rows, score)) > 1 else None, ".3f") if found else DASH
+
+
+def section(store: FeatureStore, bits: Sequence[int], scores: Sequence[str], rows: Sequence[Row]) -> str:
     """The tables of one set, a score each, and why there are dashes."""
     sizes = ", ".join(f"{len(rows)} {name}" for name, rows in store.splits.items())
     parts = [f"## {store.path.name}: {store.dimension} dimensions; rows: {sizes}"]
-    parts += [table(results, methods, bits, score) for score in scores]
-    refused = {f"{DASH} {r['method']}, {r['bits']} bits: {r['refused']}" for r in results if "refused" in r}
+    parts += [table(rows, bits, score) for score in scores]
+    refused = {f"{DASH} {row['method']}, {row['bits']} bits: {row['refused']}" for row in rows if row["refused"]}
     return "\n\n".join([*parts, *sorted(refused)])
 
 
@@ -160,8 +141,7 @@ def main(
         )
     sections = []
     for store, names in zip(stores, scores, strict=True):
-        results = [cell(store, method, b, seed, work) for b in lengths for seed in range(seeds) for method in methods]
-        sections.append(section(store, methods, lengths, names, results))
+        sections.append(section(store, lengths, names, measure(store, methods, lengths, seeds, work)))
     machine = f"sdc {__version__}, {platform.machine()}, Python {platform.python_version()}, {seeds} seed(s) a cell"
     text = "\n\n".join([*sections, f"{machine}\n"])
     out.write_text(text)
