@@ -175,7 +175,7 @@ def recorded_recipe(record: Mapping[str, Any]) -> Recipe:
 def _checked(recipe: Recipe) -> Recipe:
     """The recipe with its calibration as models record it. Raises as `make_recipe`."""
     _check(recipe)
-    from sdc.train.calibration import canonical
+    from sdc.train.calibrations import canonical
 
     return replace(recipe, calibration=canonical(recipe.calibration, recipe.bits))
 

@@ -114,7 +114,7 @@ def _target(index: Index) -> tuple[str | None, InverseCdf]:
     """The model's calibration and its F⁻¹; where none is known, that of ideal codes, B(K, ½)."""
     from scipy.stats import binom
 
-    from sdc.train.calibration import inverse_cdf
+    from sdc.train.calibrations import inverse_cdf
     from sdc.train.model import Model
 
     if index.metadata.get("model", {}).get("method") in CALIBRATED:

@@ -12,6 +12,8 @@ from typing import Any, get_args, get_type_hints
 from sdc.errors import UsageError, unknown_name_error
 from sdc.extract.store.store import FeatureStore
 from sdc.files import fingerprint
+from sdc.kernels import PAIRS
+from sdc.train.calibrations import CALIBRATIONS
 from sdc.train.methods import CALIBRATED, METHODS, ClosedForm, load_method
 from sdc.train.recipe import Recipe
 from sdc.train.run import TrainSettings
@@ -20,16 +22,13 @@ Value = str | int | float | bool | None  # None where a setting has no effect
 
 ALPHAS = "0.2,0.5,0.7,1,2,3,5,7,10,16"  # the paper's ablation of Beta(a, a), and what `default` has
 # What `default` has, and one of each family. Where that has a width it is the paper's, the sd of N(0, .3), within 0.01.
-FAMILIES = (
-    "beta:16,16,beta:5,5,gaussian:0.3,truncnorm:0.3,laplace:0.22,logistic:0.165,student-t:5,0.24,kumaraswamy:3.5,7.1,"
-    "uniform,arcsine,binomial,linear"
-)
+FAMILIES = ",".join(text for calibration in CALIBRATIONS.values() for text in calibration.ablated)
 # What can be varied without naming values, and the values that takes.
 OVER = {
     "calibration": FAMILIES,
     "alpha": ALPHAS,
     "beta": ALPHAS,
-    "pairs": "rows,halves,all",
+    "pairs": ",".join(PAIRS),
     "batch": "32,64,128,256,512,1024",
     "lambda_q": "0,0.01,0.1,0.3,1,3",
     "method": ",".join(METHODS),

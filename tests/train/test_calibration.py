@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
 from sdc.kernels import quantile_table
-from sdc.train.calibration import DISTRIBUTIONS, canonical, inverse_cdf
+from sdc.train.calibrations import canonical, inverse_cdf
+from sdc.train.calibrations.families import FAMILIES
 
 N = 50_000
 
@@ -66,7 +67,7 @@ SYMMETRIC = [
 
 
 def test_every_family_is_among_the_samples():
-    assert {spec.partition(":")[0] for spec in SAMPLES} == {*DISTRIBUTIONS, "scipy"}
+    assert {spec.partition(":")[0] for spec in SAMPLES} == {*FAMILIES, "scipy"}
 
 
 @pytest.mark.parametrize("spec", SAMPLES)
@@ -97,13 +98,13 @@ def test_symmetric_distributions_have_symmetric_tables(spec, n):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    name=st.sampled_from(sorted(DISTRIBUTIONS)),
+    name=st.sampled_from(sorted(FAMILIES)),
     exponents=st.tuples(*[st.floats(-6, 6)] * 2),
     n=st.integers(1, 300),
 )
 @example(name="student-t", exponents=(-2.416015625, 0.0), n=293)  # SciPy gives a wrong quantile among right ones
 def test_parameters_of_any_size_give_a_table_or_are_refused(name, exponents, n):
-    usage = DISTRIBUTIONS[name][0]
+    usage = FAMILIES[name].parameters
     numbers = [10.0**x for x in exponents[: len(usage.split(",")) if usage else 0]]
     if name == "binomial":
         numbers = [float(np.ceil(numbers[0]))]

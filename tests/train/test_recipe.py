@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import beta
 
 from sdc.errors import UsageError
-from sdc.train.calibration import inverse_cdf
+from sdc.train.calibrations import inverse_cdf
 from sdc.train.recipe import PRESETS, make_recipe
 
 

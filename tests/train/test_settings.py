@@ -18,6 +18,7 @@ from sdc.experiments.grid import cell_name
 from sdc.extract.store import Listing, write_features
 from sdc.settings import option
 from sdc.train import recipe as recipes
+from sdc.train.calibrations import CALIBRATIONS, Family
 from sdc.train.methods import METHODS, published_settings
 from sdc.train.recipe import ALWAYS_RECORDED, PAPER, PRESETS, RUNS_OWN, Recipe, make_recipe
 from sdc.train.run import TrainSettings, run
@@ -92,6 +93,14 @@ def test_a_method_without_settings_is_refused(tmp_path, monkeypatch):
     hasher = sdc.Hasher(method="mine", bits=16)
     assert hasher.recipe.epochs == 7
     assert hasher.fit(vectors()).encode(vectors()).shape == (64, 2)
+
+
+def test_a_calibration_from_outside(monkeypatch):
+    monkeypatch.setitem(CALIBRATIONS, "triangle", Family("a", lambda a: lambda levels: levels ** (1 / a)))
+    hasher = sdc.Hasher(bits=8, calibration="triangle:2", epochs=1).fit(vectors())
+    assert hasher.model.metadata["settings"]["calibration"] == "triangle:2"
+    with pytest.raises(UsageError, match="triangle takes 1 number, triangle:a"):
+        sdc.Hasher(calibration="triangle")
 
 
 def test_a_new_setting_leaves_older_models_what_they_are(tmp_path, newer):

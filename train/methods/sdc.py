@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdc.kernels import Loss, calibration_loss, quantile_table, sample_length
-from sdc.train.calibration import LINEAR, inverse_cdf
+from sdc.train.calibrations import LINEAR, inverse_cdf
 from sdc.train.linear_scaling import linear_scaling_loss
 from sdc.train.methods.gradient_method import GradientMethod
 from sdc.train.recipe import Recipe
