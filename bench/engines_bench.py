@@ -38,10 +38,9 @@ import numpy as np
 from search_bench import clustered
 
 from sdc.devices import cpu_count
-from sdc.retrieve.engines.base import Engine, Hits
+from sdc.retrieve.engines import Engine, Hits, connect, parse
+from sdc.retrieve.engines.milvus import probe_count
 from sdc.retrieve.engines.push import PushSettings, batch_of, batches, record_of, run
-from sdc.retrieve.engines.registry import connect
-from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.index import Index, Records
 
 CASES = ("embedded-flat", "milvus-flat", "milvus-ivf", "pgvector-flat", "pgvector-hnsw")
@@ -215,7 +214,7 @@ def milvus(url: str) -> Iterator[Any]:
 def eventual(url: str, index: Index, index_type: str) -> float:
     """Median seconds of a query in Milvus that takes what is there, without asking whether it is all."""
     assert index.queries
-    params, taken = {"nprobe": record_of(index, index_type).probes()} if index_type == "ivf" else {}, []
+    params, taken = {"nprobe": probe_count(record_of(index, index_type))} if index_type == "ivf" else {}, []
     with milvus(url) as client:
         for code in index.queries.codes:
             begin = time.perf_counter()

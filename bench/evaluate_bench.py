@@ -27,7 +27,7 @@ import numpy as np
 from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.bits import unpack
 from sdc.retrieve.encode import EncodeSettings, run
-from sdc.retrieve.evaluate.run import EvaluateSettings, average_precision, evaluate
+from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
 from sdc.retrieve.index import Index, faiss_module
 from sdc.train.model import Model
 

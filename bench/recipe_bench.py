@@ -28,8 +28,8 @@ import numpy as np
 
 from sdc import __version__
 from sdc.extract.store.store import FeatureStore
-from sdc.retrieve.evaluate.ranking_metrics import average_precision
-from sdc.retrieve.features.cosine import Nearest, expected_overlap
+from sdc.retrieve.evaluate import average_precision
+from sdc.retrieve.features import Nearest, expected_overlap
 from sdc.train import feature_space
 from sdc.train.loop.fit import fit
 from sdc.train.methods import sdc as method

@@ -19,7 +19,7 @@ from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.bits import hamming, unpack
 from sdc.retrieve.diagnose import similarity_histograms
 from sdc.retrieve.diagnose.alarms import explain
-from sdc.retrieve.features.feature_source import Features, encoded_features
+from sdc.retrieve.features import Features, encoded_features
 from sdc.retrieve.index import Index
 from sdc.train.methods import CALIBRATED
 

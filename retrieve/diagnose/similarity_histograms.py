@@ -17,8 +17,8 @@ import numpy as np
 from sdc.errors import SdcError, UsageError, log
 from sdc.files import atomic_write, writable
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.evaluate.run import relevance
-from sdc.retrieve.features.cosine import unit_rows
+from sdc.retrieve.evaluate import share_label
+from sdc.retrieve.features import unit_rows
 
 BINS = 200
 FORMATS = (".png", ".csv")
@@ -101,7 +101,7 @@ def count_pairs(codes: np.ndarray, features: np.ndarray | None = None, labels: n
             scaled = (features[rows] @ features[others].T + 1) * (bins / 2)
             cells = cells * bins + np.clip(scaled, 0, bins - 1).astype(np.int32)
         if labels is not None:
-            cells += distances * bins * relevance(labels[rows], labels[others])
+            cells += distances * bins * share_label(labels[rows], labels[others])
         counts += np.bincount(cells[later], minlength=len(counts))
     return counts.reshape(2, distances, bins)
 

@@ -1,12 +1,13 @@
-"""What `sdc push` and `sdc search` ask of an engine, and what a collection says of itself."""
+"""The interface of an engine to `sdc push` and `sdc search`, and the record that a collection keeps of its index."""
 
 from __future__ import annotations
 
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from sdc.errors import SdcError, UsageError
 from sdc.retrieve.engines.urls import Target
 
 MOST_ROWS = 16384  # of a batch: the most that Milvus returns to a query, so that a batch can be looked at as a whole
-LONGEST_ID = 65535  # bytes of a VARCHAR of Milvus
 _FORMAT = 1
 
 
@@ -38,17 +38,8 @@ class Record:
     index_type: str
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def lists(self) -> int:
-        """Of type ivf: about 4·√N, each with enough codes to be trained on."""
-        return int(max(1, min(4 * self.count**0.5, self.count / 39, 65536)))
-
-    def probes(self, nprobe: int | None = None) -> int:
-        """Lists that a search scans: a sixteenth, unless told otherwise."""
-        return min(self.lists, nprobe or max(8, self.lists // 16))
-
     def identity(self) -> dict[str, Any]:
-        """What must agree for a push to go on with what is there."""
+        """The fields that must agree for a push to continue one that was cut off."""
         return {name: value for name, value in asdict(self).items() if name != "metadata"}
 
     def text(self) -> str:
@@ -58,19 +49,19 @@ class Record:
     def of_text(cls, text: str | None) -> Record | None:
         """The inverse of `text`; None where it is no text of ours."""
         try:
-            found = json.loads(text or "")
+            values = json.loads(text or "")
         except ValueError:
             return None
-        if not isinstance(found, dict) or found.pop("sdc_push", None) != _FORMAT:
+        if not isinstance(values, dict) or values.pop("sdc_push", None) != _FORMAT:
             return None
         kinds = {"bits": int, "count": int, "metadata": dict}
         names = [each.name for each in fields(cls)]
-        if sorted(found) != sorted(names) or not all(isinstance(found[n], kinds.get(n, str)) for n in names):
+        if sorted(values) != sorted(names) or not all(isinstance(values[n], kinds.get(n, str)) for n in names):
             return None
-        return cls(**found)
+        return cls(**values)
 
 
-class Batch(NamedTuple):
+class PushBatch(NamedTuple):
     """Codes on their way: rows (n,) int64, ids, codes (n, bits // 8) uint8; a label each, a list of them, or none."""
 
     rows: np.ndarray
@@ -80,7 +71,7 @@ class Batch(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """What one query found, ordered by (distance, row): (n,) int64, (n,) int32, and n ids."""
+    """The neighbors of one query, ordered by (distance, row): (n,) int64, (n,) int32, and n ids."""
 
     rows: np.ndarray
     distances: np.ndarray
@@ -90,38 +81,76 @@ class Hits(NamedTuple):
     def sorted(cls, rows: Sequence[int], distances: Sequence[float], ids: Sequence[str]) -> Hits:
         number, distance = np.array(rows, np.int64), np.array(distances).astype(np.int32)
         order = np.lexsort((number, distance))
-        return cls(number[order], distance[order], [ids[place] for place in order])
+        return cls(number[order], distance[order], [ids[number] for number in order])
 
 
-class Engine(Protocol):
-    """One collection of Milvus or one table of PostgreSQL; open from construction to `close`.
+class Engine(ABC):
+    """One collection or table of an engine; open from construction to `close`.
 
-    Its methods raise SdcError where the engine refuses, cannot be reached, or holds something else under that name.
+    Its methods raise SdcError where the engine refuses, cannot be reached, or has something else under that name. A
+    constructor takes the target, and `create`: an embedded engine's file may be made.
+
+    Attributes:
+        title: its name in messages.
+        form: the form of its URLs, for messages.
+        index_types: what `--index-type` may be; the first is exact.
+        longest_id: most bytes of an id; None where any fits.
+        most: neighbors of a query.
     """
 
-    most: int  # neighbours of a query
+    title: ClassVar[str]
+    form: ClassVar[str]
+    index_types: ClassVar[tuple[str, ...]]
+    longest_id: ClassVar[int | None] = None
+    most: ClassVar[int]
 
+    @abstractmethod
+    def __init__(self, target: Target, *, create: bool = False) -> None: ...
+
+    @staticmethod
+    @abstractmethod
+    def parse(url: str) -> Target:
+        """Takes one of its URLs apart; raises UsageError, which says what is wrong with it."""
+
+    @classmethod
+    def types_at(cls, target: Target) -> tuple[str, ...]:
+        """Those of `index_types` that there are at this target."""
+        return cls.index_types
+
+    @abstractmethod
     def record(self) -> Record | None:
-        """What was pushed there; None where there is nothing of that name. SdcError: it is not from `sdc push`."""
+        """The record of what was pushed there; None where there is nothing of that name.
 
+        Raises:
+            SdcError: what is there is not from `sdc push`.
+        """
+
+    @abstractmethod
     def create(self, record: Record) -> None: ...
 
+    @abstractmethod
     def drop(self) -> None: ...
 
-    def insert(self, batch: Batch) -> None: ...
+    @abstractmethod
+    def insert(self, batch: PushBatch) -> None: ...
 
+    @abstractmethod
     def present(self, first: int, last: int) -> np.ndarray:
         """Those rows from `first` to `last` inclusive that are there, at most `MOST_ROWS` apart; in any order."""
 
+    @abstractmethod
     def finish(self, record: Record) -> None:
         """Makes what was inserted durable and indexed, and waits for it; does nothing where it is already."""
 
+    @abstractmethod
     def count(self, labels: Sequence[int] = ()) -> int:
         """Codes there; with labels those that have one of them."""
 
+    @abstractmethod
     def find(self, names: Sequence[str]) -> dict[str, tuple[np.ndarray, int]]:
         """Of each id that is there, the code (bits // 8,) uint8 and row of its first item."""
 
+    @abstractmethod
     def search(
         self,
         codes: np.ndarray,
@@ -139,6 +168,7 @@ class Engine(Protocol):
             exact: miss nothing, though the index be approximate.
         """
 
+    @abstractmethod
     def close(self) -> None: ...
 
 
@@ -157,7 +187,7 @@ def client(module: str, extra: str) -> Any:
 
 
 def foreign(target: Target, what: str, names: Sequence[str]) -> SdcError:
-    """The error for something of that name that is not ours; it is never replaced.
+    """The error for something of that name that `sdc push` did not make; it is never replaced.
 
     Args:
         what: fields or columns.

@@ -7,59 +7,62 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-import socket
-import sqlite3
+import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.retrieve.engines.base import LONGEST_ID, MOST_ROWS, Batch, Hits, Record, client, foreign
-from sdc.retrieve.engines.urls import Target
+from sdc.retrieve.engines.base import MOST_ROWS, Engine, Hits, PushBatch, Record, foreign
+from sdc.retrieve.engines.milvus_client import CONNECT_SECONDS, open_client, release, translated
+from sdc.retrieve.engines.urls import Target, check_name, split_url
 
+_FORM = "milvus://HOST:PORT/COLLECTION or milvus:FILE"
+_PORT, _DEFAULT_COLLECTION = 19530, "sdc"
+_COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_FILE = re.compile(r"[A-Za-z0-9._-]{1,36}")  # what milvus-lite takes
 _TYPES = {"flat": "BIN_FLAT", "ivf": "BIN_IVF_FLAT"}
-_CONNECT, _REQUEST, _HANDOVER, _BUILD = 4, 60, 600, 3600  # seconds
+_REQUEST, _HANDOVER, _BUILD = 60, 600, 3600  # seconds
 _LABELS = 4096  # of an ARRAY
 _NAMES = 256  # looked for at once
-_ANSWERS = 1 << 18  # neighbours asked for at once
+_ANSWERS = 1 << 18  # neighbors asked for at once
 
 
-class Milvus:
-    """One collection; see `sdc.retrieve.engines.base.Engine`."""
+class Milvus(Engine):
+    """One collection."""
 
+    title = "Milvus"
+    form = _FORM
+    index_types = tuple(_TYPES)
+    longest_id = 65535  # bytes of a VARCHAR
     most = 16384
 
     def __init__(self, target: Target, *, create: bool = False) -> None:
         self.target, self.name = target, target.collection
         self._loaded = False
-        self._held: Record | None = None
-        if target.file is not None:
-            _check_file(target, create)
-        else:
-            _knock(target)
-        with _quiet(), _translating(target):
-            pymilvus = client("pymilvus", "milvus")
-            for name in ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer"):
-                logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # it logs what it raises, with its traceback
-            self._types = pymilvus.DataType
-            uri = f"http://{_host(target)}:{target.port}" if target.file is None else _started(target)
-            token = os.environ.get("MILVUS_TOKEN", "")
-            self._client = pymilvus.MilvusClient(uri, token=token, timeout=_CONNECT, **_channel(target))
+        self._record: Record | None = None
+        self._client, self._types = open_client(target, create=create)
+
+    @staticmethod
+    def parse(url: str) -> Target:
+        return _parse(url)
+
+    @classmethod
+    def types_at(cls, target: Target) -> tuple[str, ...]:
+        return ("flat",) if target.file else cls.index_types
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self._client.close()
-        if self.target.file is not None:
-            _embedded().release_server(str(self.target.file))
+        release(self.target)
 
     def record(self) -> Record | None:
-        with _translating(self.target):
-            if not self._client.has_collection(self.name, timeout=_CONNECT):
+        with translated(self.target):
+            if not self._client.has_collection(self.name, timeout=CONNECT_SECONDS):
                 return None
             found = self._client.describe_collection(self.name, timeout=_REQUEST)
         record = Record.of_text(found.get("description"))
@@ -67,29 +70,29 @@ class Milvus:
         width = int(shape.get("code", {}).get("params", {}).get("dim", 0))
         if record is None or width != record.bits or not shape.keys() >= {"row", "id", "code"}:
             raise foreign(self.target, "fields", [_described(field) for field in found["fields"]])
-        self._held = record
+        self._record = record
         return record
 
     def create(self, record: Record) -> None:
         kinds = self._types
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False, description=record.text())
         schema.add_field("row", kinds.INT64, is_primary=True)
-        schema.add_field("id", kinds.VARCHAR, max_length=LONGEST_ID)
+        schema.add_field("id", kinds.VARCHAR, max_length=self.longest_id)
         if record.labels == "one":
             schema.add_field("label", kinds.INT64)
         elif record.labels == "many":
             schema.add_field("label", kinds.ARRAY, element_type=kinds.INT64, max_capacity=_LABELS)
         schema.add_field("code", kinds.BINARY_VECTOR, dim=record.bits)
-        with _translating(self.target):
+        with translated(self.target):
             self._client.create_collection(self.name, schema=schema, consistency_level="Strong", timeout=_REQUEST)
-        self._held = record
+        self._record = record
 
     def drop(self) -> None:
-        with _translating(self.target):
+        with translated(self.target):
             self._client.drop_collection(self.name, timeout=_REQUEST)
         self._loaded = False
 
-    def insert(self, batch: Batch) -> None:
+    def insert(self, batch: PushBatch) -> None:
         columns: dict[str, list[Any]] = {
             "row": batch.rows.tolist(),
             "id": batch.ids,
@@ -98,7 +101,7 @@ class Milvus:
         if batch.labels is not None:
             columns["label"] = list(batch.labels)
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        with _translating(self.target):
+        with translated(self.target):
             self._client.insert(self.name, rows, timeout=_REQUEST)
 
     def present(self, first: int, last: int) -> np.ndarray:
@@ -106,20 +109,16 @@ class Milvus:
         return np.array([each["row"] for each in found], np.int64)
 
     def finish(self, record: Record) -> None:
-        with _translating(self.target):
+        with translated(self.target):
             self._load()
             self._client.flush(self.name, timeout=_BUILD)
             if self.target.file is None:
-                self._until(self._built, _BUILD, "built its index")
+                _wait(self._built, _BUILD, f"{self.target.url}: Milvus has not built its index")
                 if record.index_type != "flat":
-                    self._until(lambda: self._handed_over(record.count), _HANDOVER, "taken its index into use")
-
-    def _until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
-        end = time.monotonic() + seconds
-        while not done():
-            if time.monotonic() > end:
-                raise SdcError(f"{self.target.url}: Milvus has not {what} in {seconds} s; look at its logs")
-            time.sleep(0.2)
+                    _wait(
+                        lambda: self._handed_over(record.count), _HANDOVER,
+                        f"{self.target.url}: Milvus has not taken its index into use",
+                    )  # fmt: skip
 
     def _built(self) -> bool:
         """Whether all segments are indexed, which are one by one in the background."""
@@ -148,24 +147,12 @@ class Milvus:
 
     def _named(self, names: list[str]) -> list[dict[str, Any]]:
         """The items with one of these ids; of an id that more than `MOST_ROWS` items share, some."""
-        listed = ", ".join(map(self._quoted, names))
+        listed = ", ".join(_quoted(name, self.target) for name in names)
         found = self._query(f"id in [{listed}]", ["id", "row", "code"], limit=MOST_ROWS)
         if len(found) < MOST_ROWS or len(names) == 1:
             return found
         half = len(names) // 2  # the items of one id may have left no room for another's
         return self._named(names[:half]) + self._named(names[half:])
-
-    def _quoted(self, name: str) -> str:
-        """An id as part of a condition."""
-        if self.target.file is None:
-            return json.dumps(name, ensure_ascii=False)
-        # The embedded engine knows no escapes but these of quotes and backslashes.
-        if "\n" in name or "\r" in name:
-            raise UsageError(
-                f"the embedded Milvus cannot be asked for the id {name!r}, since it has a line break: give the item's "
-                "vector with --queries"
-            )
-        return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
     def search(
         self,
@@ -180,11 +167,11 @@ class Milvus:
         params: dict[str, Any] = {}
         if radius is not None:  # range_filter ≤ distance < radius
             params |= {"radius": radius + 1, "range_filter": 0}
-        if self._held is not None and self._held.index_type == "ivf":
-            params["nprobe"] = self._held.lists if exact else self._held.probes(nprobe)
+        if self._record is not None and self._record.index_type == "ivf":
+            params["nprobe"] = list_count(self._record) if exact else probe_count(self._record, nprobe)
         hits: list[Hits] = []
         step = max(1, min(1024, _ANSWERS // k))
-        with _translating(self.target):
+        with translated(self.target):
             self._load()
             for start in range(0, len(codes), step):
                 found = self._client.search(
@@ -200,11 +187,11 @@ class Milvus:
         if not labels:
             return ""
         listed = ", ".join(str(int(label)) for label in labels)
-        many = self._held is not None and self._held.labels == "many"
+        many = self._record is not None and self._record.labels == "many"
         return f"array_contains_any(label, [{listed}])" if many else f"label in [{listed}]"
 
     def _query(self, condition: str, fields: list[str], **limit: int) -> list[dict[str, Any]]:
-        with _translating(self.target):
+        with translated(self.target):
             self._load()
             return list(
                 self._client.query(
@@ -217,13 +204,45 @@ class Milvus:
         """Makes the collection ready to be counted and searched, which takes an index even of one without codes."""
         if self._loaded:
             return
-        if self._held is not None and not self._client.list_indexes(self.name, timeout=_REQUEST):
+        if self._record is not None and not self._client.list_indexes(self.name, timeout=_REQUEST):
             index = self._client.prepare_index_params()
-            lists = {"nlist": self._held.lists} if self._held.index_type == "ivf" else {}
-            index.add_index("code", index_type=_TYPES[self._held.index_type], metric_type="HAMMING", params=lists)
+            lists = {"nlist": list_count(self._record)} if self._record.index_type == "ivf" else {}
+            index.add_index("code", index_type=_TYPES[self._record.index_type], metric_type="HAMMING", params=lists)
             self._client.create_index(self.name, index, timeout=_REQUEST)
         self._client.load_collection(self.name, timeout=_BUILD)
         self._loaded = True
+
+
+def list_count(record: Record) -> int:
+    """Lists of an index of type ivf: about 4·√N, each with enough codes to be trained on."""
+    return int(max(1, min(4 * record.count**0.5, record.count / 39, 65536)))
+
+
+def probe_count(record: Record, nprobe: int | None = None) -> int:
+    """Lists that a search scans: a sixteenth, unless told otherwise."""
+    lists = list_count(record)
+    return min(lists, nprobe or max(8, lists // 16))
+
+
+def _wait(done: Callable[[], bool], seconds: float, failure: str) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise SdcError(f"{failure} in {seconds} s; look at its logs")
+        time.sleep(0.2)
+
+
+def _quoted(name: str, target: Target) -> str:
+    """An id as part of a condition."""
+    if target.file is None:
+        return json.dumps(name, ensure_ascii=False)
+    # The embedded engine knows no escapes but these of quotes and backslashes.
+    if "\n" in name or "\r" in name:
+        raise UsageError(
+            f"the embedded Milvus cannot be asked for the id {name!r}, since it has a line break: give the item's "
+            "vector with --queries"
+        )
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _hits(near: list[dict[str, Any]]) -> Hits:
@@ -232,107 +251,37 @@ def _hits(near: list[dict[str, Any]]) -> Hits:
     return Hits.sorted(rows, distances, [hit["entity"]["id"] for hit in near])
 
 
-def _embedded() -> Any:
-    return client("milvus_lite.server_manager", "milvus").server_manager_instance
-
-
-def _started(target: Target) -> str:
-    """The address of the embedded engine, which runs in a process of its own until it is released."""
-    address: str | None = _embedded().start_and_get_uri(str(target.file))
-    if address is None:
-        raise SdcError(f"the embedded Milvus does not start on {target.file}: another process may have it open")
-    return address
-
-
-def _host(target: Target) -> str:
-    return f"[{target.host}]" if ":" in target.host else target.host
-
-
-def _channel(target: Target) -> dict[str, Any]:
-    """For an IPv6 address a channel of our own, since the client would lose its brackets."""
-    if ":" not in target.host:
-        return {}
-    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    address = f"ipv6:{_host(target)}:{target.port}"
-    return {"channel": client("grpc", "milvus").insecure_channel(address, options=unlimited)}
-
-
 def _described(field: dict[str, Any]) -> str:
     kind = getattr(field["type"], "name", field["type"])
     width = field.get("params", {}).get("dim")
     return f"{field['name']} ({kind}{f' of {width} bits' if width else ''})"
 
 
-def _check_file(target: Target, create: bool) -> None:
-    """Refuses a file that is not there, or is not the embedded engine's: a SQLite database with a table of its own."""
-    file = target.file
-    assert file is not None
-    if file.is_dir() or (file.exists() and not file.is_file()):
-        raise UsageError(f"{file} is no regular file, expected one of the embedded Milvus")
-    if not file.exists():
-        if not create:
-            raise SdcError(f"there is no {file}: make it with `sdc push --to {target.url}`")
-        if not file.absolute().parent.is_dir():
-            raise SdcError(f"cannot write {file}: the folder {file.absolute().parent} does not exist; make it first")
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
-            tables = {name for (name,) in opened.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.OperationalError:  # another process writes to it, which the engine will say
-        return
-    except sqlite3.DatabaseError:
-        tables = {"none at all"}
-    if tables and "collection_meta" not in tables:
-        raise SdcError(f"{file} is no file of the embedded Milvus: name another")
+def _parse(url: str) -> Target:
+    rest = url.partition(":")[2]
+    if not rest.startswith("//"):
+        return _parse_file(url, rest)
+    parts = split_url(url, _FORM)
+    collection = unquote(parts.path).strip("/")
+    if not parts.hostname:
+        raise UsageError(f"{url!r} names no host: expected {_FORM}")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(f"give user and password of Milvus in MILVUS_TOKEN=USER:PASSWORD, not in the URL ({_FORM})")
+    if parts.query or parts.fragment:
+        raise UsageError(f"{url!r} has something after the collection: expected {_FORM}")
+    check_name("collection", collection or "", _COLLECTION, url, _FORM)
+    port = _PORT if parts.port is None else parts.port
+    return Target(url, "milvus", collection, parts.hostname, port)
 
 
-def _knock(target: Target) -> None:
-    """Finds out fast whether anything listens there; the client would try for long, and say little."""
-    try:
-        socket.create_connection((target.host, target.port), timeout=_CONNECT).close()
-    except OSError as error:
-        raise SdcError(
-            f"no Milvus can be reached at {_host(target)}:{target.port} ({error.strerror or error}): is it running?"
-        ) from None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the client and the embedded engine say beside the errors they raise."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def _translating(target: Target) -> Iterator[None]:
-    """The client's errors, as ours."""
-    try:
-        yield
-    except SdcError:
-        raise
-    except Exception as error:
-        module = type(error).__module__.partition(".")[0]
-        if module not in ("pymilvus", "grpc"):
-            raise
-        said = " ".join(str(getattr(error, "message", "") or error).split())[:300]
-        raise SdcError(f"{target.url}: {_advice(target, said)}") from None
-
-
-def _advice(target: Target, said: str) -> str:
-    low = said.lower()
-    if "auth" in low or "permission" in low:
-        return f"Milvus refuses us ({said}): give its MILVUS_TOKEN=USER:PASSWORD in the environment"
-    if "collection not found" in low or "can't find collection" in low or "collection not exist" in low:
-        return f"the collection is gone ({said}): push again"
-    if "fail connecting" in low:  # also where it refuses the user, which the client keeps to itself
-        return "no Milvus answers there, or it refuses us: give its MILVUS_TOKEN=USER:PASSWORD in the environment"
-    if "connect" in low or "unavailable" in low or "deadline" in low:
-        return f"Milvus does not answer ({said})"
-    return f"Milvus refuses: {said}"
+def _parse_file(url: str, rest: str) -> Target:
+    name, _, collection = rest.partition("#")
+    file = Path(name)
+    if not _FILE.fullmatch(file.name):
+        raise UsageError(
+            f"{url!r}: the embedded Milvus takes file names of at most 36 letters, digits, '.', '_' and '-', found "
+            f"{file.name!r}"
+        )
+    if "#" in rest:
+        check_name("collection", collection, _COLLECTION, url, "milvus:FILE#COLLECTION")
+    return Target(url, "milvus", collection or _DEFAULT_COLLECTION, file=file)

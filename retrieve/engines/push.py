@@ -1,4 +1,4 @@
-"""`sdc push`: the codes of a db.bin into another engine, and proof that it finds what we find."""
+"""`sdc push`: copies the codes of a db.bin into another engine, and checks that it finds what the index finds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.files import checksum, differing, fingerprint
 from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.engines.base import MOST_ROWS, Batch, Engine, Hits, Record
-from sdc.retrieve.engines.registry import connect, index_types, longest_id
-from sdc.retrieve.engines.urls import MILVUS, PGVECTOR, Target, parse
-from sdc.retrieve.index import FlatSearcher, Index, Records
+from sdc.retrieve.engines.base import MOST_ROWS, Engine, Hits, PushBatch, Record
+from sdc.retrieve.engines.registry import connect, engine_of, index_types, parse, url_forms
+from sdc.retrieve.engines.urls import Target
+from sdc.retrieve.index import FlatSearcher, Index, Records, own_positions
 
 _BATCH_BYTES = 16 << 20  # engines refuse requests of more than 64 MB
 _SAMPLE, _NEIGHBORS, _SEED = 100, 10, 0
@@ -47,7 +47,7 @@ class PushSettings:
 
 
 class SpoiltError(SdcError):
-    """What is there has the right name and record, but not the index's codes."""
+    """What is in the engine has the right name and record, but not the index's codes."""
 
 
 def run(settings: PushSettings) -> dict[str, Any]:
@@ -65,14 +65,14 @@ def run(settings: PushSettings) -> dict[str, Any]:
             not made by `sdc push`, or its count or its distances are wrong in the end.
     """
     if not settings.to:
-        raise UsageError(f"say where to with --to {MILVUS}, or {PGVECTOR}")
+        raise UsageError(f"say where to with --to {', or '.join(url_forms())}")
     target = parse(settings.to)
     if not 1 <= settings.batch <= MOST_ROWS:
         raise UsageError(f"--batch must be from 1 to {MOST_ROWS}, found {settings.batch}")
     _check_type(settings.index_type, target)
     index = Index.open(settings.index, verify=settings.verify)
     record = record_of(index, settings.index_type)
-    _check_ids(index.database, longest_id(target))
+    _check_ids(index.database, engine_of(target))
     start = time.monotonic()
     with contextlib.closing(connect(target, create=True)) as engine:
         already = _begin(settings, engine, record)
@@ -119,10 +119,10 @@ def _fingerprint(index: Index) -> str:
 
 
 def _check_type(name: str, target: Target) -> None:
-    types = index_types(target)
+    types = engine_of(target).types_at(target)
     if name in types:
         return
-    if name in ("ivf", "hnsw"):
+    if name in index_types():
         raise UsageError(f"--index-type {name} is not to be had at {target.url}: it takes {' or '.join(types)}")
     raise unknown_name_error("index type", name, types)
 
@@ -178,27 +178,27 @@ def _complete(settings: PushSettings, engine: Engine, index: Index, record: Reco
 
 def _send(engine: Engine, database: Records, there: int, size: int) -> None:
     """Pushes what is missing of the database, of which `there` codes are in the engine."""
-    # A batch that was cut off may be there in part, in any order: what lies around its place is looked at.
+    # A batch that was cut off may be there in part, in any order: the rows around its end are looked at.
     start, sure = max(0, there - MOST_ROWS), there + MOST_ROWS if there else 0
     with Progress("push", len(database), "codes", already=there) as progress:
         for part in batches(database, start, size):
-            wanted = np.arange(part.start, part.stop)
+            missing = np.arange(part.start, part.stop)
             if part.start < sure:
                 rows = database.rows[part]
-                wanted = wanted[~np.isin(rows, _present(engine, rows))]
-            if len(wanted):
-                engine.insert(batch_of(database, wanted))
-                progress.advance(len(wanted))
+                missing = missing[~np.isin(rows, _present(engine, rows))]
+            if len(missing):
+                engine.insert(batch_of(database, missing))
+                progress.advance(len(missing))
 
 
 def _present(engine: Engine, rows: np.ndarray) -> np.ndarray:
     """Those of some ascending rows that the engine has."""
-    found = [np.zeros(0, np.int64)]
+    present = [np.zeros(0, np.int64)]
     while len(rows):
         asked = rows[rows < rows[0] + MOST_ROWS]
-        found.append(engine.present(int(asked[0]), int(asked[-1])))
+        present.append(engine.present(int(asked[0]), int(asked[-1])))
         rows = rows[len(asked) :]
-    return np.concatenate(found)
+    return np.concatenate(present)
 
 
 def batches(database: Records, start: int, size: int, limit: int = _BATCH_BYTES) -> Iterator[slice]:
@@ -214,41 +214,39 @@ def batches(database: Records, start: int, size: int, limit: int = _BATCH_BYTES)
         start = stop
 
 
-def batch_of(database: Records, positions: np.ndarray) -> Batch:
+def batch_of(database: Records, positions: np.ndarray) -> PushBatch:
     """The codes at some positions, ready to go."""
     labels: list[int] | list[list[int]] | None = None
     if database.labels is not None:
-        held = database.labels[positions]
-        labels = held.tolist() if held.ndim == 1 else [np.flatnonzero(row).tolist() for row in held]
-    return Batch(database.rows[positions], database.names(positions), database.codes[positions], labels)
+        part = database.labels[positions]
+        labels = part.tolist() if part.ndim == 1 else [np.flatnonzero(row).tolist() for row in part]
+    return PushBatch(database.rows[positions], database.names(positions), database.codes[positions], labels)
 
 
-def _check_ids(database: Records, longest: int | None) -> None:
+def _check_ids(database: Records, engine: type[Engine]) -> None:
     """Refuses ids that the engine would, before anything goes there; they are decoded only where it may matter.
-
-    Args:
-        longest: most bytes of an id.
 
     Raises:
         SdcError: one is no UTF-8, has a NUL, or is too long.
     """
     if database.ids is None:
         return
+    longest = engine.longest_id
     for start in range(0, len(database), MOST_ROWS):
         ends = database.ids.offsets[start : start + MOST_ROWS + 1]
         text, lengths = database.ids.text[ends[0] : ends[-1]], np.diff(ends)
         if longest is not None and lengths.max() > longest:
-            place = start + int(lengths.argmax())
+            position = start + int(lengths.argmax())
             raise SdcError(
-                f"the id of row {database.rows[place]} has {lengths.max()} bytes, {longest} are the most that Milvus "
-                "takes: shorten it"
+                f"the id of row {database.rows[position]} has {lengths.max()} bytes, {longest} are the most that "
+                f"{engine.title} takes: shorten it"
             )
         if not len(text) or (text.min() > 0 and text.max() < 0x80):
             continue
-        for place, name in enumerate(database.ids.take(np.arange(start, start + len(lengths))), start):
+        for position, name in enumerate(database.ids.take(np.arange(start, start + len(lengths))), start):
             if "\0" in name or (not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name)):
                 raise SdcError(
-                    f"the id {name!r} of row {database.rows[place]} is no UTF-8 text, and engines take no other: "
+                    f"the id {name!r} of row {database.rows[position]} is no UTF-8 text, and engines take no other: "
                     "rename it"
                 )
 
@@ -268,7 +266,7 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
     true, _ = FlatSearcher(index.database.codes).search(codes, k)
     found = engine.search(codes, k)
     for code, hits in zip(codes, found, strict=True):
-        if not _right(index.database, code, hits):
+        if not _is_correct(index.database, code, hits):
             raise SpoiltError(
                 "the engine answers with rows, ids or distances that are not the index's: push with --overwrite"
             )
@@ -283,12 +281,12 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
     return {"queries": len(codes), "k": k, "recall": recall}
 
 
-def _right(database: Records, code: np.ndarray, hits: Hits) -> bool:
+def _is_correct(database: Records, code: np.ndarray, hits: Hits) -> bool:
     """Whether each hit is an item of the database, once, with its id and its distance to the code."""
-    positions = np.minimum(np.searchsorted(database.rows, hits.rows), len(database) - 1)
+    positions = own_positions(hits.rows, database.rows)
     return (
         len(np.unique(hits.rows)) == len(hits.rows)
-        and np.array_equal(database.rows[positions], hits.rows)
+        and bool((positions >= 0).all())
         and np.array_equal(hamming(code[None], database.codes[positions])[0], hits.distances)
         and database.names(positions) == hits.ids
     )

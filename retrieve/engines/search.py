@@ -12,15 +12,15 @@ import numpy as np
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.answer import Neighbors, answer, neighbors
 from sdc.retrieve.engines.base import Engine, Hits, Record
-from sdc.retrieve.engines.registry import connect
-from sdc.retrieve.engines.urls import Target, parse
+from sdc.retrieve.engines.registry import connect, parse
+from sdc.retrieve.engines.urls import Target
 from sdc.retrieve.queries import QueryEncoder
 from sdc.retrieve.search_settings import SearchSettings
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a collection knows of the index it was pushed from; stands in for an `Index` where queries are encoded."""
+    """The index that a collection was pushed from, as its record has it; queries are encoded as for an `Index`."""
 
     path: str
     metadata: dict[str, Any]
@@ -43,8 +43,8 @@ def search(settings: SearchSettings) -> dict[str, Any]:
         As `sdc.retrieve.search.search`. Of items that tie at the k-th distance the engine chooses.
 
     Raises:
-        SdcError: the engine can't be reached or refuses, there is no such collection, it has not the codes that were
-            pushed, or a query is damaged.
+        SdcError: the engine can't be reached or refuses, there is no such collection, its codes are not those that
+            were pushed, or a query is damaged.
         UsageError: no queries, k or a radius out of the engine's range, an option that files alone have, an unknown id
             or label, or a model other than the one that encoded the index.
     """

@@ -1,7 +1,22 @@
-"""Scores of an index: mAP by labels or ground truth, and how many of the features' neighbours the codes keep."""
+"""Scores of an index: mAP by labels or ground truth, and how many of the features' neighbors the codes keep."""
 
+from sdc.retrieve.evaluate.distance_counts import count_groups
 from sdc.retrieve.evaluate.landmark_metrics import revisited
-from sdc.retrieve.evaluate.ranking_metrics import average_precision
+from sdc.retrieve.evaluate.metrics import METRICS, Metric, Rankings, table_columns
+from sdc.retrieve.evaluate.ranking_metrics import average_precision, average_precision_of_groups
+from sdc.retrieve.evaluate.relevance import share_label
 from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
 
-__all__ = ["EvaluateSettings", "average_precision", "evaluate", "revisited"]
+__all__ = [
+    "METRICS",
+    "EvaluateSettings",
+    "Metric",
+    "Rankings",
+    "average_precision",
+    "average_precision_of_groups",
+    "count_groups",
+    "evaluate",
+    "revisited",
+    "share_label",
+    "table_columns",
+]

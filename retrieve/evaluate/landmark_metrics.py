@@ -101,7 +101,7 @@ def of_ranks(ranks: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
     """AP and the mP@k of one query, by setting.
 
     Args:
-        ranks: (m,) the ranks, from 0 and ascending, of all items that bear a mark.
+        ranks: (m,) the ranks, from 0 and ascending, of all items that have a mark.
         marks: (m,) their marks as bits, in the order of `MARKS`.
 
     Returns:
@@ -130,7 +130,7 @@ def of_groups(sizes: np.ndarray, hits: Mapping[str, np.ndarray], order: Order = 
 
     Args:
         sizes: (groups,) items in each group, nearest first; 0 is allowed.
-        hits: (groups,) of each of `MARKS`, the items that bear it; none bears two.
+        hits: (groups,) of each of `MARKS`, the items that have it; none has two.
         order: the expected values over the orders of ties, or those of the best or worst order.
 
     Returns:
@@ -196,7 +196,7 @@ def revisited_scores(
 
     Args:
         sizes: (Q, groups) items in each group of ties, nearest first.
-        hits: of each of `MARKS`, (Q, groups) the items that bear it.
+        hits: of each of `MARKS`, (Q, groups) the items that have it.
         by_row: of each query what `of_ranks` takes.
         float_aps: of each query the AP of each setting in another ranking, the features'; or nothing.
 

@@ -16,7 +16,7 @@ import numpy as np
 from sdc.errors import UsageError, log, unknown_name_error
 from sdc.retrieve.evaluate import landmark_metrics
 from sdc.retrieve.evaluate.ranking_metrics import Denominator, average_precision_of_groups
-from sdc.retrieve.evaluate.relevance import Marks, by_groundtruth, by_labels, levels
+from sdc.retrieve.evaluate.relevance import Relevance, by_groundtruth, by_labels, levels
 from sdc.retrieve.index import Index, Records
 
 CATEGORY, RELEVANT, REVISITED, NEIGHBORS = "category", "relevant", "revisited", "neighbors"
@@ -36,22 +36,22 @@ class Protocol:
     """One of `PROTOCOLS`, or `neighbors`, for the queries of an index.
 
     Attributes:
-        at: R of mAP@R, at most as many places as a query is ranked against; of no meaning for `neighbors`.
+        at: R of mAP@R, at most the items a query is ranked against; of no meaning for `neighbors`.
         denominator: of AP@R; `all` in the revisited protocol.
-        marks: of the items, for each query.
+        relevance: of the items, for each query.
     """
 
     name: str
     at: int
     denominator: Denominator
-    marks: Marks
+    relevance: Relevance
 
     def score(self, sizes: np.ndarray, hits: Mapping[str, np.ndarray]) -> dict[str, float]:
         """A query's expected APs, by mark or by the settings of the revisited protocol.
 
         Args:
             sizes: (groups,) items in each group of ties, nearest first.
-            hits: by mark, (groups,) those of them that bear it.
+            hits: by mark, (groups,) those of them that have it.
         """
         if self.name == REVISITED:
             return {setting: float(values[0]) for setting, values in landmark_metrics.of_groups(sizes, hits).items()}
@@ -106,19 +106,19 @@ def choose(
     assert queries is not None
     if name == CATEGORY and not levels(queries, database) and asked is None:
         return Protocol(NEIGHBORS, 1, "found", by_labels(queries, database))
-    marks = _marks(name, where, queries, database)
+    relevance = _relevance(name, where, queries, database)
     if name == REVISITED:
         for option, value in (("at", at), ("denominator", denominator)):
             if value is not None:
                 raise UsageError(f"the protocol revisited ranks the whole database, with its own AP: no --{option}")
-        return Protocol(name, ranked, "all", marks)
+        return Protocol(name, ranked, "all", relevance)
     at = at or recorded.get("at", 1000) or ranked  # a recorded R of None means all
     if at > ranked:
         log.info("R = %d is clamped to the %d items a query is ranked against", at, ranked)
-    return Protocol(name, min(at, ranked), denominator or DEFAULT_DENOMINATOR[name], marks)
+    return Protocol(name, min(at, ranked), denominator or DEFAULT_DENOMINATOR[name], relevance)
 
 
-def _marks(name: str, where: Path, queries: Records, database: Records) -> Marks:
+def _relevance(name: str, where: Path, queries: Records, database: Records) -> Relevance:
     has = [
         *(["labels"] if levels(queries, database) else []),
         *(f"the ground truth {each}" for each in queries.groundtruth),

@@ -1,4 +1,4 @@
-"""What is known of each pair of a query and an item: whether they share a label, or stand in a ground truth."""
+"""Which items are relevant to a query: those that share a label with it, or that its ground truth lists."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.retrieve.index import Records
+from sdc.retrieve.index import Records, own_positions
 
 FINE, COARSE = "labels", "labels_coarse"
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Marks that items bear for a query, at most 8.
+class Relevance:
+    """What makes items relevant to a query: at most 8 marks, each a level of labels or a list of a ground truth.
 
     Attributes:
         names: of the marks.
-        of: takes consecutive queries and gives (b, N) uint8, a new array: bit l stands for the mark names[l].
+        marks: takes consecutive queries and gives (b, N) uint8, a new array: bit l stands for the mark names[l].
     """
 
     names: tuple[str, ...]
-    of: Callable[[slice], np.ndarray]
+    marks: Callable[[slice], np.ndarray]
 
 
 def levels(queries: Records, database: Records) -> tuple[str, ...]:
@@ -36,21 +36,21 @@ def levels(queries: Records, database: Records) -> tuple[str, ...]:
     return tuple(itertools.takewhile(both, (FINE, COARSE)))
 
 
-def by_labels(queries: Records, database: Records) -> Marks:
+def by_labels(queries: Records, database: Records) -> Relevance:
     """A mark for each of `levels` at which an item is relevant."""
     known = levels(queries, database)
 
     def of(part: slice) -> np.ndarray:
         marks = np.zeros((len(queries.rows[part]), len(database)), np.uint8)
         for bit, level in enumerate(known):
-            good = relevance(getattr(queries, level)[part], getattr(database, level)).view(np.uint8)
+            good = share_label(getattr(queries, level)[part], getattr(database, level)).view(np.uint8)
             marks |= good << bit if bit else good
         return marks
 
-    return Marks(known, of)
+    return Relevance(known, of)
 
 
-def by_groundtruth(queries: Records, database: Records, names: Sequence[str]) -> Marks:
+def by_groundtruth(queries: Records, database: Records, names: Sequence[str]) -> Relevance:
     """A mark for each of the queries' lists of these names.
 
     Raises:
@@ -61,29 +61,29 @@ def by_groundtruth(queries: Records, database: Records, names: Sequence[str]) ->
     query = np.concatenate(
         [np.repeat(np.arange(len(queries)), np.diff(queries.groundtruth[name].offsets)) for name in names]
     )
-    places = np.minimum(np.searchsorted(database.rows, rows), len(database) - 1)
-    strange = rows[database.rows[places] != rows]
+    positions = own_positions(rows, database.rows)
+    strange = rows[positions < 0]
     if len(strange):
         raise SdcError(f"the ground truth names row {strange[0]}, which is not in the database: encode again")
-    order = np.lexsort((places, query))
-    bits, places, query = bits[order], places[order], query[order]
-    twice = np.flatnonzero((np.diff(places) == 0) & (np.diff(query) == 0))
+    order = np.lexsort((positions, query))
+    bits, positions, query = bits[order], positions[order], query[order]
+    twice = np.flatnonzero((np.diff(positions) == 0) & (np.diff(query) == 0))
     if len(twice):
         first = int(twice[0])
-        name, row = queries.names(query[[first]])[0], database.rows[places[first]]
+        name, row = queries.names(query[[first]])[0], database.rows[positions[first]]
         both = " and ".join(names[bit] for bit in sorted(bits[first : first + 2]))
         raise SdcError(f"the ground truth of query {name} has row {row} as both {both}: correct it, and import again")
 
     def of(part: slice) -> np.ndarray:
         marks = np.zeros((len(queries.rows[part]), len(database)), np.uint8)
-        held = slice(*np.searchsorted(query, (part.start, part.stop)))
-        marks[query[held] - part.start, places[held]] = 1 << bits[held]
+        some = slice(*np.searchsorted(query, (part.start, part.stop)))
+        marks[query[some] - part.start, positions[some]] = 1 << bits[some]
         return marks
 
-    return Marks(tuple(names), of)
+    return Relevance(tuple(names), of)
 
 
-def relevance(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
+def share_label(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
     """(Q, N) bools: the two have the same label, or with multi-hot labels (…, C) at least one in common."""
     if queries.ndim == 1:
         same: np.ndarray = queries[:, None] == database[None, :]

@@ -1,4 +1,4 @@
-"""`sdc evaluate`: how well the query split's codes retrieve the database, by labels, ground truth or neighbours.
+"""`sdc evaluate`: how well the query split's codes retrieve the database, by labels, ground truth or neighbors.
 
 Hamming distances tie massively, so every figure is the expected one over all orders of tied items, computed from two
 histograms a query (items and relevant items at each distance); the revisited protocol has that beside the order by
@@ -8,30 +8,23 @@ are evaluated, and where the model was trained with `--imbalance` its head, midd
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
-from sdc.retrieve.evaluate import precision_recall, protocols
-from sdc.retrieve.evaluate.distance_counts import ByCosine, Tally, tally
-from sdc.retrieve.evaluate.landmark_metrics import revisited, revisited_scores
+from sdc.retrieve.evaluate import metrics, precision_recall, protocols
+from sdc.retrieve.evaluate.distance_counts import ByCosine, DistanceCounts, count_distances
+from sdc.retrieve.evaluate.landmark_metrics import revisited_scores
+from sdc.retrieve.evaluate.metrics import METRICS, Rankings
 from sdc.retrieve.evaluate.protocols import NEIGHBORS, RELEVANT, REVISITED, Protocol
-from sdc.retrieve.evaluate.ranking_metrics import (
-    Denominator,
-    Order,
-    average_precision,
-    average_precision_of_groups,
-    check_at,
-)
-from sdc.retrieve.evaluate.relevance import COARSE, FINE, relevance
-from sdc.retrieve.features.cosine import CUTOFFS, Cosines
-from sdc.retrieve.features.feature_source import encoded_features
+from sdc.retrieve.evaluate.ranking_metrics import Denominator, check_at
+from sdc.retrieve.evaluate.relevance import COARSE, FINE
+from sdc.retrieve.features import CUTOFFS, Cosines, encoded_features
 from sdc.retrieve.index import Index, Records, own_positions, recall_of
-
-__all__ = ["EvaluateSettings", "average_precision", "evaluate", "relevance", "revisited"]
 
 
 @dataclass(frozen=True)
@@ -99,33 +92,42 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise SdcError(f"{settings.index} holds nothing but the query itself: there is no ranking to evaluate")
     protocol = protocols.choose(index, settings.index, ranked, settings.protocol, settings.at, settings.denominator)
     _check_curves(settings, protocol)
-    by_cosine = None
-    if settings.neighbors or protocol.name == NEIGHBORS:
-        store = encoded_features(index, settings.features, verify=settings.verify)
-        cosines = Cosines(store, queries.rows, database.rows)
-        by_cosine = ByCosine(cosines, protocol.at, protocol.score)
+    by_cosine = _by_cosine(settings, index, queries, protocol)
     cutoffs = [k for k in CUTOFFS if k <= ranked]
     in_rows = protocol.name == REVISITED
-    found = tally(queries, database, own, protocol.marks, cutoffs, by_cosine, in_rows=in_rows)
-    scores: dict[str, Any] = {"protocol": protocol.name}
+    counts = count_distances(queries, database, own, protocol.relevance, cutoffs, by_cosine, in_rows=in_rows)
+    answer: dict[str, Any] = {"protocol": protocol.name}
     if protocol.name != NEIGHBORS:
-        scores["at"] = protocol.at
-    scores |= {"queries": len(queries), "database": len(database)}
+        answer["at"] = protocol.at
+    answer |= {"queries": len(queries), "database": len(database)}
     if protocol.name == REVISITED:
-        by_setting = revisited_scores(found.sizes, found.hits, found.by_row, found.float_aps)
-        if not by_setting:
-            raise SdcError(f"no query of {settings.index} has easy or hard items: there is nothing to evaluate")
-        scores |= by_setting
+        answer |= _by_setting(settings, counts)
     elif protocol.name != NEIGHBORS:
-        scores |= _by_relevance(settings, index, queries, found, protocol)
+        answer |= _by_relevance(settings, index, queries, counts, protocol)
     if by_cosine:
-        scores["neighbor_recall"] = {str(k): float(values.mean()) for k, values in found.overlaps.items()}
+        answer |= metrics.scores(_rankings(settings, counts, None, protocol, cutoffs), "neighbors")
     if index.approximate:
         # One search each: with a larger k a query may find too few in its lists, and would be compared with all codes.
-        shares = [recall_of(index.search, queries, own, found.sizes, k) for k in cutoffs]
-        scores["ivf_recall"] = dict(zip(map(str, cutoffs), shares, strict=True))
+        shares = [recall_of(index.search, queries, own, counts.sizes, k) for k in cutoffs]
+        answer["ivf_recall"] = dict(zip(map(str, cutoffs), shares, strict=True))
     if protocol.name != NEIGHBORS:
-        scores["conventions"] = protocol.conventions(settings.no_hit)
+        answer["conventions"] = protocol.conventions(settings.no_hit)
+    return answer
+
+
+def _by_cosine(settings: EvaluateSettings, index: Index, queries: Records, protocol: Protocol) -> ByCosine | None:
+    """The features' ranking, where it is asked for or there is nothing else to evaluate."""
+    if not settings.neighbors and protocol.name != NEIGHBORS:
+        return None
+    store = encoded_features(index, settings.features, verify=settings.verify)
+    return ByCosine(Cosines(store, queries.rows, index.database.rows), protocol.at, protocol.score)
+
+
+def _by_setting(settings: EvaluateSettings, counts: DistanceCounts) -> dict[str, Any]:
+    """The figures of the three settings of the protocol `revisited`."""
+    scores = revisited_scores(counts.sizes, counts.hits, counts.by_row, counts.float_aps)
+    if not scores:
+        raise SdcError(f"no query of {settings.index} has easy or hard items: there is nothing to evaluate")
     return scores
 
 
@@ -149,99 +151,71 @@ def _check_curves(settings: EvaluateSettings, protocol: Protocol) -> None:
         log.info("%s has no labels: the recall of the features' neighbours is evaluated instead", settings.index)
 
 
+def _rankings(
+    settings: EvaluateSettings, counts: DistanceCounts, mark: str | None, protocol: Protocol, cutoffs: Sequence[int]
+) -> Rankings:
+    """The rankings by one mark; without, those in which nothing is relevant."""
+    hits = np.zeros_like(counts.sizes) if mark is None else counts.hits[mark]
+    return Rankings(counts.sizes, hits, protocol.at, protocol.denominator, settings.no_hit, cutoffs, counts.overlaps)
+
+
 def _by_relevance(
-    settings: EvaluateSettings, index: Index, queries: Records, found: Tally, protocol: Protocol
+    settings: EvaluateSettings, index: Index, queries: Records, counts: DistanceCounts, protocol: Protocol
 ) -> dict[str, Any]:
     """All figures of rankings in which items are relevant or not; writes the curves where they are asked for.
 
     Of two levels of labels the finer one comes first.
     """
-    first = protocol.marks.names[0]
-    cutoffs = sorted({*found.overlaps, protocol.at})
-    aps = _average_precisions(found, first, protocol.at, protocol.denominator)
-    scores = _at_level(settings, found, first, aps, protocol.at, cutoffs)
-    if COARSE in found.hits:
-        upper = _average_precisions(found, COARSE, protocol.at, protocol.denominator)
-        coarse = _at_level(settings, found, COARSE, upper, protocol.at, cutoffs)
+    first = protocol.relevance.names[0]
+    cutoffs = sorted({*counts.overlaps, protocol.at})
+    rankings = _rankings(settings, counts, first, protocol, cutoffs)
+    scores = _at_level(settings, counts, first, rankings)
+    if COARSE in counts.hits:
+        coarse = _at_level(settings, counts, COARSE, _rankings(settings, counts, COARSE, protocol, cutoffs))
         scores |= {"coarse": coarse, "fall": coarse["map"] - scores["map"]}
     if protocol.name == RELEVANT:
-        scores["denominators"] = _by_denominator(settings, found, protocol.at)
+        scores["denominators"] = _by_denominator(rankings)
     groups = index.metadata.get("model", {}).get("groups")
     if groups and first == FINE:
-        scores["groups"] = _by_group(settings, groups, queries, aps)
+        scores["groups"] = _by_group(groups, queries, rankings)
     if settings.curves:
-        precision_recall.write(settings.curves, queries, found.sizes, found.hits[first], aps, cutoffs)
+        precision_recall.write(settings.curves, queries, counts.sizes, rankings.hits, rankings.aps, cutoffs)
     return scores
 
 
-def _by_denominator(settings: EvaluateSettings, found: Tally, at: int) -> dict[str, float]:
+def _by_denominator(rankings: Rankings) -> dict[str, float]:
     """mAP with the two denominators that are in use for Google Landmarks v2."""
     both: tuple[Denominator, ...] = ("all", "capped")
-    aps = {str(one): _average_precisions(found, "relevant", at, one) for one in both}
-    return {name: _mean(each["ap"], each["ap_best"] > 0, settings.no_hit) for name, each in aps.items()}
+    return {str(one): METRICS["map"].score(replace(rankings, denominator=one)) for one in both}
 
 
-def _average_precisions(found: Tally, mark: str, at: int, denominator: Denominator) -> dict[str, np.ndarray]:
-    """Each query's AP@R by one mark, by its name in the curves' file."""
-
-    def aps(limit: int, order: Order) -> np.ndarray:
-        pairs = zip(found.sizes, found.hits[mark], strict=True)
-        return np.array([average_precision_of_groups(sizes, hits, limit, order, denominator) for sizes, hits in pairs])
-
-    return {
-        "ap": aps(at, "expected"),
-        "ap_best": aps(at, "best"),
-        "ap_worst": aps(at, "worst"),
-        "ap_all": aps(int(found.sizes.sum(axis=1).max()), "expected"),
-    }
-
-
-def _at_level(
-    settings: EvaluateSettings, found: Tally, level: str, aps: dict[str, np.ndarray], at: int, cutoffs: list[int]
-) -> dict[str, Any]:
+def _at_level(settings: EvaluateSettings, counts: DistanceCounts, level: str, rankings: Rankings) -> dict[str, Any]:
     """The figures of one level of labels, or of the ground truth."""
-    reached = aps["ap_best"] > 0  # some order of ties has a hit
+    reached = rankings.reached
     missed = int((~reached).sum())
     if missed:
         log.info(
             "%d of %d queries have no relevant item in their top %d%s: %s",
-            missed, len(reached), at, " by coarse labels" if level == COARSE else "",
+            missed, len(reached), rankings.at, " by coarse labels" if level == COARSE else "",
             "counted as AP 0" if settings.no_hit == "zero" else "left out of the mean",
         )  # fmt: skip
-    precision, recall = precision_recall.at_cutoffs(found.sizes, found.hits[level], cutoffs)
-    scores = {
-        "map": _mean(aps["ap"], reached, settings.no_hit),
-        "map_best": _mean(aps["ap_best"], reached, settings.no_hit),
-        "map_worst": _mean(aps["ap_worst"], reached, settings.no_hit),
-        "map_all": _mean(aps["ap_all"], aps["ap_all"] > 0, settings.no_hit),
-        "precision": {str(k): float(values.mean()) for k, values in zip(cutoffs, precision.T, strict=True)},
-        "recall": {str(k): float(values.mean()) for k, values in zip(cutoffs, recall.T, strict=True)},
-        "no_hit": {"queries": missed, "rule": settings.no_hit},
-    }
+    scores = metrics.scores(rankings, "relevance")
+    scores["no_hit"] = {"queries": missed, "rule": settings.no_hit}
     if settings.neighbors:
-        by_cosine = np.array([one[level] for one in found.float_aps])
-        scores["map_float"] = _mean(by_cosine, by_cosine > 0, settings.no_hit)
+        by_cosine = np.array([one[level] for one in counts.float_aps])
+        scores["map_float"] = rankings.mean(by_cosine, by_cosine > 0)
     return scores
 
 
-def _by_group(
-    settings: EvaluateSettings, groups: dict[str, list[int]], queries: Records, aps: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def _by_group(groups: dict[str, list[int]], queries: Records, rankings: Rankings) -> dict[str, Any]:
     """mAP of the queries whose class is in each group; a group without any is left out.
 
     Where every class is in a group, the maps weighted by their `queries` give that of all.
     """
-    counted = (aps["ap_best"] > 0) | (settings.no_hit == "zero")
-    found = {}
+    counted = rankings.reached | (rankings.no_hit == "zero")
+    scores = {}
     for name, classes in groups.items():
-        chosen = aps["ap"][counted & np.isin(np.asarray(queries.labels), classes)]
-        if len(chosen):
-            found[name] = {"map": float(chosen.mean()), "queries": len(chosen), "classes": len(classes)}
-    return found
-
-
-def _mean(values: np.ndarray, reached: np.ndarray, no_hit: str) -> float:
-    kept = values[reached] if no_hit == "skip" else values
-    if not len(kept):
-        raise SdcError("no query has a relevant item in its ranking, and such queries are skipped: nothing is left")
-    return float(kept.mean())
+        aps = rankings.aps["ap"][counted & np.isin(np.asarray(queries.labels), classes)]
+        if len(aps):
+            scores[name] = {"map": float(aps.mean()), "queries": len(aps), "classes": len(classes)}
+    return scores

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdc.experiments import Row, describe, grouped, mean_sd, values
 from sdc.files import atomic_write
-from sdc.retrieve.diagnose.similarity_histograms import Histogram
+from sdc.retrieve.diagnose import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -35,7 +35,7 @@ from sdc.experiments import (
 )
 from sdc.extract.store.store import SPLITS, FeatureStore
 from sdc.files import atomic_write, require_file
-from sdc.retrieve.diagnose import similarity_histograms
+from sdc.retrieve.diagnose import Histogram, write_histograms
 from sdc.train.recipe import Recipe
 from sdc.train.run import TrainSettings
 
@@ -147,7 +147,7 @@ def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], wan
     out, rows = folder.path, make_rows(cells, folder.found(cells))
     panels = _panels(folder.cells, cells, rows, varied)
     if panels:
-        similarity_histograms.write(out / STRETCHING, panels)
+        write_histograms(out / STRETCHING, panels)
     write_figures(out, rows, varied)
     write_csv(out / CSV, rows)
     fixed = ", ".join(f"{name} {value}" for name, value in wanted["train"].items())
@@ -159,16 +159,14 @@ def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], wan
     log.info("%s: %d cells%s", out, len(rows), f", {refused} of them without scores" if refused else "")
 
 
-def _panels(
-    folder: Path, cells: Sequence[Cell], rows: Sequence[Row], varied: Sequence[str]
-) -> dict[str, similarity_histograms.Histogram]:
+def _panels(folder: Path, cells: Sequence[Cell], rows: Sequence[Row], varied: Sequence[str]) -> dict[str, Histogram]:
     """Before and after: the features' cosines, and for each combination the similarities of its longest codes.
 
     Of more than `MOST` combinations only those of the least and of the greatest overlap.
     """
     names = {id(row): cell.name for row, cell in zip(rows, cells, strict=True)}
     sets = grouped([row for row in rows if row["refused"] is None], ["features"])
-    panels: dict[str, similarity_histograms.Histogram] = {}
+    panels: dict[str, Histogram] = {}
     for (features,), own in sets.items():
         shown = [max(group, key=lambda row: int(row["bits"])) for group in grouped(own, varied).values()]
         if len(shown) > MOST:

@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import PATH, as_json, encoded_features, index, verify
 from sdc.commands.printing import print_json, print_numbers
-from sdc.retrieve.diagnose.run import DiagnoseSettings
+from sdc.retrieve.diagnose import DiagnoseSettings
 
 
 @click.command()
@@ -23,7 +23,7 @@ from sdc.retrieve.diagnose.run import DiagnoseSettings
 @as_json
 def diagnose(as_json: bool, **options: Any) -> None:
     """Say whether the codes have collapsed, how, and what to change."""
-    from sdc.retrieve.diagnose.run import run
+    from sdc.retrieve.diagnose import diagnose as run
 
     found = run(DiagnoseSettings(**options))
     if as_json:

@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import PATH, as_json, encoded_features, index, verify
 from sdc.commands.printing import print_json, print_numbers
-from sdc.retrieve.evaluate.run import EvaluateSettings
+from sdc.retrieve.evaluate import EvaluateSettings
 
 
 @click.command()
@@ -42,7 +42,7 @@ def evaluate(as_json: bool, **options: Any) -> None:
 
     Landmark sets are scored by their own protocol.  The conventions that were used stand below the scores.
     """
-    from sdc.retrieve.evaluate.run import evaluate as score
+    from sdc.retrieve.evaluate import evaluate as score
 
     found = score(EvaluateSettings(**options))
     if as_json:

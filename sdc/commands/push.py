@@ -8,16 +8,15 @@ import click
 
 from sdc.commands.options import as_json, index, verify
 from sdc.commands.printing import print_json
-from sdc.retrieve.engines.push import PushSettings
-from sdc.retrieve.engines.urls import MILVUS, PGVECTOR
+from sdc.retrieve.engines import PushSettings, index_types, url_forms
 
 
 @click.command()
 @index(PushSettings.index)
-@click.option("--to", required=True, metavar="URL", help=f"{MILVUS}; or {PGVECTOR}.")
+@click.option("--to", required=True, metavar="URL", help=f"{'; or '.join(url_forms())}.")
 @click.option(
     "--index-type",
-    metavar="flat|ivf|hnsw",
+    metavar="|".join(index_types()),
     default=PushSettings.index_type,
     show_default=True,
     help="flat: exact search.  Faster and approximate: ivf in Milvus (not in the embedded one), hnsw in PostgreSQL.",
@@ -32,9 +31,9 @@ def push(as_json: bool, **options: Any) -> None:
     A push that was cut off goes on where it was.  Search it with `sdc search --index URL`.  Passwords stand in the
     environment: MILVUS_TOKEN=USER:PASSWORD, and PGPASSWORD or ~/.pgpass.
     """
-    from sdc.retrieve.engines.push import run
+    from sdc.retrieve.engines import push_index
 
-    found = run(PushSettings(**options))
+    found = push_index(PushSettings(**options))
     if as_json:
         print_json(found)
     else:

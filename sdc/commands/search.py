@@ -10,7 +10,7 @@ import click
 from sdc.commands.options import PATH, Parsed, as_json, verify
 from sdc.commands.printing import print_json
 from sdc.errors import UsageError
-from sdc.retrieve.engines.urls import is_url
+from sdc.retrieve.engines import is_url
 from sdc.retrieve.rerank import RECALL, Factor, shortlist_size
 from sdc.retrieve.search_settings import SearchSettings
 
@@ -71,7 +71,7 @@ def search(as_json: bool, **options: Any) -> None:
     Without --queries, --image or --id the query split is searched.
     """
     if is_url(options["index"]):
-        from sdc.retrieve.engines.search import search as find
+        from sdc.retrieve.engines import search_engine as find
     else:
         from sdc.retrieve.search import search as find
 

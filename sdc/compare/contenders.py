@@ -23,7 +23,7 @@ from sdc.extract.store.store import FeatureStore
 from sdc.progress import Progress
 from sdc.retrieve.bits import byte_signs, hamming, pack
 from sdc.retrieve.encode import encode_rows
-from sdc.retrieve.features.cosine import unit_rows
+from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
 from sdc.train.methods import METHODS
 from sdc.train.model import Model

@@ -11,8 +11,8 @@ import numpy as np
 from sdc.compare.contenders import Contender
 from sdc.extract.store.store import FeatureStore
 from sdc.progress import Progress
-from sdc.retrieve.evaluate.ranking_metrics import average_precision_of_groups
-from sdc.retrieve.features.cosine import Nearest, expected_overlap
+from sdc.retrieve.evaluate import average_precision_of_groups, count_groups
+from sdc.retrieve.features import Nearest, expected_overlap
 
 _PAIRS = 1 << 23  # (query, item) pairs held at once: tens of megabytes
 _ROUNDS, _TURN = 10, 20  # rounds of timing, and queries that each contender gets in one, at most
@@ -68,17 +68,13 @@ def score(contender: Contender, contest: Contest, name: str) -> Scores:
             part = slice(start, min(start + size, count))
             prepared = contender.prepare(contest.store.take(contest.queries[part]))
             groups, width = contender.groups(prepared, min(depth, len(contest.database)))
-            relevant = contest.relevant(part) if contest.relevant else None
-            for place, q in enumerate(range(part.start, part.stop)):
-                row = groups[place]
-                if contest.own[q] >= 0:
-                    row[contest.own[q]] = width  # beyond all that counts
-                sizes = np.bincount(row, minlength=width)[:width]
+            relevant = contest.relevant(part) if contest.relevant else np.zeros(groups.shape, bool)
+            counted = count_groups(groups, width, contest.own[part], relevant.view(np.uint8), 1)
+            for q, one in enumerate(counted, part.start):
                 for k, values in recall.items():
-                    values[q] = expected_overlap(contest.near[q], row, sizes, k)
-                if relevant is not None and ap is not None:
-                    hits = np.bincount(row[relevant[place]], minlength=width)[:width]
-                    ap[q] = average_precision_of_groups(sizes, hits, contest.at)
+                    values[q] = expected_overlap(contest.near[q], one.groups, one.sizes, k)
+                if ap is not None:
+                    ap[q] = average_precision_of_groups(one.sizes, one.hits[0], contest.at)
             progress.advance(len(groups))
     return Scores(recall, ap)
 

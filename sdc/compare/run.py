@@ -30,9 +30,8 @@ from sdc.extract.store.store import FeatureStore, Listing
 from sdc.extract.subsample import stratified
 from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors
 from sdc.retrieve.bits import check_bits
-from sdc.retrieve.evaluate.relevance import relevance
-from sdc.retrieve.features.cosine import CUTOFFS
-from sdc.retrieve.features.exact_neighbors import nearest
+from sdc.retrieve.evaluate import share_label
+from sdc.retrieve.features import CUTOFFS, nearest
 from sdc.retrieve.index import faiss_module, own_positions
 
 JSON, CSV, TABLE, PLOT = "results.json", "results.csv", "results.md", "plot.png"
@@ -170,7 +169,7 @@ def _contest(settings: CompareSettings, store: FeatureStore) -> Contest:
         of_queries, of_items = labels[queries], labels[database]
 
         def relevant(part: slice) -> np.ndarray:
-            return relevance(of_queries[part], of_items)
+            return share_label(of_queries[part], of_items)
 
     near = nearest(store, queries, database, own, cutoffs[-1])
     return Contest(store, queries, database, own, near, cutoffs, relevant, min(recorded.get("at") or 1000, ranked))

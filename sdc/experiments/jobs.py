@@ -115,8 +115,8 @@ def compute(cell: Cell, kept: Path) -> None:
         SdcError: anything but a failure of the settings themselves, which is written as `refused`.
     """
     from sdc.retrieve import encode
-    from sdc.retrieve.diagnose import run as collapse
-    from sdc.retrieve.evaluate import run
+    from sdc.retrieve.diagnose import DiagnoseSettings, diagnose
+    from sdc.retrieve.evaluate import EvaluateSettings, evaluate
     from sdc.train import run as train
 
     work = kept.parent / f".{kept.stem}"
@@ -134,12 +134,12 @@ def compute(cell: Cell, kept: Path) -> None:
         found["seconds"] = time.monotonic() - started
         features = cell.encoded or cell.features
         encode.run(encode.EncodeSettings(features=features, model=model, out=index, overwrite=True))
-        found["evaluate"] = run.evaluate(
-            run.EvaluateSettings(index=index, features=features, neighbors="float" if cell.diagnosed else None)
+        found["evaluate"] = evaluate(
+            EvaluateSettings(index=index, features=features, neighbors="float" if cell.diagnosed else None)
         )
         if cell.diagnosed:
-            diagnose = collapse.DiagnoseSettings(index=index, features=features, out=kept.with_suffix(".csv"))
-            found["diagnose"] = collapse.run(diagnose)
+            asked = DiagnoseSettings(index=index, features=features, out=kept.with_suffix(".csv"))
+            found["diagnose"] = diagnose(asked)
     with atomic_write(kept) as temporary:
         temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)

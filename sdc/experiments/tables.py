@@ -8,23 +8,12 @@ from typing import Any
 
 from sdc.experiments.grid import Cell, Value, describe, show
 from sdc.experiments.table_files import DASH, markdown_table, with_spread
+from sdc.retrieve.evaluate import table_columns
 
 Row = dict[str, Any]
 
-# Columns of results.csv that are measured, and where they stand in a cell's file.
-MEASURED: dict[str, tuple[str, ...]] = {
-    "at": ("evaluate", "at"),
-    "map": ("evaluate", "map"),
-    "recall@1": ("evaluate", "neighbor_recall", "1"),
-    "recall@10": ("evaluate", "neighbor_recall", "10"),
-    "recall@100": ("evaluate", "neighbor_recall", "100"),
-    "overlap": ("diagnose", "overlap", "codes"),
-    "map_float": ("evaluate", "map_float"),
-    "overlap_float": ("diagnose", "overlap", "features"),
-    "seconds": ("seconds",),
-    "version": ("version",),
-}
-# The same, only where they were measured: in the revisited protocol, with coarse labels, and with imbalance.
+# Columns of results.csv that are there only where they were measured, in the revisited protocol, with coarse labels and
+# with imbalance, and where they stand in a cell's file.
 LEVELS = ("easy", "medium", "hard")
 OPTIONAL: dict[str, tuple[str, ...]] = {
     **{f"map_{level}": ("evaluate", level, "map") for level in LEVELS},
@@ -35,21 +24,36 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "map_middle": ("evaluate", "groups", "middle", "map"),
     "map_tail": ("evaluate", "groups", "tail", "map"),
 }
-# Columns of results.md: titles and formats.
-SHOWN = {
-    "map": ("mAP", ".3f"),
-    **{f"map_{level}": (f"mAP {level}", ".3f") for level in LEVELS},
-    "map_coarse": ("coarse mAP", ".3f"),
-    "fall": ("fall to fine", ".3f"),
-    "map_head": ("mAP of head", ".3f"),
-    "map_middle": ("of middle", ".3f"),
-    "map_tail": ("of tail", ".3f"),
-    "recall@1": ("recall@1", ".3f"),
-    "recall@10": ("recall@10", ".3f"),
-    "recall@100": ("recall@100", ".3f"),
-    "overlap": ("overlap", ".3f"),
-    "seconds": ("training, s", ".1f"),
-}
+
+
+def measured_columns() -> dict[str, tuple[str, ...]]:
+    """Columns of results.csv that are measured, and where they stand in a cell's file."""
+    return {
+        "at": ("evaluate", "at"),
+        **{column.name: ("evaluate", *column.keys) for column in table_columns()},
+        "overlap": ("diagnose", "overlap", "codes"),
+        "map_float": ("evaluate", "map_float"),
+        "overlap_float": ("diagnose", "overlap", "features"),
+        "seconds": ("seconds",),
+        "version": ("version",),
+    }
+
+
+def shown_columns() -> dict[str, tuple[str, str]]:
+    """Columns of results.md: titles and formats."""
+    metrics = {column.name: (column.title, ".3f") for column in table_columns()}
+    return {
+        "map": metrics.pop("map"),
+        **{f"map_{level}": (f"mAP {level}", ".3f") for level in LEVELS},
+        "map_coarse": ("coarse mAP", ".3f"),
+        "fall": ("fall to fine", ".3f"),
+        "map_head": ("mAP of head", ".3f"),
+        "map_middle": ("of middle", ".3f"),
+        "map_tail": ("of tail", ".3f"),
+        **metrics,
+        "overlap": ("overlap", ".3f"),
+        "seconds": ("training, s", ".1f"),
+    }
 
 
 def make_rows(cells: Sequence[Cell], found: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -59,10 +63,10 @@ def make_rows(cells: Sequence[Cell], found: Sequence[Mapping[str, Any]]) -> list
     same of the float features; `findings` are the alarms of `sdc diagnose`, by name; `refused` is why there are none.
     """
     optional = {name: path for name, path in OPTIONAL.items() if any(_look_up(one, path) is not None for one in found)}
-    rows = []
+    columns, rows = {**measured_columns(), **optional}, []
     for cell, one in zip(cells, found, strict=True):
         place = {"features": str(cell.features), **cell.values, "bits": cell.settings.bits, "seed": cell.settings.seed}
-        measured = {name: _look_up(one, path) for name, path in {**MEASURED, **optional}.items()}
+        measured = {name: _look_up(one, path) for name, path in columns.items()}
         findings = " ".join(finding["finding"] for finding in one.get("diagnose", {}).get("findings", ()))
         rows.append({**place, **measured, "findings": findings or None, "refused": one.get("refused")})
     return rows
@@ -102,9 +106,9 @@ def markdown(rows: Sequence[Row], varied: Sequence[str], title: str, notes: str)
 
 
 def _table(rows: Sequence[Row], varied: Sequence[str]) -> str:
-    shown = {column: kind for column, kind in SHOWN.items() if any(row.get(column) is not None for row in rows)} or {
-        "map": SHOWN["map"]
-    }
+    columns = shown_columns()
+    shown = {column: kind for column, kind in columns.items() if any(row.get(column) is not None for row in rows)}
+    shown = shown or {"map": columns["map"]}
     at = values(rows, "at")
     titles = [f"{title}@{at[0]}" if column == "map" and at else title for column, (title, _) in shown.items()]
     lines = []

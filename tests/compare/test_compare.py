@@ -21,9 +21,8 @@ from sdc.compare.results import Latency, Mean, Result
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import unpack
-from sdc.retrieve.evaluate.run import average_precision
-from sdc.retrieve.features.cosine import Cosines, Nearest
-from sdc.retrieve.features.exact_neighbors import nearest
+from sdc.retrieve.evaluate import average_precision
+from sdc.retrieve.features import Cosines, Nearest, nearest
 from sdc.train.methods.itq import METHOD as ITQ
 from sdc.train.model import Model
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdc.errors import UsageError
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
+from sdc.retrieve.evaluate import EvaluateSettings, evaluate
 from sdc.retrieve.index import autotune, ivf
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Records

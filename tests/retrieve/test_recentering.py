@@ -13,10 +13,9 @@ import pytest
 from sdc.errors import UsageError
 from sdc.extract.store.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import pack
-from sdc.retrieve.diagnose.run import DiagnoseSettings
-from sdc.retrieve.diagnose.run import run as diagnose
+from sdc.retrieve.diagnose import DiagnoseSettings, diagnose
 from sdc.retrieve.encode import EncodeSettings, run
-from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
+from sdc.retrieve.evaluate import EvaluateSettings, evaluate
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings

@@ -228,7 +228,7 @@ def test_neither_search_nor_evaluation_imports_torch(scene):
     script = """
 import sys
 from pathlib import Path
-from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
+from sdc.retrieve.evaluate import EvaluateSettings, evaluate
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings
 folder = Path(sys.argv[1])

@@ -19,7 +19,7 @@ def test_the_public_names():
     assert dir(sdc) == sdc.__all__
     assert (sdc.SdcError, sdc.UsageError) == (SdcError, UsageError)
     from sdc import kernels, retrieve
-    from sdc.retrieve.evaluate.run import average_precision
+    from sdc.retrieve.evaluate import average_precision
 
     assert kernels.__all__ == [
         "LOSSES", "PAIRS", "QUANTIZATIONS",

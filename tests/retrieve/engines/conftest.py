@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from sdc.retrieve.bits import pack
-from sdc.retrieve.engines.registry import connect
-from sdc.retrieve.engines.urls import parse
+from sdc.retrieve.engines import connect, parse
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Records
 

@@ -11,10 +11,9 @@ from click.testing import CliRunner
 from sdc.cli import cli
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import hamming
+from sdc.retrieve.engines import connect, parse
 from sdc.retrieve.engines.push import PushSettings, run
-from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.search import search
-from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.search import search as search_here
 from sdc.retrieve.search_settings import SearchSettings
 

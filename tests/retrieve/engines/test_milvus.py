@@ -72,8 +72,7 @@ def test_an_empty_file_becomes_one_of_the_embedded_engine(make_index, tmp_path):
 
 HOLDER = """
 import sys
-from sdc.retrieve.engines.engine import connect
-from sdc.retrieve.engines.urls import parse
+from sdc.retrieve.engines import connect, parse
 
 engine = connect(parse(sys.argv[1]), create=True)
 print("open", flush=True)

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from sdc.errors import SdcError
+from sdc.retrieve.engines import connect, parse
 from sdc.retrieve.engines.push import PushSettings, batch_of, record_of, run
-from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.search import search
-from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.search import search as search_here
 from sdc.retrieve.search_settings import SearchSettings

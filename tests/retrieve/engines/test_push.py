@@ -13,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
+from sdc.retrieve.engines import Record, connect, parse
 from sdc.retrieve.engines import push as pushing
-from sdc.retrieve.engines.base import Record
 from sdc.retrieve.engines.push import PushSettings, batch_of, batches, record_of, run
-from sdc.retrieve.engines.registry import connect
 from sdc.retrieve.engines.search import search
-from sdc.retrieve.engines.urls import parse
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Records

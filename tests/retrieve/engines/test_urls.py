@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdc.errors import UsageError
-from sdc.retrieve.engines.urls import Target, is_url, parse
+from sdc.retrieve.engines import Target, is_url, parse
 
 
 @pytest.mark.parametrize(

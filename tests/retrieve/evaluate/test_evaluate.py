@@ -12,8 +12,8 @@ import pytest
 
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.evaluate.run import EvaluateSettings, average_precision, evaluate
-from sdc.retrieve.features.cosine import Cosines
+from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
+from sdc.retrieve.features import Cosines
 from sdc.retrieve.index.index import Index
 
 MEANS = ("map", "map_best", "map_worst", "map_all")

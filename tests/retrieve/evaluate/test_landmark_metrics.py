@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
+from sdc.retrieve.evaluate import revisited
 from sdc.retrieve.evaluate.landmark_metrics import of_groups
-from sdc.retrieve.evaluate.run import revisited
 
 NAMES = ("easy", "hard", "junk")
 WANTED = {"easy": ["easy"], "medium": ["easy", "hard"], "hard": ["hard"]}

@@ -10,7 +10,7 @@ import pytest
 from sdc.errors import UsageError
 from sdc.extract.store.store import FeatureStore
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.evaluate.run import EvaluateSettings, average_precision, evaluate
+from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Records
 from sdc.train.long_tail import class_groups

@@ -17,8 +17,8 @@ from sdc.errors import SdcError, UsageError
 from sdc.extract.store.groundtruth import Ragged
 from sdc.extract.store.store import Listing, write_features
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.evaluate.run import EvaluateSettings, average_precision, evaluate, revisited
-from sdc.retrieve.features.cosine import Cosines
+from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate, revisited
+from sdc.retrieve.features import Cosines
 from sdc.retrieve.index.index import Index
 
 MARKS = ("easy", "hard", "junk")

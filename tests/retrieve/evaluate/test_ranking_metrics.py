@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
-from sdc.retrieve.evaluate.ranking_metrics import average_precision_of_groups
-from sdc.retrieve.evaluate.run import average_precision
+from sdc.retrieve.evaluate import average_precision, average_precision_of_groups
 
 
 def plain_ap(relevant: np.ndarray, at: int) -> float:

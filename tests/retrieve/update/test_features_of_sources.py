@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from sdc.errors import SdcError, UsageError
-from sdc.retrieve.diagnose.run import DiagnoseSettings
-from sdc.retrieve.diagnose.run import run as diagnose
-from sdc.retrieve.evaluate.run import EvaluateSettings, evaluate
-from sdc.retrieve.features.feature_source import encoded_features
+from sdc.retrieve.diagnose import DiagnoseSettings, diagnose
+from sdc.retrieve.evaluate import EvaluateSettings, evaluate
+from sdc.retrieve.features import encoded_features
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdc.errors import SdcError
-from sdc.retrieve.features.feature_source import encoded_features
+from sdc.retrieve.features import encoded_features
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings
