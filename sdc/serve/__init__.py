@@ -1,9 +1,10 @@
 """`sdc serve`: an HTTP service over one index, in one process.
 
-settings: what it is told. server: the socket, the signals, uvicorn. connection: limits of time and number below HTTP.
-app: the routes. hosts: the names it answers to. gate: what requests may take. queries: what they ask. loaded: the index
-and model that answer them. lookup: where its ids are. pictures: images as queries and images that are shown. follow:
-takes up a changed index. metrics, openapi, page.html.
+settings: what the command sets, and fixed limits. server: the socket, the signals, uvicorn. connection: limits of time
+and number below HTTP. middleware, app: what every request passes, and the routes. responses: JSON. allowed_hosts: the
+names that are answered. limits: bytes and searches of all requests at once. request_parsing: what a request asks for.
+snapshot: the index and model that answer. reload: takes up a changed index. images: images as queries, and images that
+are shown. metrics, openapi, page.html.
 """
 
 from sdc.serve.server import serve

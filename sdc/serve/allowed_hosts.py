@@ -14,7 +14,7 @@ from sdc.errors import UsageError
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,252}[a-z0-9_.])?")
 
 
-class Hosts:
+class AllowedHosts:
     """The names.
 
     Args:

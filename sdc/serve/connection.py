@@ -94,5 +94,10 @@ class Connection(H11Protocol):
 
 
 def limited(timeout: float, most: int) -> type[Connection]:
-    """The protocol with these limits."""
-    return type("LimitedConnection", (Connection,), {"timeout": timeout, "most": most})
+    """The protocol with these limits; uvicorn takes a class, of which it makes an object a connection."""
+
+    class LimitedConnection(Connection):
+        pass
+
+    LimitedConnection.timeout, LimitedConnection.most = timeout, most
+    return LimitedConnection

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdc.errors import SdcError, log
-from sdc.serve.limits import RefusedError
+from sdc.serve.limits import HTTPRefusal
 from sdc.serve.settings import LONGEST_SIDE, MOST_PIXELS
 
 if TYPE_CHECKING:
@@ -56,18 +56,18 @@ class Embedder:
         """The features of an image file's bytes, (1, d) float16. To be called in `thread`, where it never waits.
 
         Raises:
-            RefusedError: 422 they are no image, or too many pixels; 501 there is no backbone.
+            HTTPRefusal: 422 they are no image, or too many pixels; 501 there is no backbone.
         """
         from sdc.extract.images import Preprocessing, load_batch
 
         if self.state != "ready":
-            raise RefusedError(
+            raise HTTPRefusal(
                 501, "images cannot be searched: the backbone of the features is not at hand; send a vector"
             )
         preprocessing = Preprocessing.of(self._provenance["preprocessing"])
         batch = load_batch(lambda row: _opened(body), [0], preprocessing)
         for _, reason in batch.skipped:
-            raise RefusedError(422, f"the image cannot be read: {reason}")
+            raise HTTPRefusal(422, f"the image cannot be read: {reason}")
         features: np.ndarray = self._encoder.result().features(batch)
         return features
 
@@ -119,9 +119,9 @@ def shown(folder: Path, name: str) -> tuple[Path, str]:
     """The file of an id below `folder`, and its media type.
 
     Raises:
-        RefusedError: 404 no such file, none that browsers show, or one that a link or `..` leads out of the folder to.
+        HTTPRefusal: 404 no such file, none that browsers show, or one that a link or `..` leads out of the folder to.
     """
-    missing = RefusedError(404, "no image of this id")
+    missing = HTTPRefusal(404, "no image of this id")
     try:
         root = folder.resolve(strict=True)
         path = (root / name).resolve(strict=True)
@@ -137,7 +137,7 @@ def shown(folder: Path, name: str) -> tuple[Path, str]:
 def any_shown(folder: Path, names: Iterable[str]) -> bool:
     """Whether one of these ids has an image below `folder`."""
     for name in names:
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(HTTPRefusal):
             shown(folder, name)
             return True
     return False

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _DISCARDED = 64 << 20  # bytes read beyond the limit, so that a client that sends before it reads gets to see the answer
 
 
-class RefusedError(Exception):
+class HTTPRefusal(Exception):  # noqa: N818 — named as Starlette's HTTPException is
     """A request is not carried out.
 
     Attributes:
@@ -29,12 +29,12 @@ class RefusedError(Exception):
         self.status, self.message, self.close = status, message, close
 
 
-def busy(message: str, *, close: bool = False) -> RefusedError:
+def busy(message: str, *, close: bool = False) -> HTTPRefusal:
     """The refusal of what would be carried out at another time."""
-    return RefusedError(503, f"{message}; try again", close=close)
+    return HTTPRefusal(503, f"{message}; try again", close=close)
 
 
-class Gate:
+class RequestLimits:
     """Counts what unfinished requests hold.
 
     Attributes:
@@ -54,7 +54,7 @@ class Gate:
             deadline: by the clock of the event loop, when it must be there.
 
         Raises:
-            RefusedError: 413 it is too large, 408 too slow, 503 others hold too much, 400 the client is gone.
+            HTTPRefusal: 413 it is too large, 408 too slow, 503 others hold too much, 400 the client is gone.
         """
         body = bytearray()
         try:
@@ -69,7 +69,7 @@ class Gate:
         """Lets a search in.
 
         Raises:
-            RefusedError: 503, as many run or wait as may.
+            HTTPRefusal: 503, as many run or wait as may.
         """
         if self.searches >= self._most_searches:
             raise busy(f"{self.searches} searches are running or waiting")
@@ -84,7 +84,7 @@ class Gate:
         """Lets an answer out, which is held until the client has read it.
 
         Raises:
-            RefusedError: 503, others hold too much.
+            HTTPRefusal: 503, others hold too much.
         """
         if self.held and self.held + size > self._most_held:
             raise busy("too many answers are being sent")
@@ -102,8 +102,8 @@ class Gate:
         if size > self.max_body and (waits or size > self.max_body + _DISCARDED):
             raise self._too_large(close=True)
 
-    def _too_large(self, *, close: bool) -> RefusedError:
-        return RefusedError(413, f"the body has more than {self.max_body} bytes", close=close)
+    def _too_large(self, *, close: bool) -> HTTPRefusal:
+        return HTTPRefusal(413, f"the body has more than {self.max_body} bytes", close=close)
 
     async def _fill(self, body: bytearray, request: Request, deadline: float) -> None:
         from starlette.requests import ClientDisconnect
@@ -112,9 +112,9 @@ class Gate:
         try:
             await asyncio.wait_for(self._receive(body, request.stream()), max(left, 0))
         except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
-            raise RefusedError(408, "the body came too slowly", close=True) from None
+            raise HTTPRefusal(408, "the body came too slowly", close=True) from None
         except ClientDisconnect:
-            raise RefusedError(400, "the client left before its request was whole", close=True) from None
+            raise HTTPRefusal(400, "the client left before its request was whole", close=True) from None
 
     async def _receive(self, body: bytearray, chunks: AsyncIterator[bytes]) -> None:
         size = 0

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-
-if TYPE_CHECKING:
-    from sdc.serve.snapshot import Loaded
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -26,9 +21,11 @@ class Metrics:
         self._codes = Gauge("sdc_index_codes", "Codes of the index that is served.", registry=own)
         self._generation = Gauge("sdc_index_generation", "Number of the index that is served.", registry=own)
 
-    def serves(self, loaded: Loaded) -> None:
-        self._codes.set(loaded.index.ntotal)
-        self._generation.set(loaded.generation)
+    def serves(self, codes: int, generation: int) -> None:
+        """An index of so many codes is served now."""
+        self._codes.set(codes)
+        self._generation.set(generation)
 
     def text(self) -> bytes:
+        """All numbers, in the text format of Prometheus."""
         return generate_latest(self._registry)

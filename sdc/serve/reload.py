@@ -7,24 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sdc.errors import log
 from sdc.serve.metrics import Metrics
-from sdc.serve.snapshot import Loaded
+from sdc.serve.snapshot import Snapshot
 
 POLL = 1.0  # seconds between looks at the files
 _LONGEST = 30.0  # between attempts to open what could not be opened
 
 
-class Follower:
-    """What is served now.
+class Reloader:
+    """Holds the snapshot that is served, and replaces it where the index has changed.
 
     Attributes:
-        loaded: a request takes it once, and uses it from start to end.
+        snapshot: a request takes it once, and uses it from start to end.
         outdated: whether there is a newer index that cannot be opened.
     """
 
-    def __init__(self, loaded: Loaded, metrics: Metrics) -> None:
-        self.loaded, self.outdated, self._metrics = loaded, False, metrics
+    def __init__(self, snapshot: Snapshot, metrics: Metrics) -> None:
+        self.snapshot, self.outdated, self._metrics = snapshot, False, metrics
         self.thread = ThreadPoolExecutor(1, "sdc-serve-index")
-        metrics.serves(loaded)
+        metrics.serves(snapshot.index.ntotal, snapshot.generation)
 
     async def follow(self) -> None:
         """Takes up changes for ever."""
@@ -42,12 +42,12 @@ class Follower:
                 continue
             if taken is not None:
                 log.info("the index has changed: generation %d has %d codes", taken.generation, taken.index.ntotal)
-                replaced, self.loaded = self.loaded.embedder, taken
+                replaced, self.snapshot = self.snapshot.embedder, taken
                 if replaced and replaced is not taken.embedder:
                     asyncio.get_running_loop().call_later(taken.settings.timeout, replaced.close)
                 self._metrics.reloads.inc()
-                self._metrics.serves(taken)
+                self._metrics.serves(taken.index.ntotal, taken.generation)
             delay, said, self.outdated = POLL, "", False
 
-    def _newer(self) -> Loaded | None:
-        return None if self.loaded.index.current() else Loaded.open(self.loaded.settings, self.loaded)
+    def _newer(self) -> Snapshot | None:
+        return None if self.snapshot.index.current() else Snapshot.open(self.snapshot.settings, self.snapshot)

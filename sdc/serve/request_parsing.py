@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from sdc.errors import unknown_name_error
-from sdc.serve.limits import RefusedError
+from sdc.serve.limits import HTTPRefusal
 from sdc.serve.settings import MOST_LABELS, MOST_NEIGHBORS, MOST_VECTORS
 
 K = 10
@@ -52,28 +52,26 @@ def of_json(body: bytes | bytearray, max_k: int, dimension: int) -> Query:
         dimension: of the vectors, which bounds how much a body may hold; their size is the model's to check.
 
     Raises:
-        RefusedError: 400 it is no JSON object, 422 it asks for what there is not.
+        HTTPRefusal: 400 it is no JSON object, 422 it asks for what there is not.
     """
     found = _parsed(body, MOST_VECTORS * dimension)
     for key in found:
         if key not in (*_WHATS, *_HOWS):
-            raise RefusedError(422, str(unknown_name_error("key", key[:100], (*_WHATS, *_HOWS))))
+            raise HTTPRefusal(422, str(unknown_name_error("key", key[:100], (*_WHATS, *_HOWS))))
     named = [key for key in _WHATS if key in found]
     if len(named) != 1:
-        raise RefusedError(
-            422, f"expected one of vector, vectors and id, found {' and '.join(named) or 'none of them'}"
-        )
+        raise HTTPRefusal(422, f"expected one of vector, vectors and id, found {' and '.join(named) or 'none of them'}")
     how = _how(found, max_k)
     if "id" in found:
         if not isinstance(found["id"], str):
-            raise RefusedError(422, f"id: expected a string, found {_described(found['id'])}")
+            raise HTTPRefusal(422, f"id: expected a string, found {_described(found['id'])}")
         if len(found["id"]) > _LONGEST:  # the search for what resembles it would take long
-            raise RefusedError(404, f"unknown id: it has more than {_LONGEST} characters")
+            raise HTTPRefusal(404, f"unknown id: it has more than {_LONGEST} characters")
         return Query(how, id=found["id"])
     vectors = _matrix([found["vector"]] if "vector" in found else found["vectors"], named[0])
     neighbors = len(vectors) * (how.k or max_k)
     if neighbors > MOST_NEIGHBORS:
-        raise RefusedError(
+        raise HTTPRefusal(
             422, f"{len(vectors)} vectors may have {neighbors} neighbours in all, expected at most {MOST_NEIGHBORS}"
         )
     return Query(how, vectors)
@@ -83,18 +81,18 @@ def of_parameters(parameters: Mapping[str, list[str]], max_k: int) -> How:
     """How the neighbours of an image are chosen, by the query string.
 
     Raises:
-        RefusedError: 422 a parameter is unknown, given twice, or out of its range.
+        HTTPRefusal: 422 a parameter is unknown, given twice, or out of its range.
     """
     found: dict[str, Any] = {}
     for key, values in parameters.items():
         if key not in _HOWS:
-            raise RefusedError(422, str(unknown_name_error("parameter", key[:100], _HOWS)))
+            raise HTTPRefusal(422, str(unknown_name_error("parameter", key[:100], _HOWS)))
         try:
             numbers = [int(value[:20]) for value in values]
         except ValueError:
-            raise RefusedError(422, f"{key}: expected a whole number, found {values[0][:40]!r}") from None
+            raise HTTPRefusal(422, f"{key}: expected a whole number, found {values[0][:40]!r}") from None
         if key != "only_label" and len(numbers) > 1:
-            raise RefusedError(422, f"{key} is given {len(numbers)} times, expected once")
+            raise HTTPRefusal(422, f"{key} is given {len(numbers)} times, expected once")
         found[key] = numbers if key == "only_label" else numbers[0]
     return _how(found, max_k)
 
@@ -103,15 +101,15 @@ def _parsed(body: bytes | bytearray, numbers: int) -> dict[str, Any]:
     # What is parsed takes 20 times the memory of its text, and time in which no other thread runs: so it is bounded.
     for sign, most in ((b"[", 0), (b"{", 0), (b",", numbers)):
         if body.count(sign) > most + _SIGNS:
-            raise RefusedError(400, f"the body has more {sign.decode()} than {MOST_VECTORS} vectors need")
+            raise HTTPRefusal(400, f"the body has more {sign.decode()} than {MOST_VECTORS} vectors need")
     try:
         found = json.loads(body, parse_constant=_refuse_constant)
     except RecursionError:
-        raise RefusedError(400, "the body is nested too deeply") from None
+        raise HTTPRefusal(400, "the body is nested too deeply") from None
     except ValueError as error:
-        raise RefusedError(400, f"the body is not JSON: {error}") from None
+        raise HTTPRefusal(400, f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise RefusedError(400, f"the body is {_described(found)}, expected a JSON object")
+        raise HTTPRefusal(400, f"the body is {_described(found)}, expected a JSON object")
     return found
 
 
@@ -121,11 +119,11 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _how(found: Mapping[str, Any], max_k: int) -> How:
     if "k" in found and "radius" in found:
-        raise RefusedError(422, "k asks for the nearest, radius for all within a distance: give one of them")
+        raise HTTPRefusal(422, "k asks for the nearest, radius for all within a distance: give one of them")
     labels = found.get("only_label", [])
     labels = labels if isinstance(labels, list) else [labels]
     if len(labels) > MOST_LABELS:
-        raise RefusedError(422, f"only_label has {len(labels)} labels, expected at most {MOST_LABELS}")
+        raise HTTPRefusal(422, f"only_label has {len(labels)} labels, expected at most {MOST_LABELS}")
     chosen = tuple(_whole("only_label", label, 0, 2**31 - 1) for label in labels)
     if "radius" in found:
         return How(None, _whole("radius", found["radius"], 0, 2**31 - 1), chosen)
@@ -134,28 +132,28 @@ def _how(found: Mapping[str, Any], max_k: int) -> How:
 
 def _whole(what: str, value: Any, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
-        raise RefusedError(422, f"{what}: expected a whole number from {least} to {most}, found {_described(value)}")
+        raise HTTPRefusal(422, f"{what}: expected a whole number from {least} to {most}, found {_described(value)}")
     return value
 
 
 def _matrix(rows: Any, what: str) -> np.ndarray:
     """(Q, d) float64. Types are looked at first: NumPy takes strings, null and truth values for numbers."""
     if not isinstance(rows, list) or not rows:
-        raise RefusedError(422, f"{what}: expected a list of vectors, found {_described(rows)}")
+        raise HTTPRefusal(422, f"{what}: expected a list of vectors, found {_described(rows)}")
     if len(rows) > MOST_VECTORS:
-        raise RefusedError(422, f"{what}: found {len(rows)}, expected at most {MOST_VECTORS} in one request")
+        raise HTTPRefusal(422, f"{what}: found {len(rows)}, expected at most {MOST_VECTORS} in one request")
     for row in rows:
         if not isinstance(row, list) or not row:
-            raise RefusedError(422, f"{what}: expected a list of numbers, found {_described(row)}")
+            raise HTTPRefusal(422, f"{what}: expected a list of numbers, found {_described(row)}")
         if len(row) != len(rows[0]):
-            raise RefusedError(422, f"{what}: found vectors of {len(rows[0])} and of {len(row)} numbers")
+            raise HTTPRefusal(422, f"{what}: found vectors of {len(rows[0])} and of {len(row)} numbers")
         if not set(map(type, row)) <= {int, float}:
             other = next(value for value in row if type(value) not in (int, float))
-            raise RefusedError(422, f"{what}: expected numbers, found {_described(other)}")
+            raise HTTPRefusal(422, f"{what}: expected numbers, found {_described(other)}")
     try:
         return np.array(rows, np.float64)
     except OverflowError:
-        raise RefusedError(422, f"{what}: a number is too large") from None
+        raise HTTPRefusal(422, f"{what}: a number is too large") from None
 
 
 def _described(value: Any) -> str:

@@ -51,12 +51,12 @@ def serve(settings: ServeSettings) -> None:
 
     from sdc.serve.app import Service
     from sdc.serve.connection import limited
-    from sdc.serve.snapshot import Loaded
+    from sdc.serve.snapshot import Snapshot
 
     listener = _bound(settings.host, settings.port)  # before what takes long
     # Of BLAS' threads the idle ones spin on after each product, for longer than a search takes, on its processors.
     with contextlib.closing(listener), threadpool_limits(1, user_api="blas"):
-        service = Service(settings, Loaded.open(settings), loopback=_is_loopback(listener))
+        service = Service(settings, Snapshot.open(settings), loopback=_is_loopback(listener))
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # clients' faults; what is ours the service logs
         config = uvicorn.Config(
             service.application(), loop="asyncio", http=limited(settings.timeout, _connections()), ws="none",
@@ -99,8 +99,8 @@ def _announce(service: Service, listener: socket.socket) -> None:
     from sdc.serve.images import any_shown
 
     address, port = listener.getsockname()[:2]
-    loaded, images = service.follower.loaded, service.settings.images
-    index, some = loaded.index, [item["id"] for item in loaded.examples(_TRIED)]
+    snapshot, images = service.reloader.snapshot, service.settings.images
+    index, some = snapshot.index, [item["id"] for item in snapshot.examples(_TRIED)]
     where = f"[{address}]" if ":" in address else address
     log.info("serving %d codes of %d bits at http://%s:%d/", index.ntotal, index.bits, where, port)
     if not _is_loopback(listener):

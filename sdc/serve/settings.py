@@ -1,4 +1,4 @@
-"""What `sdc serve` is told, and the limits that it is not."""
+"""The settings of `sdc serve`, and the limits that cannot be set."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import IdLookup, Index, Records
 from sdc.retrieve.queries import encode_vectors, load_index_model
 from sdc.serve.images import Embedder, origin_of
-from sdc.serve.limits import RefusedError
+from sdc.serve.limits import HTTPRefusal
 from sdc.serve.request_parsing import How, Query
 from sdc.serve.settings import ServeSettings
 from sdc.train.model import Model
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Snapshot:
     """What answers requests.
 
     Attributes:
@@ -43,7 +43,7 @@ class Loaded:
     generation: int = 1
 
     @classmethod
-    def open(cls, settings: ServeSettings, before: Loaded | None = None) -> Loaded:
+    def open(cls, settings: ServeSettings, before: Snapshot | None = None) -> Snapshot:
         """Opens the index and its model.
 
         Args:
@@ -70,11 +70,11 @@ class Loaded:
         """The neighbours of vectors (Q, d); a query without a name is called by its place.
 
         Raises:
-            RefusedError: the index knows no model, more lie within the radius than may be returned.
+            HTTPRefusal: the index knows no model, more lie within the radius than may be returned.
             SdcError: another dimension, NaN or Inf.
         """
         if self.model is None:
-            raise RefusedError(422, "the index records no model: search by an id of it")
+            raise HTTPRefusal(422, "the index records no model: search by an id of it")
         names = names or [str(place) for place in range(len(vectors))]
         return self._answer(encode_vectors(vectors, self.model, "the vectors"), names, how)
 
@@ -82,13 +82,13 @@ class Loaded:
         """The neighbours of an item of the database or the query split.
 
         Raises:
-            RefusedError: 404, it has no such item; and as `by_vectors`.
+            HTTPRefusal: 404, it has no such item; and as `by_vectors`.
         """
         for part in self.parts:
             place = part.find(name)
             if place >= 0:
                 return self._answer(part.entries.codes[place][None], [name], how)
-        raise RefusedError(404, f"unknown id {name!r}: the index has no such item")
+        raise HTTPRefusal(404, f"unknown id {name!r}: the index has no such item")
 
     def has(self, name: str) -> bool:
         """Whether an item of the database or the query split has this id."""
@@ -145,7 +145,7 @@ class Loaded:
         counts = inside.sum(axis=1)
         if (counts > most).any():
             name = names[int((counts > most).argmax())]
-            raise RefusedError(422, f"more than {most} lie within {radius} of {name!r}: choose a smaller radius")
+            raise HTTPRefusal(422, f"more than {most} lie within {radius} of {name!r}: choose a smaller radius")
         limits = [0, *np.cumsum(counts).tolist()]
         ids, columns = self._described(positions[inside], {"distance": distances[inside]})
         return neighbors(ids, columns, limits)
@@ -179,7 +179,7 @@ def _warm(index: Index, model: Model | None) -> None:
         encode_vectors(np.zeros((1, model.dimension)), model, "zeros")
 
 
-def _embedder(settings: ServeSettings, index: Index, before: Loaded | None) -> Embedder | None:
+def _embedder(settings: ServeSettings, index: Index, before: Snapshot | None) -> Embedder | None:
     provenance = index.metadata.get("features", {}).get("provenance", {})
     if provenance.get("source") != "extract":
         return None

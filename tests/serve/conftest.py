@@ -183,11 +183,11 @@ def in_process(folder: Path, **options: Any) -> Iterator[Any]:
 
     from sdc.serve.app import Service
     from sdc.serve.settings import ServeSettings
-    from sdc.serve.snapshot import Loaded
+    from sdc.serve.snapshot import Snapshot
 
     loopback = options.pop("loopback", True)
     settings = ServeSettings(index=folder / "db.bin", **options)
-    service = Service(settings, Loaded.open(settings), loopback=loopback)
+    service = Service(settings, Snapshot.open(settings), loopback=loopback)
     with TestClient(service.application(), base_url="http://localhost") as client:
         client.service = service  # type: ignore[attr-defined]
         yield client

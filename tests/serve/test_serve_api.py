@@ -19,7 +19,7 @@ from sdc.serve.settings import MOST_NEIGHBORS, MOST_VECTORS
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from sdc.serve import limits, openapi, reload
-from sdc.serve.snapshot import Loaded
+from sdc.serve.snapshot import Snapshot
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_what_is_no_search_is_refused_in_one_line_and_costs_nothing(client, refu
         assert message in refusal(response, status or response.status_code), body
         assert 400 <= response.status_code < 500
     assert client.post("/search", json={"vector": GOOD}).json() == good
-    assert (client.service.gate.held, client.service.gate.searches) == (0, 0)
+    assert (client.service.limits.held, client.service.limits.searches) == (0, 0)
 
 
 def test_parameters_of_json_stand_in_its_body(client, refusal):
@@ -173,7 +173,7 @@ def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_so(folder, as
         assert "1000 bytes" in refusal(client.post("/search", content=chunks, headers=headers), 413)
         lies = {**headers, "content-length": str(1 << 40)}
         assert "1000 bytes" in refusal(client.post("/search", content=b"{}", headers=lies), 413)
-        assert client.service.gate.held == 0
+        assert client.service.limits.held == 0
 
 
 def test_addresses_and_methods_that_are_not_there_are_refused(client, refusal):
@@ -361,19 +361,19 @@ class Held:
 
     def __init__(self, monkeypatch):
         self.go, self.begun = threading.Event(), threading.Semaphore(0)
-        real = Loaded.by_query
+        real = Snapshot.by_query
 
         def waits(loaded, query):
             self.begun.release()
             assert self.go.wait(30)
             return real(loaded, query)
 
-        monkeypatch.setattr(Loaded, "by_query", waits)
+        monkeypatch.setattr(Snapshot, "by_query", waits)
 
 
 def test_searches_beyond_the_limit_are_told_to_come_again(client, monkeypatch, refusal):
     held = Held(monkeypatch)
-    client.service.gate = limits.Gate(1000, searches=1)
+    client.service.limits = limits.RequestLimits(1000, searches=1)
     answers = []
     thread = threading.Thread(target=lambda: answers.append(client.post("/search", json={"vector": GOOD})))
     thread.start()
@@ -388,17 +388,17 @@ def test_searches_beyond_the_limit_are_told_to_come_again(client, monkeypatch, r
 
 
 def test_bodies_beyond_the_memory_for_them_are_told_to_come_again(client, refusal):
-    client.service.gate = limits.Gate(10**6, held=1000)
+    client.service.limits = limits.RequestLimits(10**6, held=1000)
     response = client.post("/search", content=b" " * 2000, headers={"content-type": "application/json"})
     assert "being received" in refusal(response, 503)
-    assert client.service.gate.held == 0
+    assert client.service.limits.held == 0
 
 
 def test_answers_are_counted_until_they_are_read(client, refusal):
     """Many clients that ask for much and read nothing must not fill the memory."""
     whole = client.post("/search", json={"vectors": [GOOD] * 50, "k": 400}).content
     assert len(whole) > 10**6
-    client.service.gate = limits.Gate(10**6, held=len(whole) + 20_000)
+    client.service.limits = limits.RequestLimits(10**6, held=len(whole) + 20_000)
     sent, application = [], client.service.application()
     body = json.dumps({"vectors": [GOOD] * 50, "k": 400}).encode()
 
@@ -420,7 +420,7 @@ def test_answers_are_counted_until_they_are_read(client, refusal):
         scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b"", "headers": headers}
         running = asyncio.create_task(application(scope, receive, send))
         await begun.wait()
-        held = client.service.gate.held
+        held = client.service.limits.held
         refused = await asyncio.to_thread(client.post, "/search", json={"vectors": [GOOD] * 50, "k": 400})
         fits = await asyncio.to_thread(client.post, "/search", json={"vector": GOOD, "k": 1})
         reads.set()
@@ -431,12 +431,12 @@ def test_answers_are_counted_until_they_are_read(client, refusal):
     assert held == len(whole)
     assert "too many answers are being sent" in refusal(refused, 503)
     assert fits.status_code == 200
-    assert client.service.gate.held == 0
+    assert client.service.limits.held == 0
     pieces = [message["body"] for message in sent[1:]]
     assert b"".join(pieces) == whole
     assert max(map(len, pieces)) <= 1 << 16
     assert [message["more_body"] for message in sent[1:]] == [True] * (len(pieces) - 1) + [False]
-    client.service.gate = limits.Gate(10**6, held=1000)
+    client.service.limits = limits.RequestLimits(10**6, held=1000)
     alone = client.post("/search", json={"vector": GOOD, "k": 400})
     assert alone.status_code == 200
     assert len(alone.content) > 1000

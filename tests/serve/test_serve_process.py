@@ -374,7 +374,7 @@ def test_blas_has_one_thread_while_it_serves(vectors_folder, monkeypatch):
     def opened(settings):
         raise SdcError(f"BLAS has {threads()} threads")
 
-    monkeypatch.setattr("sdc.serve.snapshot.Loaded.open", opened)
+    monkeypatch.setattr("sdc.serve.snapshot.Snapshot.open", opened)
     with threadpool_limits(2, user_api="blas"):
         with pytest.raises(SdcError, match=r"BLAS has \{1\} threads"):
             run(ServeSettings(vectors_folder / "db.bin", port=0))
