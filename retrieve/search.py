@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import UsageError, log
+from sdc.errors import UsageError, did_you_mean, log
 from sdc.retrieve.answer import Neighbors, answer, neighbors, of_equal_length
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
@@ -148,7 +148,8 @@ def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
         return index.queries.codes[position], int(index.queries.rows[position])
     parts = [part for part in (index.items, index.queries) if part is not None]
     near = [candidate for part in parts for candidate in part.nearest(name)]
-    hint = f"did you mean {near[0]!r}?" if near else f"its ids look like {index.items.names(np.arange(1))[0]!r}"
+    question = did_you_mean(name, near[:1]).strip()
+    hint = question or f"its ids look like {index.items.names(np.arange(1))[0]!r}"
     raise UsageError(f"unknown id {name!r}: neither database nor query split of {index.path} has it; {hint}")
 
 

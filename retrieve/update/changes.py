@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, log
+from sdc.errors import SdcError, UsageError, did_you_mean, log
 from sdc.extract.store.store import FeatureStore
 from sdc.files import atomic_write, checksum, explain_os_errors, sync
 from sdc.progress import Progress
@@ -258,8 +258,8 @@ def _named(settings: RemoveSettings) -> list[bytes]:
 
 
 def _unknown(path: Path, index: Index, missing: Sequence[bytes], count: int) -> str:
-    near = index.items.nearest(_decoded(missing[0]))
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    name = _decoded(missing[0])
+    hint = did_you_mean(name, index.items.nearest(name))
     return (
         f"{path} has no {_some(missing)} ({len(missing)} of {count} ids are unknown): {hint}nothing is removed; "
         "--ignore-missing takes such ids for removed"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import numpy as np
 
-from sdc.errors import UsageError
+from sdc.errors import UsageError, did_you_mean
 from sdc.train.calibrations.base import Calibration, InverseCdf, of_frozen
 from sdc.train.calibrations.families import MOST
 
@@ -39,9 +38,8 @@ def _distribution(text: str) -> InverseCdf:
     name, _, listed = text.partition(":")
     generics = _generics()
     if name not in generics:
-        near = difflib.get_close_matches(name, generics, n=1)
         raise UsageError(
-            f"scipy.stats has no distribution {name!r}: {f'did you mean {near[0]!r}? ' if near else ''}"
+            f"scipy.stats has no distribution {name!r}: {did_you_mean(name, generics)}"
             "expected one of its names and its parameters, such as scipy:skewnorm:a=4,scale=0.3"
         )
     names = _names(generics[name])
