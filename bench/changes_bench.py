@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 
 from sdc.devices import cpu_count
-from sdc.extract.store.id_array import Names
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import IdArray, Listing, write_features
 from sdc.retrieve.bits import pack
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.index import Index, file_format
@@ -74,7 +73,7 @@ class Scene:
     def store(self, name: str, count: int, seed: int) -> Path:
         ids = np.array([f"{seed:06}/image/{row:08}.jpg".encode() for row in range(count)])
         labels = (np.arange(count) % CLUSTERS).astype(np.int32)
-        listing = Listing(Names(ids), {"database": np.arange(count)}, labels=labels)
+        listing = Listing(IdArray(ids), {"database": np.arange(count)}, labels=labels)
         blocks = self.blocks(count, seed)
         return write_features(self.folder / name, listing, {"source": "import"}, DIMENSION, np.float16, blocks)
 

@@ -20,8 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from sdc.extract.import_vectors import ImportSettings
-from sdc.extract.import_vectors import run as import_vectors
+from sdc.extract import ImportSettings, import_features
 from sdc.progress import Progress
 
 QUERIES = 1000
@@ -122,7 +121,7 @@ def write(out: Path, name: str, train: int, features: np.ndarray, **beside: list
         vectors, split = Path(folder) / f"{name}.npz", Path(folder) / "splits.npz"
         np.savez(vectors, features=features, **{key: np.asarray(value) for key, value in beside.items()})
         np.savez(split, **{key: np.sort(value) for key, value in splits.items()})
-        import_vectors(ImportSettings(vectors, splits=split, out=out))
+        import_features(ImportSettings(vectors, splits=split, out=out))
     used = {key: len(value) for key, value in splits.items()}
     click.echo(f"{out}: {len(features)} × {features.shape[1]}, {used}")
 

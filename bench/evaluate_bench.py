@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import Listing, write_features
 from sdc.retrieve.bits import unpack
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate

@@ -24,14 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdc.extract import backbones, datasets
+from sdc.extract import Encoder, ExtractSettings, Preprocessing, backbones, batches, datasets, make_parts, stratified
 from sdc.extract.datasets import Dataset
-from sdc.extract.encoder import Encoder
-from sdc.extract.images import Preprocessing, batches
-from sdc.extract.parts.part_set import Parts
-from sdc.extract.run import ExtractSettings, make_parts
-from sdc.extract.store.store import FeatureStore
-from sdc.extract.subsample import stratified
+from sdc.extract.parts import Parts
+from sdc.extract.store import FeatureStore
 
 BAR = 0.9
 
@@ -48,7 +44,7 @@ class Case:
 
 
 def fashion_mnist(folder: Path) -> Dataset:
-    return datasets.load("fashion-mnist")
+    return datasets.load_dataset("fashion-mnist")
 
 
 def photographs(folder: Path) -> Dataset:
@@ -62,7 +58,7 @@ def photographs(folder: Path) -> Dataset:
         y, x = random.integers(0, 427 - 375), random.integers(0, 640 - 500)
         cut = np.ascontiguousarray(pictures[number % 2][y : y + 375, x : x + 500])
         Image.fromarray(cut).save(folder / f"{number:04d}.jpg", quality=90)
-    return datasets.load("folder", folder)
+    return datasets.load_dataset("folder", folder)
 
 
 CASES = {
@@ -77,7 +73,7 @@ class Contest:
     def __init__(self, case: Case, images: int, folder: Path) -> None:
         whole = case.dataset(folder)
         self.dataset = whole.select(stratified(whole.listing, images, 0))
-        backbone = backbones.load(case.backbone, case.weights, case.image_size)
+        backbone = backbones.load_backbone(case.backbone, case.weights, case.image_size)
         self.preprocessing = Preprocessing(backbone.image_size, whole.resize, backbone.mean, backbone.std)
         self.encoder = Encoder(backbone)
         self.settings = ExtractSettings(out=folder / "feats.h5", overwrite=True)

@@ -27,7 +27,7 @@ import click
 import numpy as np
 
 from sdc import __version__
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.evaluate import average_precision
 from sdc.retrieve.features import Nearest, expected_overlap
 from sdc.train import feature_space

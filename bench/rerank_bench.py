@@ -33,7 +33,7 @@ from typing import Any
 import click
 import numpy as np
 
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.encode import EncodeSettings
 from sdc.retrieve.encode import run as encode

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 import xxhash
 
-from sdc.extract.store.store import FeatureStore, Listing, default_splits, write_features
+from sdc.extract.store import FeatureStore, Listing, default_splits, write_features
 
 BAR = 500_000  # rows a second
 RANDOM_BATCHES = 500  # of the store; h5py gets a tenth, it is that much slower

@@ -45,7 +45,7 @@ class Augmentation:
 
     @staticmethod
     def record() -> dict[str, Any]:
-        """What a feature store keeps of it, beside number and seed."""
+        """What a feature store records of it, beside the number of views and the seed."""
         return {
             "crop": list(SHARE), "aspect": ASPECT, "flip": FLIP, "jitter": JITTER, "strength": STRENGTH, "hue": HUE,
             "grey": GREY, "blur": list(SIGMA), "interpolation": "bicubic",
@@ -54,53 +54,53 @@ class Augmentation:
     def __call__(self, image: Image, row: int) -> np.ndarray:
         """The views of the image of this row, which is in mode L or RGB: (V, S, S, 3) uint8."""
         key = xxhash.xxh3_64_intdigest(self.ids[row].encode())
-        randoms = [np.random.default_rng([self.seed, number, key]) for number in range(1, self.views + 1)]
-        return np.stack([augmented(image, self.size, random) for random in randoms])
+        rngs = [np.random.default_rng([self.seed, number, key]) for number in range(1, self.views + 1)]
+        return np.stack([augmented(image, self.size, rng) for rng in rngs])
 
 
-def augmented(image: Image, size: int, random: np.random.Generator) -> np.ndarray:
+def augmented(image: Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """One view of an image in mode L or RGB: crop, flip, colours, grey, blur; (size, size, 3) uint8."""
     from PIL.Image import Resampling, Transpose
 
-    box = crop_box(*image.size, random)
+    box = crop_box(*image.size, rng)
     image = image.resize((size, size), Resampling.BICUBIC, box=box)
-    if random.random() < FLIP:
+    if rng.random() < FLIP:
         image = image.transpose(Transpose.FLIP_LEFT_RIGHT)
     image = image.convert("RGB")
-    if random.random() < JITTER:
-        image = jittered(image, random)
-    if random.random() < GREY:
+    if rng.random() < JITTER:
+        image = jittered(image, rng)
+    if rng.random() < GREY:
         image = image.convert("L").convert("RGB")
-    return blurred(np.asarray(image), random.uniform(*SIGMA))
+    return blurred(np.asarray(image), rng.uniform(*SIGMA))
 
 
-def crop_box(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Where to crop: left, upper, right, lower.
 
     Share of the area and aspect (its logarithm) are uniform among those that fit into the image; where none of
     `TRIES` does, as in panoramas, it is the largest box in the centre whose aspect is within the limits.
     """
-    area = width * height * random.uniform(*SHARE, TRIES)
-    aspect = np.exp(random.uniform(-math.log(ASPECT), math.log(ASPECT), TRIES))
+    area = width * height * rng.uniform(*SHARE, TRIES)
+    aspect = np.exp(rng.uniform(-math.log(ASPECT), math.log(ASPECT), TRIES))
     widths, heights = np.rint(np.sqrt(area * aspect)).astype(int), np.rint(np.sqrt(area / aspect)).astype(int)
     fitting = np.flatnonzero((widths <= width) & (heights <= height))
     if fitting.size:
         w, h = int(widths[fitting[0]]), int(heights[fitting[0]])
-        left, upper = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
+        left, upper = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
     else:
         w, h = min(width, round(height * ASPECT)), min(height, round(width * ASPECT))
         left, upper = (width - w) // 2, (height - h) // 2
     return left, upper, left + w, upper + h
 
 
-def jittered(image: Image, random: np.random.Generator) -> Image:
+def jittered(image: Image, rng: np.random.Generator) -> Image:
     """An RGB image with other brightness, contrast, saturation and hue, changed in random order."""
     from PIL import ImageEnhance
 
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    factors = random.uniform(1 - STRENGTH, 1 + STRENGTH, len(enhancers)).tolist()
-    turn = random.uniform(-HUE, HUE)
-    for step in random.permutation(len(enhancers) + 1).tolist():
+    factors = rng.uniform(1 - STRENGTH, 1 + STRENGTH, len(enhancers)).tolist()
+    turn = rng.uniform(-HUE, HUE)
+    for step in rng.permutation(len(enhancers) + 1).tolist():
         image = turned(image, turn) if step == len(enhancers) else enhancers[step](image).enhance(factors[step])
     return image
 

@@ -1,4 +1,4 @@
-"""A backbone at work on a device: pixels, or image files, to rows of features."""
+"""A backbone on a device, which turns pixels or image files into features."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from sdc.devices import torch_device
 from sdc.errors import SdcError, UsageError
-from sdc.extract import backbones
-from sdc.extract.backbones.base import Backbone
-from sdc.extract.backbones.tokens import with_tokens
-from sdc.extract.images import Batch, Preprocessing, batches
+from sdc.extract.backbones import Backbone, forward_with_tokens, load_backbone
+from sdc.extract.image_loader import ImageBatch, batches
+from sdc.extract.images import Preprocessing
+from sdc.extract.store import FEATURES, TOKENS, view_name
 
 if TYPE_CHECKING:
     import torch
@@ -57,13 +57,25 @@ class Encoder:
         """
         if not len(pixels):
             return np.empty((0, self.backbone.dimension), STORED)
-        return self._computed(pixels, lambda images: [self.module(images).half()])[0]
+        return self._compute(pixels, lambda images: [self.module(images).half()])[0]
 
-    def features(self, batch: Batch) -> np.ndarray:
+    def features(self, batch: ImageBatch) -> np.ndarray:
         """The features of a batch's images, which may be squares or have shapes of their own: (n, d) float16."""
         if batch.scaled:
             return np.stack([self.over_scales(image) for image in batch.scaled])
         return self(batch.pixels)
+
+    def arrays(self, batch: ImageBatch, *, tokens: bool = False) -> dict[str, np.ndarray]:
+        """All that feats.h5 holds of a batch's images, by the names of its datasets: features, views, tokens.
+
+        Each view goes through the backbone in batches of its own, so that the plain one's features do not depend on
+        the others.
+        """
+        views = {view_name(number): self(pixels) for number, pixels in enumerate(batch.views, 1)}
+        if not tokens:
+            return {FEATURES: self.features(batch), **views}
+        features, patches = self.with_tokens(batch.pixels)
+        return {FEATURES: features, **views, TOKENS: patches}
 
     def over_scales(self, image: Sequence[np.ndarray]) -> np.ndarray:
         """The features of one image at several scales: l2-normalised each, averaged, and normalised again.
@@ -77,9 +89,7 @@ class Encoder:
         Raises:
             SdcError: the device's memory is too small.
         """
-        units = [
-            unit(self._computed(pixels[None], lambda images: [self.module(images).float()])[0]) for pixels in image
-        ]
+        units = [unit(self._compute(pixels[None], lambda images: [self.module(images).float()])[0]) for pixels in image]
         mean: np.ndarray = unit(np.mean(units, axis=0))[0]
         return mean.astype(STORED)
 
@@ -95,12 +105,12 @@ class Encoder:
         if not len(pixels):
             features, tokens = self.with_tokens(np.zeros((1, *pixels.shape[1:]), np.uint8))
             return features[:0], tokens[:0]
-        features, tokens = self._computed(
-            pixels, lambda images: [output.half() for output in with_tokens(self.module, images)]
+        features, tokens = self._compute(
+            pixels, lambda images: [output.half() for output in forward_with_tokens(self.module, images)]
         )
         return features, tokens
 
-    def _computed(
+    def _compute(
         self, pixels: np.ndarray, compute: Callable[[torch.Tensor], Sequence[torch.Tensor]]
     ) -> list[np.ndarray]:
         import torch
@@ -153,8 +163,8 @@ def recorded_encoder(provenance: Mapping[str, Any], weights: str | None = None, 
         raise UsageError(f"these features were made with the weights file {tag[5:]}: name that file as the weights")
     if weights is None and tag.startswith("random:"):
         weights = tag
-    preprocessing = Preprocessing.of(provenance["preprocessing"])
-    backbone = backbones.load(name, weights, preprocessing.size, any_shape=bool(preprocessing.scales))
+    preprocessing = Preprocessing.from_record(provenance["preprocessing"])
+    backbone = load_backbone(name, weights, preprocessing.size, any_shape=bool(preprocessing.scales))
     if backbone.weights_sha256 != provenance["weights_sha256"]:
         raise SdcError(
             f"the weights of {name} found here ({backbone.weights}, SHA-256 {backbone.weights_sha256[:16]}...) are not "
@@ -182,7 +192,7 @@ def features_of_images(
 
     if not paths:
         raise UsageError("no image is named: expected at least one")
-    preprocessing = Preprocessing.of(provenance["preprocessing"])
+    preprocessing = Preprocessing.from_record(provenance["preprocessing"])
     groups = [range(start, min(start + batch_size, len(paths))) for start in range(0, len(paths), batch_size)]
     # All images are read before the backbone is loaded: a wrong name shows at once.
     loaded = list(batches(lambda row: Image.open(paths[row]), groups, preprocessing))

@@ -1,20 +1,15 @@
-"""From image files to batches of pixels: colours, orientation, resizing, and a loader that works ahead."""
+"""From image files to pixels: colours, orientation, resizing."""
 
 from __future__ import annotations
 
-import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdc.devices import cpu_count
 from sdc.errors import SdcError, UsageError, unknown_name_error
-from sdc.extract.augment import Augmentation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,7 +60,7 @@ class Preprocessing:
                 raise UsageError(f"--scales has {scale:g}, expected {least:.2g} to {most:.2g} at {self.size} pixels")
 
     def record(self) -> dict[str, Any]:
-        """What a feature store keeps of it."""
+        """What a feature store records of it."""
         return {
             "size": self.size, "resize": self.resize, "interpolation": "bicubic",
             "mean": list(self.mean), "std": list(self.std),
@@ -73,7 +68,7 @@ class Preprocessing:
         }  # fmt: skip
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Preprocessing:
+    def from_record(cls, record: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing that a feature store recorded.
 
         Raises:
@@ -114,11 +109,11 @@ class Preprocessing:
 
         image = eight_bits(upright(image))
         fit = min(1.0, self.size / max(image.size))
-        found = []
+        scaled = []
         for scale in self.scales:
             width, height = (max(SHORTEST, round(side * fit * scale)) for side in image.size)
-            found.append(np.array(image.resize((width, height), Resampling.BICUBIC).convert("RGB")))
-        return found
+            scaled.append(np.array(image.resize((width, height), Resampling.BICUBIC).convert("RGB")))
+        return scaled
 
 
 def open_file(path: Path) -> Image:
@@ -164,99 +159,3 @@ def eight_bits(image: Image) -> Image:
         white = Images.new("RGBA", image.size, "white")
         return Images.alpha_composite(white, image).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some images, ready for a backbone.
-
-    Attributes:
-        pixels: (n, S, S, 3) uint8; none where images keep their shape.
-        rows: (n,) int64, the rows they belong to.
-        skipped: (row, reason) of those that could not be read.
-        views: (V, n, S, S, 3) uint8, augmented views of them, where these were asked for.
-        scaled: of each of the n images its (h, w, 3) uint8 at each scale, where images keep their shape.
-    """
-
-    pixels: np.ndarray
-    rows: np.ndarray
-    skipped: list[tuple[int, str]]
-    views: np.ndarray
-    scaled: list[list[np.ndarray]] = field(default_factory=list)
-
-
-def load_batch(
-    open_image: Callable[[int], Image],
-    rows: Sequence[int],
-    preprocessing: Preprocessing,
-    augmentation: Augmentation | None = None,
-) -> Batch:
-    """Reads and prepares the images of `rows`; those that cannot be read are left out, with the reason."""
-    size, squares = preprocessing.size, 0 if preprocessing.scales else len(rows)
-    pixels = np.empty((1 + (augmentation.views if augmentation else 0), squares, size, size, 3), np.uint8)
-    scaled: list[list[np.ndarray]] = []
-    kept: list[int] = []
-    skipped: list[tuple[int, str]] = []
-    for row in rows:
-        try:
-            with open_image(row) as image:
-                if preprocessing.scales:
-                    scaled.append(preprocessing.scaled(image))
-                else:
-                    pixels[0, len(kept)] = preprocessing.pixels(image)
-                if augmentation:
-                    pixels[1:, len(kept)] = augmentation(eight_bits(upright(image)), row)
-        except MemoryError:
-            raise
-        except Exception as error:  # PIL's decoders raise whatever damaged bytes lead them to
-            skipped.append((row, _reason(error)))
-        else:
-            kept.append(row)
-    return Batch(pixels[0, : len(kept)], np.array(kept, np.int64), skipped, pixels[1:, : len(kept)], scaled)
-
-
-def _reason(error: Exception) -> str:
-    """One line that does not depend on where the file lies."""
-    from PIL import Image as Images
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, or damaged at its beginning"
-    if isinstance(error, (Images.DecompressionBombWarning, Images.DecompressionBombError)):
-        return f"more than {(Images.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels: make it smaller"
-    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def batches(
-    open_image: Callable[[int], Image],
-    groups: Iterable[Sequence[int]],
-    preprocessing: Preprocessing,
-    workers: int | None = None,
-    augmentation: Augmentation | None = None,
-) -> Generator[Batch, None, None]:
-    """Loads a batch for each group of rows, in their order, some batches ahead of who takes them.
-
-    Threads do: PIL decodes and resizes without holding the interpreter's lock. Images above the size from which PIL
-    warns, 89 million pixels, are not decoded but left out: one in each thread might fill the memory.
-
-    Args:
-        workers: how many threads; one for each CPU by default.
-        augmentation: makes further views, if any.
-    """
-    from PIL.Image import DecompressionBombWarning
-
-    workers = workers or cpu_count()
-    pending: deque[Future[Batch]] = deque()
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
-        warnings.simplefilter("error", DecompressionBombWarning)
-        try:
-            for rows in groups:
-                pending.append(pool.submit(load_batch, open_image, rows, preprocessing, augmentation))
-                if len(pending) > workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

@@ -5,28 +5,36 @@ Vectors are streamed from the source into the store: however large they are, onl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from sdc._version import __version__
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
-from sdc.extract.datasets import revisited
-from sdc.extract.datasets.revisited import Revisited
-from sdc.extract.parts.part_set import settled
-from sdc.extract.readers.readers import tables
-from sdc.extract.readers.table import Table
-from sdc.extract.store.store import Listing, default_splits, write_features
+from sdc.extract.datasets import REVISITED_PROTOCOL, Revisited, read_groundtruth
+from sdc.extract.parts import is_up_to_date
+from sdc.extract.readers import Table, read_tables
+from sdc.extract.store import Listing, default_splits, write_features
+from sdc.extract.vector_files import (
+    COARSE,
+    IDS,
+    LABELS,
+    column_beside,
+    find_vectors,
+    read_ids,
+    read_labels,
+    read_splits,
+)
 from sdc.files import require_file
 from sdc.progress import Progress
+from sdc.settings import recorded
 
-NAMES = ("features", "embeddings", "vectors")
-LABELS, COARSE, IDS = "labels", "labels_coarse", "ids"
 DTYPES = ("float16", "float32")
+ALWAYS_RECORDED = ("labels", "ids", "splits")  # in the provenance; later options only where they are used
+FILES = ("vectors", *ALWAYS_RECORDED, "labels_coarse", "groundtruth")
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class ImportSettings:
     overwrite: bool = False
 
 
-def run(settings: ImportSettings) -> Path:
+def import_features(settings: ImportSettings) -> Path:
     """Imports vectors into a feature store.
 
     Raises:
@@ -80,39 +88,27 @@ def run(settings: ImportSettings) -> Path:
         raise UsageError("--groundtruth makes the splits: leave out --splits")
     if out.exists() and out.samefile(source):
         raise UsageError(f"{out} is the file of vectors itself: choose another --out")
-    truth = None if settings.groundtruth is None else revisited.read(Path(settings.groundtruth))
-    found = tables(source)
-    vectors = _vectors(source, found)
+    truth = None if settings.groundtruth is None else read_groundtruth(Path(settings.groundtruth))
+    tables = read_tables(source)
+    vectors = find_vectors(source, tables)
     n, d = vectors.shape
-    labels = _labels(settings.labels, _beside(found, LABELS, n), LABELS, n)
+    labels = read_labels(settings.labels, column_beside(tables, LABELS, n), LABELS, n)
     if settings.labels_coarse is not None and labels is None:
         raise UsageError("--labels-coarse is a level above labels, and there are none: give --labels as well")
-    coarse = _labels(settings.labels_coarse, _beside(found, COARSE, n), COARSE, n)
+    coarse = read_labels(settings.labels_coarse, column_beside(tables, COARSE, n), COARSE, n)
     provenance = _provenance(settings, labelled=labels is not None)
-    if settled(out, provenance, overwrite=settings.overwrite):
+    if is_up_to_date(out, provenance, overwrite=settings.overwrite):
         return out
-    ids = _ids(settings.ids, _beside(found, IDS, n), n)
+    ids = read_ids(settings.ids, column_beside(tables, IDS, n), n)
     if truth is not None:
-        listing = replace(_landmarks(truth, ids), labels=labels, labels_coarse=coarse)
+        listing = replace(_landmark_listing(truth, ids), labels=labels, labels_coarse=coarse)
     else:
-        splits = default_splits(n, settings.seed) if settings.splits is None else _splits(settings.splits)
+        splits = default_splits(n, settings.seed) if settings.splits is None else read_splits(settings.splits)
         listing = Listing(ids, splits, labels, coarse)
     dtype = settings.dtype or ("float16" if vectors.dtype == "float16" else "float32")
     log.info("import: %s of %s as %s", vectors, source, dtype)
     with Progress("import", n, "rows") as progress:
         return write_features(out, listing, provenance, d, dtype, _counted(vectors, progress))
-
-
-def read_vectors(path: Path) -> tuple[np.ndarray, list[str]]:
-    """The vectors of a file, (n, d), and their ids: those in the file, else the row numbers. All in memory.
-
-    Raises:
-        UsageError, SdcError: as `run` of the same file.
-    """
-    source = require_file(Path(path), "file of vectors", "numpy.save")
-    found = tables(source)
-    vectors = _vectors(source, found)
-    return vectors.read(), list(_ids(None, _beside(found, IDS, vectors.shape[0]), vectors.shape[0]))
 
 
 def _counted(vectors: Table, progress: Progress) -> Iterator[np.ndarray]:
@@ -121,129 +117,20 @@ def _counted(vectors: Table, progress: Progress) -> Iterator[np.ndarray]:
         progress.advance(len(block))
 
 
-def _vectors(source: Path, found: Sequence[Table]) -> Table:
-    """The array of the file that holds the vectors."""
-    matrices = [table for table in found if len(table.shape) == 2 and table.numeric]
-    named = [table for table in matrices if _leaf(table) in NAMES]
-    floats = [table for table in matrices if table.floating and _leaf(table) not in (LABELS, COARSE, IDS)]
-    for choice in (named, floats, matrices if len(found) == 1 else []):
-        if len(choice) == 1:
-            vectors = choice[0]
-            if 0 in vectors.shape:
-                raise SdcError(f"{source} holds no values: found {vectors}, expected at least one row")
-            return vectors
-    listed = "; ".join(map(str, found)) or "nothing that could be read"
-    raise UsageError(
-        f"{source}: found {listed}; expected one two-dimensional array of floats, or one named {', '.join(NAMES)}"
-    )
-
-
-def _leaf(table: Table) -> str:
-    return table.name.rsplit("/", 1)[-1]
-
-
-def _beside(found: Sequence[Table], name: str, n: int) -> Table | None:
-    """The array `name` of the vectors' own file, if it has one entry a row."""
-    for table in found:
-        if _leaf(table) == name:
-            if table.shape[0] == n:
-                return table
-            log.warning("%s beside the vectors is not used: found %d, expected %d", name, table.shape[0], n)
-    return None
-
-
-def _labels(path: Path | None, beside: Table | None, name: str, n: int) -> np.ndarray | None:
-    values = _given(path, beside, name, n)
-    if values is None:
-        return None
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all():
-        return values.astype(np.int64)
-    if values.dtype.kind not in "OUS" or values.ndim != 1:
-        return values  # whole numbers; or what the listing refuses
-    names = _texts(values, path or name)
-    if all(re.fullmatch(r"-?\d{1,18}", text) for text in names):
-        return np.array([int(text) for text in names])
-    classes, numbers = np.unique(np.array(names), return_inverse=True)
-    log.info("%s: %d classes, numbered in this order: %s", name, len(classes), ", ".join(classes[:10].tolist()))
-    return numbers
-
-
-def _ids(path: Path | None, beside: Table | None, n: int) -> Sequence[str]:
-    values = _given(path, beside, IDS, n)
-    if values is None:
-        return RowNumbers(n)
-    if values.ndim != 1 or values.dtype.kind == "f":
-        found = f"{values.dtype} of shape {values.shape}"
-        raise SdcError(f"{path or IDS}: found {found}, expected text or whole numbers, one a row")
-    return _texts(values, path or IDS)
-
-
-def _given(path: Path | None, beside: Table | None, name: str, n: int) -> np.ndarray | None:
-    """What the user's own file says, else what stands beside the vectors; one entry a row."""
-    if path is None:
-        return None if beside is None else beside.read()
-    values = _column(Path(path), name)
-    if len(values) != n:
-        raise SdcError(f"{path}: found {len(values)} {name}, expected {n}, one a row of the vectors")
-    return values
-
-
-def _texts(values: np.ndarray, where: Path | str) -> list[str]:
-    try:
-        return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
-    except UnicodeDecodeError as error:
-        raise SdcError(f"{where}: {error.object!r} is not UTF-8 text") from error
-
-
-def _column(path: Path, name: str) -> np.ndarray:
-    """One array from a file: the lines of a text file, the only array of a file, or the one called `name`."""
-    require_file(path, f"file of {name}", "numpy.save")
-    if path.suffix.lower() in (".txt", ".text", ""):
-        return np.array(_lines(path), object)
-    found = tables(path)
-    chosen = found if len(found) == 1 else [table for table in found if _leaf(table) in (name, name.removesuffix("s"))]
-    if len(chosen) != 1:
-        listed = "; ".join(map(str, found)) or "nothing that could be read"
-        raise UsageError(f"{path}: found {listed}; expected a single array, or one called {name}")
-    return chosen[0].read()
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise SdcError(f"cannot read {path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if lines[-1] == "":
-        lines.pop()
-    lines = [line.removesuffix("\r") for line in lines]
-    if "" in lines:
-        raise SdcError(f"{path}: line {lines.index('') + 1} is empty, expected one entry a line")
-    return lines
-
-
-def _splits(path: Path) -> dict[str, np.ndarray]:
-    require_file(path, "file of splits", "numpy.savez")
-    if path.suffix.lower() != ".npz":
-        raise UsageError(f"{path} is no npz file, expected one with row numbers train, query and database")
-    return {table.name: table.read() for table in tables(path)}
-
-
-def _landmarks(found: Revisited, ids: Sequence[str]) -> Listing:
-    """Rows that have these ids as the database and the queries of a ground truth."""
-    names = {*found.images, *found.queries}
+def _landmark_listing(truth: Revisited, ids: Sequence[str]) -> Listing:
+    """The listing of vectors that are the database and the queries of a ground truth."""
+    names = {*truth.images, *truth.queries}
     stems = [PurePosixPath(name).stem for name in ids]
     try:
         if not names.isdisjoint(stems):
-            return found.listing(stems)
+            return truth.listing(stems)
         if len(ids) == len(names):
-            return found.listing()
+            return truth.listing()
     except SdcError as error:
         raise SdcError(f"the ground truth does not fit the vectors: {error}") from error
     raise SdcError(
         f"the ground truth does not fit the vectors: found {len(ids)} rows, whose ids ({ids[0]}, ...) are none of "
-        f"its images; expected {len(found.images)} images and then {len(found.queries)} queries in its order, or ids "
+        f"its images; expected {len(truth.images)} images and then {len(truth.queries)} queries in its order, or ids "
         "by their names"
     )
 
@@ -255,11 +142,8 @@ def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
         state = require_file(Path(path), "file", "numpy.save").stat()
         return {"name": Path(path).name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
-    files = {name: stamp(getattr(settings, name)) for name in ("vectors", "labels", "ids", "splits")}
-    if settings.labels_coarse is not None:  # only then, so that imports without them stay what they were
-        files[COARSE] = stamp(settings.labels_coarse)
-    if settings.groundtruth is not None:
-        files["groundtruth"] = stamp(settings.groundtruth)
+    present = recorded(settings, always=ALWAYS_RECORDED)
+    files = {name: stamp(getattr(settings, name)) for name in FILES if name in present}
     seed = settings.seed if settings.splits is None and settings.groundtruth is None else None
     protocol = {"name": "category", "at": 1000} if labelled else None
     return {
@@ -269,28 +153,7 @@ def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
         "weights_sha256": None,
         "preprocessing": {},
         "dataset": Path(settings.vectors).stem,
-        "protocol": protocol if settings.groundtruth is None else dict(revisited.PROTOCOL),
+        "protocol": protocol if settings.groundtruth is None else dict(REVISITED_PROTOCOL),
         "settings": {**files, "dtype": settings.dtype, "seed": seed},
         "version": __version__,
     }
-
-
-class RowNumbers(Sequence[str]):
-    """The ids "0", "1", ... of `n` rows, made as they are asked for."""
-
-    def __init__(self, n: int) -> None:
-        self._numbers = range(n)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, key: int) -> str: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[str]: ...
-    def __getitem__(self, key: int | slice) -> str | list[str]:
-        chosen = self._numbers[key]
-        return str(chosen) if isinstance(chosen, int) else [str(number) for number in chosen]
-
-    def __iter__(self) -> Iterator[str]:
-        return map(str, self._numbers)

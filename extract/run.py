@@ -1,8 +1,8 @@
-"""The stage `extract`: a set of images through a backbone into feats.h5."""
+"""The stage `extract`: a backbone turns a set of images into feats.h5."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
 import os
 from dataclasses import dataclass
@@ -12,21 +12,20 @@ from typing import Any
 from sdc._version import __version__
 from sdc.devices import MOST_SEED, is_main_process
 from sdc.errors import UsageError, log
-from sdc.extract import backbones, datasets
 from sdc.extract.augment import Augmentation
-from sdc.extract.backbones.base import Backbone
-from sdc.extract.backbones.tokens import require_tokens
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import Prefixes
+from sdc.extract.backbones import Backbone, load_backbone, require_tokens
+from sdc.extract.datasets import Dataset, Prefixes, load_dataset
 from sdc.extract.encoder import Encoder
-from sdc.extract.images import LONGEST, SCALES, Preprocessing, batches
-from sdc.extract.parts.claims import Claims
-from sdc.extract.parts.part_set import Parts, settled
-from sdc.extract.parts.worker import Maker, assembled
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.image_loader import ImageLoader
+from sdc.extract.images import LONGEST, SCALES, Preprocessing
+from sdc.extract.parts import Leases, Parts, PartWorker, assemble_once, is_up_to_date
+from sdc.extract.store import FeatureStore
 from sdc.extract.subsample import stratified
 from sdc.files import fingerprint
 from sdc.progress import Progress
+from sdc.settings import recorded
+
+RECORDED_WHERE_USED = ("views", "tokens")  # options that came after the first feature stores
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class ExtractSettings:
     """What to extract, with which backbone, and how.
 
     Attributes:
-        backbone: one of `sdc.extract.backbones.BACKBONES`, or a name of timm's.
+        backbone: one of `sdc.extract.backbones.BACKBONES`, or the name of a timm model.
         data: one of `sdc.extract.datasets.DATASETS`.
-        root: the folder that the set lies in; see `sdc.extract.datasets.about.find_root` for the default.
+        root: the folder that the set lies in; see `sdc.extract.datasets.base.find_root` for the default.
         weights: a file, or "random:SEED"; by default the pretrained ones.
         image_size: side of the backbone's input in pixels; by default its own. For landmark sets the longest side.
         scales: for landmark sets: factors of that size, see `sdc.extract.encoder.Encoder.over_scales`.
@@ -44,7 +43,7 @@ class ExtractSettings:
         views: how many views of each image; all but the first are augmented.
         tokens: keep the patch tokens as well, which vision transformers have.
         split: for sets that take one: a file, or for a folder the share of queries.
-        strip_prefix, add_prefix: for sets of list files, see `sdc.extract.datasets.about.Prefixes`.
+        strip_prefix, add_prefix: for sets of list files, see `sdc.extract.datasets.Prefixes`.
         batch_size: images at once through the backbone.
         part_rows: images in a part, which is what a kill can cost.
         workers: threads that load images; by default one for each CPU.
@@ -83,7 +82,7 @@ class ExtractSettings:
             raise UsageError(f"--seed is {self.seed}, expected 0 to {MOST_SEED}")
 
 
-def run(settings: ExtractSettings) -> Path:
+def extract_features(settings: ExtractSettings) -> Path:
     """Writes the features of a set of images; does nothing where they are there already.
 
     Run again after an interruption, it makes only the parts that are missing. Run several times at once, on one host or
@@ -100,23 +99,23 @@ def run(settings: ExtractSettings) -> Path:
     if not is_main_process():
         log.setLevel(logging.WARNING)
     if settings.tokens:
-        require_tokens(settings.backbone, backbones.recipe_of(settings.backbone))
+        require_tokens(settings.backbone)
     prefixes = Prefixes(settings.strip_prefix, settings.add_prefix)
-    whole = datasets.load(settings.data, settings.root, settings.split, settings.seed, prefixes)
-    backbone, preprocessing = _prepared(settings, whole.resize)
+    whole = load_dataset(settings.data, settings.root, settings.split, settings.seed, prefixes)
+    backbone, preprocessing = _load_backbone(settings, whole.resize)
     provenance = _provenance(settings, whole, backbone, preprocessing)
-    if settled(settings.out, provenance, overwrite=settings.overwrite):
+    if is_up_to_date(settings.out, provenance, overwrite=settings.overwrite):
         return settings.out
     dataset = whole
     if settings.limit is not None:
         dataset = whole.select(stratified(whole.listing, settings.limit, settings.seed))
     encoder = Encoder(backbone, _device(settings.device))
     parts = Parts(settings.out, dataset.listing, provenance, settings.part_rows, overwrite=settings.overwrite)
-    if settled(settings.out, provenance, overwrite=settings.overwrite):
+    if is_up_to_date(settings.out, provenance, overwrite=settings.overwrite):
         return settings.out  # another process ended while this one began
     try:
         make_parts(parts, dataset, preprocessing, encoder, settings)
-        out = assembled(parts)
+        out = assemble_once(parts)
     except KeyboardInterrupt:
         log.warning(
             "interrupted: %d of %d parts are kept in %s, the same command goes on from there",
@@ -124,7 +123,7 @@ def run(settings: ExtractSettings) -> Path:
         )  # fmt: skip
         raise
     if is_main_process():
-        _report(FeatureStore(out, verify=False), len(dataset))
+        _warn_of_skipped(FeatureStore(out, verify=False), len(dataset))
     return out
 
 
@@ -138,21 +137,21 @@ def _device(name: str | None) -> str | None:
     return name
 
 
-def _prepared(settings: ExtractSettings, resize: str) -> tuple[Backbone, Preprocessing]:
-    """The backbone, and how images are made its input."""
+def _load_backbone(settings: ExtractSettings, resize: str) -> tuple[Backbone, Preprocessing]:
+    """The backbone, and how images become its input."""
     size, scales = settings.image_size, settings.scales
     if resize == "longest":
         if settings.views > 1 or settings.tokens:
             raise UsageError("--views and --tokens are not for landmark sets, whose images keep their shape")
         size, scales = size or LONGEST, SCALES if scales is None else scales
-    backbone = backbones.load(settings.backbone, settings.weights, size, any_shape=resize == "longest")
+    backbone = load_backbone(settings.backbone, settings.weights, size, any_shape=resize == "longest")
     return backbone, Preprocessing(backbone.image_size, resize, backbone.mean, backbone.std, scales or ())
 
 
 def _provenance(
     settings: ExtractSettings, dataset: Dataset, backbone: Backbone, preprocessing: Preprocessing
 ) -> dict[str, Any]:
-    """Everything that says what the features are; `dataset` is the set before `limit`."""
+    """What the features depend on; `dataset` is the set before `limit` is applied."""
     return {
         "source": "extract",
         "backbone": backbone.name,
@@ -168,9 +167,7 @@ def _provenance(
             "split": settings.split and Path(settings.split).name,
             # Catches images, labels or a split file that have changed under the same settings.
             "images": fingerprint({"listing": dataset.listing.digest(), "content": dataset.content}),
-            # Only where they were asked for, so that the settings of features without them stay what they were.
-            **({"views": settings.views} if settings.views > 1 else {}),
-            **({"tokens": True} if settings.tokens else {}),
+            **{name: value for name, value in recorded(settings).items() if name in RECORDED_WHERE_USED},
         },
         "version": __version__,
     }
@@ -179,33 +176,27 @@ def _provenance(
 def make_parts(
     parts: Parts, dataset: Dataset, preprocessing: Preprocessing, encoder: Encoder, settings: ExtractSettings
 ) -> None:
-    """Makes parts until all are there. Parts that other processes make are waited for, or taken over if these are gone.
-
-    Images are loaded ahead over the borders of parts, but no batch crosses one.
+    """Makes parts until all are there, beside other processes that do the same.
 
     Raises:
-        SdcError: no image at all can be read; the parts are gone then.
+        SdcError: no image at all can be read; the parts are removed then.
     """
     augmentation = None
     if settings.views > 1:
         augmentation = Augmentation(settings.views - 1, preprocessing.size, settings.seed, dataset.listing.ids)
-    # Images of shapes of their own go through the backbone one by one, and are large.
-    size = 1 if preprocessing.scales else settings.batch_size
-    with Claims(parts.folder) as claims, Progress("extract", 0, "images", silent=not is_main_process()) as progress:
-        maker = Maker(parts, claims, progress, encoder, size, tokens=settings.tokens)
-        while absent := parts.absent():
-            made = maker.made
-            loading = batches(dataset.open, maker.groups(absent), preprocessing, settings.workers, augmentation)
-            with contextlib.closing(loading) as loaded:
-                for batch in loaded:
-                    maker.make(batch, loaded)
-            if maker.made == made:
-                maker.wait(absent)
-        maker.finish()
+    # Images that keep their shape go through the backbone one by one, and are large.
+    batch_size = 1 if preprocessing.scales else settings.batch_size
+    embed = functools.partial(encoder.arrays, tokens=settings.tokens)
+    with (
+        Leases(parts.folder) as leases,
+        ImageLoader(dataset.open, preprocessing, settings.workers, augmentation) as loader,
+        Progress("extract", 0, "images", silent=not is_main_process()) as progress,
+    ):
+        PartWorker(parts, leases, loader, embed, batch_size, progress).run()
 
 
-def _report(store: FeatureStore, total: int) -> None:
-    """Says which images could not be read."""
+def _warn_of_skipped(store: FeatureStore, total: int) -> None:
+    """Warns of images that could not be read."""
     if store.skipped:
         first = "; ".join(f"{name}: {reason}" for name, reason in store.skipped[:3])
         more = "; ..." if len(store.skipped) > 3 else ""

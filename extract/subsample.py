@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.extract.store.store import SPLITS, Listing
+from sdc.extract.store import SPLITS, Listing
 
 
 def stratified(listing: Listing, limit: int, seed: int) -> np.ndarray:
@@ -28,10 +28,10 @@ def stratified(listing: Listing, limit: int, seed: int) -> np.ndarray:
         pattern[listing.splits[name]] |= 1 << bit
     groups = [np.flatnonzero(pattern == value) for value in np.unique(pattern)]
     single = listing.labels if listing.labels is not None and listing.labels.ndim == 1 else np.zeros(n, np.int32)
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     shares = apportion([len(group) for group in groups], limit)
-    picked = [_spread(group, single[group], share, random) for group, share in zip(groups, shares, strict=True)]
-    return np.sort(np.concatenate(picked))
+    sampled = [_spread(group, single[group], share, rng) for group, share in zip(groups, shares, strict=True)]
+    return np.sort(np.concatenate(sampled))
 
 
 def apportion(sizes: list[int], total: int) -> list[int]:
@@ -51,14 +51,14 @@ def apportion(sizes: list[int], total: int) -> list[int]:
     return shares
 
 
-def _spread(rows: np.ndarray, labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def _spread(rows: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` random rows, the classes as equally frequent as their sizes allow."""
-    order = random.permutation(len(rows))
+    order = rng.permutation(len(rows))
     rows, labels = rows[order], labels[order]
-    classes = random.permutation(np.unique(labels))  # which classes get one more is left to chance
+    classes = rng.permutation(np.unique(labels))  # which classes get one more is left to chance
     # Deal the rows out in rounds: the first of each class, then the second of each, and so on.
     turn, seat = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    for place, label in enumerate(classes):
+    for number, label in enumerate(classes):
         members = np.flatnonzero(labels == label)
-        turn[members], seat[members] = np.arange(len(members)), place
+        turn[members], seat[members] = np.arange(len(members)), number
     return rows[np.lexsort((seat, turn))[:count]]

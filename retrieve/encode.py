@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.files import check_same_settings, writable
 from sdc.progress import Progress
 from sdc.retrieve.bits import pack
@@ -86,14 +86,14 @@ def run(settings: EncodeSettings) -> Path:
     held = Records(
         query_codes,
         queries,
-        Ids.of_rows(store.names, queries),
+        Ids.of_rows(store.encoded_ids, queries),
         groundtruth=store.groundtruth,
         **_labels(store, queries),
     )
     labels = _labels(store, database)
     index = Index.build(
         codes,
-        ids=Ids.of_rows(store.names, database),
+        ids=Ids.of_rows(store.encoded_ids, database),
         labels=labels["labels"],
         labels_coarse=labels["labels_coarse"],
         rows=database,

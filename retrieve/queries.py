@@ -77,7 +77,7 @@ class QueryEncoder:
 
     def from_file(self, path: Path, limit: int | None = None) -> Queries:
         """The first `limit` vectors of a file; see `encode_vectors`."""
-        from sdc.extract.import_vectors import read_vectors
+        from sdc.extract import read_vectors
 
         vectors, names = read_vectors(path)
         return self._encode(names[:limit], vectors[:limit], str(path))
@@ -88,7 +88,7 @@ class QueryEncoder:
         Raises:
             UsageError: none is recorded.
         """
-        from sdc.extract.encoder import features_of_images
+        from sdc.extract import features_of_images
 
         provenance = self._index.metadata.get("features", {}).get("provenance", {})
         if provenance.get("source") != "extract":

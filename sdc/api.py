@@ -152,7 +152,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _inspect_features(path: Path) -> dict[str, Any]:
-    from sdc.extract.store.store import FeatureStore
+    from sdc.extract.store import FeatureStore
 
     store = FeatureStore(path)
     return {

@@ -26,6 +26,38 @@ def checksum(data: Any) -> str:
     return xxhash.xxh3_64_hexdigest(data)
 
 
+class ChunkChecksums:
+    """XXH3 (64 bit) of each `size` bytes of a stream that comes in pieces of any length."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._filled = size, 0
+        self._state = xxhash.xxh3_64()
+        self._done: list[int] = []
+
+    def update(self, data: Any) -> None:
+        """Takes the next piece, a contiguous bytes-like object."""
+        view = memoryview(data)
+        view = view.cast("B") if view.nbytes else view[:0]  # an empty one of several dimensions cannot be cast
+        while len(view):
+            piece = view[: self._size - self._filled]
+            self._state.update(piece)
+            self._filled += len(piece)
+            view = view[len(piece) :]
+            if self._filled == self._size:
+                self._end_chunk()
+
+    def finish(self) -> list[int]:
+        """The checksum of each chunk; the last chunk may be shorter."""
+        if self._filled:
+            self._end_chunk()
+        return self._done
+
+    def _end_chunk(self) -> None:
+        self._done.append(self._state.intdigest())
+        self._state.reset()
+        self._filled = 0
+
+
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """XXH3 (128 bit) of a JSON-able mapping in canonical form, as 32 hex digits."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -22,7 +22,7 @@ from sdc.train.loss_alarms import training_alarms
 from sdc.train.recipe import PRESETS, RUNS_OWN, Recipe, make_recipe
 
 if TYPE_CHECKING:
-    from sdc.extract.store.store import FeatureStore
+    from sdc.extract.store import FeatureStore
     from sdc.train.loop.distributed import World
 
 TRAIN_ON = ("train", "database")
@@ -81,7 +81,7 @@ def run(settings: TrainSettings) -> Path:
         UsageError: a setting or the features do not fit, or the output exists with other settings.
         Interrupted: stopped by a signal; the checkpoint is saved.
     """
-    from sdc.extract.store.store import FeatureStore
+    from sdc.extract.store import FeatureStore
     from sdc.train.model import Model
 
     start = time.monotonic()

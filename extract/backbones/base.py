@@ -1,4 +1,4 @@
-"""What a backbone is, and what a file in this folder says about one."""
+"""A backbone, and the spec that each file in this folder has of one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ IMAGENET_MEAN: Colors = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colors = (0.229, 0.224, 0.225)
 
 
-def _as_it_is(state: State, names: Sequence[str]) -> State:
+def _unchanged(state: State, names: Sequence[str]) -> State:
     return state
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BackboneSpec:
     """How a backbone is made with timm.
 
     Attributes:
@@ -36,7 +36,7 @@ class Recipe:
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    convert: Callable[[State, Sequence[str]], State] = _as_it_is
+    convert: Callable[[State, Sequence[str]], State] = _unchanged
     mean: Colors | None = None
     std: Colors | None = None
     packaged: Callable[[], Path] | None = None

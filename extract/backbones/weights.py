@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdc.errors import SdcError, log
-from sdc.extract.backbones.base import Recipe, State
+from sdc.extract.backbones.base import BackboneSpec, State
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ def sha256(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def load_file(module: nn.Module, path: Path, recipe: Recipe, classifier: Iterable[str]) -> None:
+def load_file(module: nn.Module, path: Path, spec: BackboneSpec, classifier: Iterable[str]) -> None:
     """Fills the module with a file's tensors.
 
     Args:
@@ -40,16 +40,16 @@ def load_file(module: nn.Module, path: Path, recipe: Recipe, classifier: Iterabl
     Raises:
         SdcError: the file cannot be read, or its tensors are not those of the module; names the first that differ.
     """
-    own = module.state_dict()
-    state = recipe.convert(_read(path), list(own))
+    expected = module.state_dict()
+    state = spec.convert(_read(path), list(expected))
     dropped = tuple(f"{name}." for name in classifier)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(dropped)}
-    missing = [name for name in own if name not in state and not name.endswith(COUNTER)]
-    unexpected = [name for name in state if name not in own]
+    missing = [name for name in expected if name not in state and not name.endswith(COUNTER)]
+    unexpected = [name for name in state if name not in expected]
     shapes = [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
     ]
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
@@ -58,10 +58,10 @@ def load_file(module: nn.Module, path: Path, recipe: Recipe, classifier: Iterabl
     ]
     if problems:
         raise SdcError(
-            f"{path} does not hold the weights of {recipe.model}: of {len(own)} tensors {'; '.join(problems)}. "
+            f"{path} does not hold the weights of {spec.model}: of {len(expected)} tensors {'; '.join(problems)}. "
             "Name the file that fits with --weights, or the --backbone that fits the file"
         )
-    module.load_state_dict(state, strict=False)  # what may differ has been said above
+    module.load_state_dict(state, strict=False)  # the differences that matter were refused above
 
 
 def _read(path: Path) -> State:
@@ -89,7 +89,7 @@ def _read(path: Path) -> State:
     return dict(loaded)
 
 
-def from_hub(recipe: Recipe) -> nn.Module:
+def from_hub(spec: BackboneSpec) -> nn.Module:
     """The model with the pretrained weights of its tag, from the local cache or from timm's hub.
 
     Raises:
@@ -98,10 +98,10 @@ def from_hub(recipe: Recipe) -> nn.Module:
     import timm
     from huggingface_hub import constants, hf_hub_download
 
-    config = timm.models.get_pretrained_cfg(recipe.model)
+    config = timm.models.get_pretrained_cfg(spec.model)
     if config is None or not config.has_weights:
         raise SdcError(
-            f"there are no pretrained weights of {recipe.model}: name a file with --weights, or --weights random:0"
+            f"there are no pretrained weights of {spec.model}: name a file with --weights, or --weights random:0"
         )
     overlay = {}
     try:
@@ -114,13 +114,13 @@ def from_hub(recipe: Recipe) -> nn.Module:
     try:
         if not overlay:
             _reach(constants.ENDPOINT if config.hf_hub_id else config.url)
-            log.info("the weights of %s are not on this machine: downloading them", recipe.model)
+            log.info("the weights of %s are not on this machine: downloading them", spec.model)
         return timm.create_model(  # type: ignore[no-any-return]
-            recipe.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **recipe.options
+            spec.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **spec.options
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise SdcError(
-            f"cannot get the weights of {recipe.model} ({_line(error)}): fetch {_address(config)} on another machine "
+            f"cannot get the weights of {spec.model} ({_line(error)}): fetch {_address(config)} on another machine "
             "and name the file with --weights, or try the pipeline with --weights random:0"
         ) from error
 

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import About, needed
+from sdc.extract.datasets.base import About, Images, LoadOptions, require_set_file
 from sdc.extract.datasets.fashion_mnist import splits
-from sdc.extract.readers.readers import tables
-from sdc.extract.readers.safe_pickle import load as unpickled
-from sdc.extract.store.store import SPLITS, Listing
+from sdc.extract.readers import read_pickle, read_tables
+from sdc.extract.store import SPLITS, Listing
 from sdc.files import checksum, fingerprint, require_file
 
 FOLDER = "cifar-10-batches-py"
@@ -31,20 +29,20 @@ ABOUT = About(
 )
 
 
-def load(root: Path, split: str | None, seed: int) -> Dataset:
+def load(root: Path, options: LoadOptions) -> Images:
     """All six batches as one pool, in the order of `BATCHES`.
 
     Args:
         root: the folder `cifar-10-batches-py`, or the one that it is in.
-        split: an npz with row numbers `train`, `query` and `database`; images in none of them are left out.
-            By default splits of each class by `seed`.
+        options: `split` is an npz with row numbers `train`, `query` and `database`; images in none of them are left
+            out. By default splits of each class by `seed`.
 
     Raises:
         UsageError: `split` is no npz.
         SdcError: a batch is missing or is not as it must be, or `split` does not fit.
     """
     within = "" if (root / BATCHES[0]).is_file() and not (root / FOLDER).is_dir() else f"{FOLDER}/"
-    parts = [_read(needed(root, within + batch, SOURCE)) for batch in BATCHES]
+    parts = [_read(require_set_file(root, within + batch, SOURCE)) for batch in BATCHES]
     pool, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     ids = [f"{batch}/{row:05d}" for batch, (part, _) in zip(BATCHES, parts, strict=True) for row in range(len(part))]
     del parts
@@ -52,23 +50,20 @@ def load(root: Path, split: str | None, seed: int) -> Dataset:
     def picture(row: int):  # type: ignore[no-untyped-def]  # PIL is imported where it is used
         from PIL import Image
 
-        return Image.fromarray(pool[row].reshape(3, SIDE, SIDE).transpose(1, 2, 0))
+        return Image.fromarray(pool[rows[row]].reshape(3, SIDE, SIDE).transpose(1, 2, 0))
 
-    listing = Listing(ids, splits(labels, seed), labels) if split is None else _imported(Path(split), ids, labels)
-    dataset = Dataset(
-        "cifar10",
-        listing,
-        picture,
-        content=fingerprint({"images": checksum(pool), "labels": checksum(labels)}),
-        resize=ABOUT.resize,
-        protocol=ABOUT.protocol,
-    )
-    return dataset.select(np.unique(np.concatenate([*listing.splits.values()])))
+    if options.split is None:
+        listing = Listing(ids, splits(labels, options.seed), labels)
+    else:
+        listing = _imported(Path(options.split), ids, labels)
+    rows = np.unique(np.concatenate([*listing.splits.values()]))
+    content = fingerprint({"images": checksum(pool), "labels": checksum(labels)})
+    return Images(listing.select(rows), picture, content)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The images of a batch, (n, 3072) uint8: red, green, blue; and their classes, (n,) int32."""
-    content = unpickled(path, encoding="bytes")
+    content = read_pickle(path, encoding="bytes")
     expected = (
         f"{path}: expected a dict with b'data', (n, {3 * SIDE * SIDE}) bytes, and b'labels', n numbers from 0 to 9"
     )
@@ -89,7 +84,7 @@ def _imported(path: Path, ids: list[str], labels: np.ndarray) -> Listing:
     """The pool with the splits of an npz."""
     if path.suffix.lower() != ".npz":
         raise UsageError(f"--split {path}: expected an npz with row numbers {', '.join(SPLITS)}")
-    found = {table.name: table for table in tables(require_file(path, "file of splits", "numpy.savez"))}
+    found = {table.name: table for table in read_tables(require_file(path, "file of splits", "numpy.savez"))}
     if set(found) != set(SPLITS):
         raise SdcError(f"{path}: found {', '.join(sorted(found)) or 'nothing'}, expected arrays {', '.join(SPLITS)}")
     try:

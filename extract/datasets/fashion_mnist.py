@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError, log
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import About
-from sdc.extract.store.store import Listing
+from sdc.extract.datasets.base import About, Images, LoadOptions
+from sdc.extract.store import Listing
 from sdc.files import checksum, fingerprint
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
@@ -44,8 +43,8 @@ ABOUT = About(
 )
 
 
-def load(root: Path | None, split: str | None, seed: int) -> Dataset:
-    """The pool of both halves, train first, with the split that the comparisons use: no use for `split` and `seed`.
+def load(root: Path | None, options: LoadOptions) -> Images:
+    """The pool of both halves, train first, with the split that the comparisons use; no options.
 
     The files are taken from `root`, else from the Debian package, else downloaded into the user's cache.
 
@@ -68,22 +67,19 @@ def load(root: Path | None, split: str | None, seed: int) -> Dataset:
 
         return Image.fromarray(pool[row])
 
-    return Dataset(
-        "fashion-mnist",
+    return Images(
         Listing(ids, splits(classes), classes, COARSE[classes]),
         picture,
         content=fingerprint({"images": checksum(pool), "labels": checksum(classes)}),
-        resize=ABOUT.resize,
-        protocol=ABOUT.protocol,
     )
 
 
 def splits(labels: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
     """100 queries of each class 0 to 9, the rest is the database, and 500 of that are the training rows."""
-    random = np.random.RandomState(seed)
+    rng = np.random.RandomState(seed)
     query, train, database = [], [], []
     for label in range(10):
-        rows = random.permutation(np.flatnonzero(labels == label))
+        rows = rng.permutation(np.flatnonzero(labels == label))
         query.append(rows[:QUERIES])
         train.append(rows[QUERIES : QUERIES + TRAINING])
         database.append(rows[QUERIES:])

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import About
+from sdc.extract.datasets.base import About, Images, LoadOptions
 from sdc.extract.images import SUFFIXES, open_file
-from sdc.extract.store.store import SPLITS, Listing, default_splits
+from sdc.extract.store import SPLITS, Listing, default_splits
 from sdc.files import fingerprint
 
 if TYPE_CHECKING:
@@ -27,34 +26,33 @@ ABOUT = About(
 )
 
 
-def load(root: Path, split: str | None, seed: int) -> Dataset:
+def load(root: Path, options: LoadOptions) -> Images:
     """All images below `root`, in the order of their paths, which are their ids.
 
     Args:
-        split: a ratio such as "0.1": that share, at random, becomes queries, the others database and train. Or
-            a text file with lines `path split`, paths relative to `root`; a path may stand on several lines, and
-            images without a line are left out. By default `default_splits`.
+        options: `split` is a ratio such as "0.1": that share, at random, becomes queries, the others database and
+            train. Or a text file with lines `path split`, paths relative to `root`; a path may stand on several
+            lines, and images without a line are left out. By default `default_splits`.
 
     Raises:
         UsageError: a ratio out of (0, 1), a split file that is not there.
         SdcError: no image in it, a split file that names an unknown image or split.
     """
-    sizes = _images(root)
+    split, sizes = options.split, _images(root)
     if not sizes:
         raise SdcError(f"no image in {root}: expected files that end in {', '.join(SUFFIXES)}, at any depth")
     names = sorted(sizes)
     if split is None:
-        splits = default_splits(len(names), seed)
+        splits = default_splits(len(names), options.seed)
     elif (ratio := _number(split)) is not None:
-        splits = _ratio_splits(len(names), ratio, seed)
+        splits = _ratio_splits(len(names), ratio, options.seed)
     else:
         names, splits = _file_splits(Path(split), names, root)
 
     def picture(row: int) -> Image:
         return open_file(root / names[row])
 
-    return Dataset(
-        "folder",
+    return Images(
         Listing(names, splits, _labels(names)),
         picture,
         content=fingerprint({name: sizes[name] for name in names}),  # sizes stand for contents: to read all takes long

@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import About, needed
+from sdc.extract.datasets.base import About, Images, LoadOptions, require_set_file
 from sdc.extract.images import open_file
-from sdc.extract.store.groundtruth import Ragged
-from sdc.extract.store.id_array import Names
-from sdc.extract.store.store import Listing
+from sdc.extract.store import IdArray, Listing, Ragged
 from sdc.files import checksum, fingerprint
 
 if TYPE_CHECKING:
@@ -45,8 +42,8 @@ ABOUT = About(
 )
 
 
-def load(root: Path, split: str | None, seed: int) -> Dataset:
-    """The three splits, train first, then database, then queries; it has no use for `split` and `seed`.
+def load(root: Path, options: LoadOptions) -> Images:
+    """The three splits, train first, then database, then queries; no options.
 
     An id is the folder and the image's id, such as train/17660ef415d37059. An image that is not there is left out, as
     one that cannot be read. The CSV files may also lie in the folders; test.csv is not needed.
@@ -68,7 +65,7 @@ def load(root: Path, split: str | None, seed: int) -> Dataset:
     ends = np.cumsum([0, *map(len, parts.values())]).tolist()
     splits = {name: np.arange(*ends[place : place + 2]) for place, name in enumerate(parts)}
     groundtruth = {"relevant": Ragged.of([numbers + ends[1] for numbers in relevant])}
-    names = Names(encoded)
+    names = IdArray(encoded)
     for rows in splits.values():
         _look(root, [names[row] for row in rows[:LOOKED_FOR].tolist()])
 
@@ -76,12 +73,12 @@ def load(root: Path, split: str | None, seed: int) -> Dataset:
         return open_file(_file(root, names[row]))
 
     content = fingerprint({name: checksum(path.read_bytes()) for name, path in paths.items()})
-    return Dataset("gldv2", Listing(names, splits, groundtruth=groundtruth), picture, content, "longest", PROTOCOL)
+    return Images(Listing(names, splits, groundtruth=groundtruth), picture, content)
 
 
 def _csv(root: Path, name: str) -> Path:
     within = root / FOLDERS[name] / name
-    return within if within.is_file() else needed(root, name, SOURCE)
+    return within if within.is_file() else require_set_file(root, name, SOURCE)
 
 
 def _file(root: Path, name: str) -> Path:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import AS_LISTED, About, Prefixes, needed
+from sdc.extract.datasets.base import AS_LISTED, About, Images, LoadOptions, Prefixes, require_set_file
 from sdc.extract.images import SUFFIXES, open_file
-from sdc.extract.store.store import Listing
+from sdc.extract.store import Listing
 from sdc.files import fingerprint
 
 if TYPE_CHECKING:
@@ -47,54 +46,52 @@ def load_lists(
     name: str,
     about: About,
     root: Path,
-    prefixes: Prefixes,
+    options: LoadOptions,
     *,
     strip: str | None = None,
     columns: int | None = None,
-) -> Dataset:
+) -> Images:
     """The set that the three lists in `root` name; its rows are in the order in which images are first named.
 
     Args:
-        strip: what comes off the paths unless `prefixes` says otherwise: folders above the root that the usual
+        strip: what comes off the paths unless `options.prefixes` says otherwise: folders above the root that the usual
             lists name.
         columns: labels that a line usually has; other numbers are taken too, with a warning. Where it is 1, a single
             one among zeros is the number of a class as well.
 
     Raises:
-        UsageError: no path begins with `prefixes.strip`.
+        UsageError: no path begins with `options.prefixes.strip`.
         SdcError: a list is missing, empty or no text; a line has no labels, or others than lines before it; no
             image is there at all.
     """
-    chosen = Prefixes(strip if prefixes.strip is None else prefixes.strip, prefixes.add)
-    images, splits = _collect(_lists(root, about), chosen)
-    if prefixes.strip is not None and all(AS_LISTED.name(line.path) == image for image, line in images.items()):
+    own = options.prefixes
+    prefixes = Prefixes(strip if own.strip is None else own.strip, own.add)
+    images, splits = _collect(_lists(root, about), prefixes)
+    if own.strip is not None and all(AS_LISTED.name(line.path) == image for image, line in images.items()):
         path = next(iter(images.values())).path
-        raise UsageError(f"--strip-prefix {prefixes.strip}: no path in the lists of {root} begins so, e.g. {path}")
+        raise UsageError(f"--strip-prefix {own.strip}: no path in the lists of {root} begins so, e.g. {path}")
     labels = _labels(images)
-    found = 1 if labels.ndim == 1 else labels.shape[1]
-    if columns == 1 < found and (labels.sum(axis=1) == 1).all():
+    width = 1 if labels.ndim == 1 else labels.shape[1]
+    if columns == 1 < width and (labels.sum(axis=1) == 1).all():
         labels = labels.argmax(axis=1)
-    elif columns not in (None, found):
-        log.warning("%s usually has %d labels an image, these lists have %d", name, columns, found)
+    elif columns not in (None, width):
+        log.warning("%s usually has %d labels an image, these lists have %d", name, columns, width)
     ids = list(images)
 
-    def place(row: int) -> Path:
-        return root / chosen.place(ids[row])  # made anew each time: millions of paths take half a gigabyte
+    def path_of(row: int) -> Path:
+        return root / prefixes.path(ids[row])  # made anew each time: millions of paths take half a gigabyte
 
-    sizes = _sizes(map(place, range(len(ids))))
-    _report_missing(root, images, place, sizes)
+    sizes = _sizes(map(path_of, range(len(ids))))
+    _report_missing(root, images, path_of, sizes)
     del images
 
     def picture(row: int) -> Image:
-        return open_file(place(row))
+        return open_file(path_of(row))
 
-    return Dataset(
-        name,
+    return Images(
         Listing(ids, splits, labels),
         picture,
         content=fingerprint(dict(zip(ids, sizes, strict=True))),  # sizes stand for contents, as for folders
-        resize=about.resize,
-        protocol=about.protocol,
     )
 
 
@@ -110,7 +107,7 @@ def _lists(root: Path, about: About) -> dict[str, Path]:
                 )
             lists[split] = other
         else:
-            lists[split] = needed(root, file, about.needs[file])
+            lists[split] = require_set_file(root, file, about.needs[file])
     return lists
 
 
@@ -190,17 +187,19 @@ def _labels(images: Mapping[str, Line]) -> np.ndarray:
     return digits[:, ::2] - ord("0")
 
 
-def _sizes(places: Iterable[Path]) -> list[int]:
+def _sizes(paths: Iterable[Path]) -> list[int]:
     sizes = []
-    for place in places:
+    for path in paths:
         try:
-            sizes.append(os.stat(place).st_size)
+            sizes.append(os.stat(path).st_size)
         except OSError:
             sizes.append(MISSING)
     return sizes
 
 
-def _report_missing(root: Path, images: Mapping[str, Line], place: Callable[[int], Path], sizes: Sequence[int]) -> None:
+def _report_missing(
+    root: Path, images: Mapping[str, Line], path_of: Callable[[int], Path], sizes: Sequence[int]
+) -> None:
     """Counts the images that are not there: each is left out and listed when its turn comes.
 
     Raises:
@@ -216,7 +215,7 @@ def _report_missing(root: Path, images: Mapping[str, Line], place: Callable[[int
         finding = [folder for folder in listed.parents if (root / listed.relative_to(folder)).exists()]
         advice = "--strip-prefix takes leading folders off, --add-prefix puts a folder in front"
         raise SdcError(
-            f"none of the {missing} images listed is there: {line} names {listed}, sought as {place(row)}; "
+            f"none of the {missing} images listed is there: {line} names {listed}, sought as {path_of(row)}; "
             f"{f'try --strip-prefix {finding[0]}' if finding else advice}"
         )
-    log.warning("%d of %d images listed are not there, the first is %s (%s)", missing, len(sizes), place(row), line)
+    log.warning("%d of %d images listed are not there, the first is %s (%s)", missing, len(sizes), path_of(row), line)

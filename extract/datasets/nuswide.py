@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import About, Prefixes
+from sdc.extract.datasets.base import About, Images, LoadOptions
 from sdc.extract.datasets.lists import FILES, OPTIONS, load_lists
 
 ABOUT = About(
@@ -23,6 +22,6 @@ ABOUT = About(
 )
 
 
-def load(root: Path, split: str | None, seed: int, prefixes: Prefixes) -> Dataset:
+def load(root: Path, options: LoadOptions) -> Images:
     """The images of the three lists. Raises what `load_lists` raises."""
-    return load_lists("nuswide", ABOUT, root, prefixes, strip="data/nuswide", columns=21)
+    return load_lists("nuswide", ABOUT, root, options, strip="data/nuswide", columns=21)

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import About, needed
+from sdc.extract.datasets.base import About, Images, require_set_file
 from sdc.extract.images import open_file
-from sdc.extract.readers.safe_pickle import load as unpickled
-from sdc.extract.store.groundtruth import Ragged
-from sdc.extract.store.store import Listing
+from sdc.extract.readers import read_pickle
+from sdc.extract.store import Listing, Ragged
 from sdc.files import checksum, fingerprint
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Revisited:
-    """What a gnd_*.pkl says.
+    """The ground truth of a gnd_*.pkl.
 
     Attributes:
         images: names of the database's n images, without ending.
@@ -63,7 +61,7 @@ class Revisited:
         return Listing(names if order is None else order, {"database": database, "query": query}, groundtruth=truth)
 
 
-def about(place: str, folder: str, images: str, source: str, count: int) -> About:
+def about_revisited(place: str, folder: str, images: str, source: str, count: int) -> About:
     """What `sdc datasets` says of one of the two."""
     return About(
         f"photographs of {place}, revisited annotations",
@@ -76,7 +74,7 @@ def about(place: str, folder: str, images: str, source: str, count: int) -> Abou
     )
 
 
-def load(name: str, folder: str, source: str, root: Path) -> Dataset:
+def load_revisited(folder: str, source: str, root: Path) -> Images:
     """The images of `folder`/jpg.
 
     Args:
@@ -87,21 +85,21 @@ def load(name: str, folder: str, source: str, root: Path) -> Dataset:
         SdcError: the ground truth or an image is missing, or the ground truth is not as it must be.
     """
     within = "" if (root / f"gnd_{folder}.pkl").is_file() and not (root / folder).is_dir() else f"{folder}/"
-    path = needed(root, f"{within}gnd_{folder}.pkl", SOURCE)
-    found = read(path)
-    listing = found.listing()
+    path = require_set_file(root, f"{within}gnd_{folder}.pkl", SOURCE)
+    truth = read_groundtruth(path)
+    listing = truth.listing()
     files = [path.parent / "jpg" / f"{image}.jpg" for image in listing.ids]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise SdcError(f"{len(missing)} of {len(files)} images of {path} are not there, first {missing[0]}: {source}")
 
     def picture(row: int) -> Image:
-        query = row - len(found.images)
-        return cropped(files[row], found.boxes[query]) if query >= 0 else open_file(files[row])
+        query = row - len(truth.images)
+        return cropped(files[row], truth.boxes[query]) if query >= 0 else open_file(files[row])
 
     sizes = [file.stat().st_size for file in files]  # they stand for contents: to read all takes long
     content = fingerprint({"gnd": checksum(path.read_bytes()), "sizes": sizes})
-    return Dataset(name, listing, picture, content, "longest", PROTOCOL)
+    return Images(listing, picture, content)
 
 
 def cropped(path: Path, box: Box) -> Image:
@@ -119,13 +117,13 @@ def cropped(path: Path, box: Box) -> Image:
         return image.crop(inside)
 
 
-def read(path: Path) -> Revisited:
+def read_groundtruth(path: Path) -> Revisited:
     """Reads gnd_roxford5k.pkl, gnd_rparis6k.pkl or one like them, unpickling plain values alone.
 
     Raises:
         SdcError: no such file; a pickle of other things; a missing key; a number that is none of the database's.
     """
-    found = unpickled(path, "latin1")
+    found = read_pickle(path, "latin1")
     images, queries, entries = (_list(path, found, key) for key in ("imlist", "qimlist", "gnd"))
     for key, names in (("imlist", images), ("qimlist", queries)):
         for number, name in enumerate(names):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdc.extract.datasets import Dataset, revisited
+from sdc.extract.datasets.base import Images, LoadOptions
+from sdc.extract.datasets.revisited import about_revisited, load_revisited
 
 FOLDER = "roxford5k"
 SOURCE = "oxbuild_images.tgz of www.robots.ox.ac.uk/~vgg/data/oxbuildings, unpacked into jpg"
-ABOUT = revisited.about("Oxford", FOLDER, "all_souls_000000.jpg, ...", SOURCE, 4993)
+ABOUT = about_revisited("Oxford", FOLDER, "all_souls_000000.jpg, ...", SOURCE, 4993)
 
 
-def load(root: Path, split: str | None, seed: int) -> Dataset:
-    """Raises what `revisited.load` raises; it has no use for `split` and `seed`."""
-    return revisited.load("roxf", FOLDER, SOURCE, root)
+def load(root: Path, options: LoadOptions) -> Images:
+    """The images of the set, see `load_revisited`; no options."""
+    return load_revisited(FOLDER, SOURCE, root)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdc.extract.datasets import Dataset, revisited
+from sdc.extract.datasets.base import Images, LoadOptions
+from sdc.extract.datasets.revisited import about_revisited, load_revisited
 
 FOLDER = "rparis6k"
 SOURCE = "paris_1.tgz and paris_2.tgz of www.robots.ox.ac.uk/~vgg/data/parisbuildings, all images in one folder jpg"
-ABOUT = revisited.about("Paris", FOLDER, "paris_defense_000000.jpg, ...", SOURCE, 6322)
+ABOUT = about_revisited("Paris", FOLDER, "paris_defense_000000.jpg, ...", SOURCE, 6322)
 
 
-def load(root: Path, split: str | None, seed: int) -> Dataset:
-    """Raises what `revisited.load` raises; it has no use for `split` and `seed`."""
-    return revisited.load("rparis", FOLDER, SOURCE, root)
+def load(root: Path, options: LoadOptions) -> Images:
+    """The images of the set, see `load_revisited`; no options."""
+    return load_revisited(FOLDER, SOURCE, root)

@@ -22,11 +22,9 @@ import numpy as np
 
 from sdc.devices import is_main_process
 from sdc.errors import SdcError, log
-from sdc.extract.datasets import Dataset
-from sdc.extract.datasets.about import About
+from sdc.extract.datasets.base import About, Images, LoadOptions
 from sdc.extract.images import SUFFIXES
-from sdc.extract.store.id_array import Names
-from sdc.extract.store.store import Listing, default_splits
+from sdc.extract.store import IdArray, Listing, default_splits
 from sdc.files import checksum, fingerprint
 from sdc.progress import Progress
 
@@ -65,8 +63,8 @@ class Member(NamedTuple):
     size: int
 
 
-def load(root: Path, split: str | None, seed: int) -> Dataset:
-    """All samples of the shards below `root`, in the order of the shards' paths; `seed` is for the default splits.
+def load(root: Path, options: LoadOptions) -> Images:
+    """All samples of the shards below `root`, in the order of the shards' paths; the seed is for the default splits.
 
     An id is the shard's path without .tar, and the key: train/000000/0001. A sample with no image, or with several
     (0001.mask.png beside 0001.jpg is none), is left out as one that cannot be read.
@@ -92,9 +90,8 @@ def load(root: Path, split: str | None, seed: int) -> Dataset:
         shard = paths[int(np.searchsorted(starts, row, side="right")) - 1]
         return _image(shard, int(offsets[row]), int(sizes[row]))
 
-    return Dataset(
-        "webdataset",
-        Listing(Names(ids), _splits(names, starts, seed), _checked_labels(labels, Names(ids))),
+    return Images(
+        Listing(IdArray(ids), _splits(names, starts, options.seed), _checked_labels(labels, IdArray(ids))),
         picture,
         content=fingerprint({"sizes": checksum(sizes)}),  # they stand for contents: to read all takes long
     )
@@ -197,7 +194,7 @@ def _label(file: BinaryIO, path: Path, members: Sequence[Member]) -> int:
     return int(digits)
 
 
-def _checked_labels(labels: np.ndarray, names: Names) -> np.ndarray | None:
+def _checked_labels(labels: np.ndarray, names: IdArray) -> np.ndarray | None:
     without = np.flatnonzero(labels == NO_LABEL)
     if len(without) == len(labels):
         return None

@@ -1,4 +1,4 @@
-"""One part of an extraction: a safetensors file of the arrays that were made of some rows of the listing.
+"""The file of one part: a safetensors file with the features, views and tokens of consecutive rows of the listing.
 
 A header in the file's metadata says what the part is and what it holds, with a checksum of each array, and has a
 checksum itself. So one array can be read and trusted without the others.
@@ -14,56 +14,70 @@ from typing import Any
 
 import numpy as np
 
+from sdc.extract.store import FEATURES
 from sdc.files import atomic_write, checksum
 
-KEPT = "kept"  # the name under which the rows' numbers stand among the arrays
+ROWS = "kept"  # the name of the array of row numbers in the file
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is known of a whole part.
+class PartSummary:
+    """What a whole part holds.
 
     Attributes:
-        kept: the listing's rows that it has arrays of, ascending.
+        rows: (n,) int64, the listing's rows that its arrays belong to, ascending.
         skipped: (id, reason) of the others.
-        kinds: of each array the shape of a row, and the dtype.
+        kinds: the shape of a row and the dtype of each array.
     """
 
-    kept: np.ndarray
+    rows: np.ndarray
     skipped: list[tuple[str, str]]
     kinds: dict[str, tuple[tuple[int, ...], str]]
 
 
-def write(
+def check_shapes(
+    number: int, rows: range, embedded: np.ndarray, skipped: int, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Raises ValueError where a part's arrays do not fit the rows it is made of."""
+    fits = arrays[FEATURES].ndim == 2 and len(embedded) == len(rows) - skipped
+    fits = fits and all(len(array) == len(embedded) for array in arrays.values())
+    ascending = (np.diff(embedded) > 0).all()
+    inside = not len(embedded) or (rows.start <= embedded[0] and embedded[-1] < rows.stop and ascending)
+    if not (fits and inside):
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(f"part {number}: {shapes} for {len(embedded)} embedded and {skipped} skipped of {rows}")
+
+
+def write_part(
     path: Path,
     settings: str,
     number: int,
-    kept: np.ndarray,
+    rows: np.ndarray,
     skipped: list[tuple[str, str]],
     arrays: Mapping[str, np.ndarray],
-) -> Part:
+) -> PartSummary:
     """Writes a part, atomically.
 
     Args:
         settings: fingerprint of what all parts have in common.
-        arrays: each with a row for each of `kept`.
+        arrays: each with an entry for each of `rows`.
 
     Raises:
         SdcError: no space, no permission.
     """
     import safetensors.numpy
 
-    tensors = {name: np.ascontiguousarray(array) for name, array in {**arrays, KEPT: kept}.items()}
+    tensors = {name: np.ascontiguousarray(array) for name, array in {**arrays, ROWS: rows}.items()}
     entries = {name: [list(array.shape), array.dtype.str, checksum(array)] for name, array in tensors.items()}
     header = json.dumps({"settings": settings, "number": number, "skipped": skipped, "arrays": entries})
     data = safetensors.numpy.save(tensors, {"header": header, "checksum": checksum(header.encode())})
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-    return _part(kept, json.loads(header))
+    return _summary(rows, json.loads(header))
 
 
-def read(path: Path, settings: str, number: int) -> Part:
-    """What a part holds, every byte of it compared with its checksum.
+def read_part(path: Path, settings: str, number: int) -> PartSummary:
+    """What a part holds, after every byte of it was compared with its checksum.
 
     Raises:
         FileNotFoundError: there is none.
@@ -75,14 +89,14 @@ def read(path: Path, settings: str, number: int) -> Part:
         header = _header(file, settings, number)
         for name in header["arrays"]:
             _array(file, header, name)
-        return _part(_array(file, header, KEPT), header)
+        return _summary(_array(file, header, ROWS), header)
 
 
-def read_array(path: Path, settings: str, number: int, name: str) -> np.ndarray:
+def read_part_array(path: Path, settings: str, number: int, name: str) -> np.ndarray:
     """One of a part's arrays, compared with its checksum.
 
     Raises:
-        As `read`.
+        As `read_part`.
     """
     from safetensors import safe_open
 
@@ -110,6 +124,6 @@ def _array(file: Any, header: Mapping[str, Any], name: str) -> np.ndarray:
     return array
 
 
-def _part(kept: np.ndarray, header: Mapping[str, Any]) -> Part:
-    kinds = {name: (tuple(shape[1:]), dtype) for name, (shape, dtype, _) in header["arrays"].items() if name != KEPT}
-    return Part(kept, [(name, reason) for name, reason in header["skipped"]], kinds)
+def _summary(rows: np.ndarray, header: Mapping[str, Any]) -> PartSummary:
+    kinds = {name: (tuple(shape[1:]), dtype) for name, (shape, dtype, _) in header["arrays"].items() if name != ROWS}
+    return PartSummary(rows, [(name, reason) for name, reason in header["skipped"]], kinds)

@@ -1,9 +1,9 @@
-"""feats.h5.parts/: an extraction on its way, which a kill cannot hurt.
+"""feats.h5.parts/: the finished parts of an extraction, which survive a kill.
 
-A part holds what was made of `part_rows` consecutive rows of the listing (features, and further views and tokens where
-these were asked for) in a file that is immutable, checksummed and bound to the settings it was made with. Resuming
-means making the parts that are missing; processes share the work by part numbers, see `sdc.extract.parts.claims`. When
-all are there, feats.h5 is put together from them and they go.
+A part holds the features (and views and tokens, where these were asked for) of `part_rows` consecutive rows of the
+listing, in a file that is immutable, checksummed and bound to the settings it was made with. To resume means to make
+the parts that are missing; processes share the work by part numbers, see `sdc.extract.parts.leases`. When all parts
+are there, feats.h5 is put together from them, and they are removed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,69 +19,65 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.extract.parts import part_file
-from sdc.extract.parts.claims import alive, now
-from sdc.extract.store import file_format
-from sdc.extract.store.store import FEATURES, FeatureStore, Listing, finite_rows, write_features
+from sdc.extract.parts.leftovers import remove_abandoned
+from sdc.extract.parts.part_file import PartSummary, check_shapes, read_part, read_part_array, write_part
+from sdc.extract.store import FEATURES, Column, FeatureStore, Listing, finite_rows, not_finite_error, write_features
 from sdc.files import (
     atomic_write,
     check_same_settings,
     differing,
     explain_os_errors,
     fingerprint,
-    machine,
     temporary,
     writable,
 )
 
 T = TypeVar("T")
 
-ABANDONED = 3600.0  # seconds without a write after which a temporary file is nobody's, whatever its process id says
 
+def is_up_to_date(out: Path, provenance: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Whether `out` is there already, whole and made with these settings, so that nothing has to be done.
 
-def settled(out: Path, provenance: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Whether `out` needs no making: it is there, whole and made with these settings.
-
-    Also clears away what killed runs have left beside it.
+    Also removes the temporary files of killed runs beside it.
 
     Raises:
         UsageError: it was made with other settings, and not `overwrite`.
         SdcError: it is no feature store or damaged, and not `overwrite`.
     """
     with explain_os_errors(out):
-        _clean(out.parent, out.name)
+        remove_abandoned(out.parent, out.name)
         if not out.is_file():
             return False
-    wanted = _comparable(provenance)
+    expected = _comparable(provenance)
     try:
-        found = _comparable(FeatureStore(out).provenance)
+        present = _comparable(FeatureStore(out).provenance)
     except SdcError as error:
         if overwrite:
             return False
         raise SdcError(f"{error}, or --overwrite to replace it") from error
-    if overwrite and found != wanted:
+    if overwrite and present != expected:
         return False
-    check_same_settings(out, found, wanted)
+    check_same_settings(out, present, expected)
     folder = parts_folder(out)
-    if folder.is_dir() and _comparable(_manifest(folder).get("provenance", {})) == wanted:
+    if folder.is_dir() and _comparable(_manifest(folder).get("provenance", {})) == expected:
         _remove(folder)
     return True
 
 
 def parts_folder(out: Path) -> Path:
-    """Where the parts of `out` are kept until it is whole."""
+    """The folder of the parts of `out`, which is there until `out` is whole."""
     return out.with_name(f"{out.name}.parts")
 
 
 class Parts:
-    """The resumable form of an extraction. `settled` is to be asked first.
+    """The parts of an extraction that can be resumed. Call `is_up_to_date` first.
 
     Args:
-        out: the feats.h5 to be.
-        listing: the candidates, in their order.
-        provenance: as it will stand in feats.h5; all but `version` must be that of the parts found.
+        out: the feats.h5 that is made of them.
+        listing: what is to be extracted, in the order of feats.h5.
+        provenance: as it will stand in feats.h5; parts that are there already must have the same but for `version`.
         part_rows: rows of the listing in a part.
-        overwrite: throw away parts made with other settings instead of refusing.
+        overwrite: remove parts made with other settings instead of refusing.
 
     Raises:
         UsageError: there are parts of other settings; names each that differs.
@@ -99,30 +94,29 @@ class Parts:
         self.out, self.listing, self.provenance, self.part_rows = Path(out), listing, provenance, part_rows
         writable(self.out)
         self.folder = parts_folder(self.out)
-        self._seen: dict[int, part_file.Part] = {}  # parts known to be whole
-        wanted = {"provenance": _comparable(provenance), "part_rows": part_rows, "listing": listing.digest()}
-        self._settings = fingerprint(wanted)
+        self._whole: dict[int, PartSummary] = {}  # parts known to be whole
+        manifest = {"provenance": _comparable(provenance), "part_rows": part_rows, "listing": listing.digest()}
+        self._settings = fingerprint(manifest)
         with explain_os_errors(self.out):
-            self._begin(wanted, overwrite)
+            self._prepare_folder(manifest, overwrite)
 
-    def _begin(self, wanted: Mapping[str, Any], overwrite: bool) -> None:
-        _clean(self.out.parent, self.out.name)
-        found = _manifest(self.folder)
-        different = differing(found, wanted) if found else []
+    def _prepare_folder(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
+        remove_abandoned(self.out.parent, self.out.name)
+        present = _manifest(self.folder)
+        different = differing(present, manifest) if present else []
         if different and not overwrite:
             raise UsageError(
                 f"{self.folder} holds an unfinished run with other settings ({'; '.join(different)}). "
                 "Finish it with those, choose another --out, or --overwrite to start again."
             )
         if different:
-            _remove(self.folder, found)
+            _remove(self.folder, present)
         self.folder.mkdir(exist_ok=True)
-        _clean(self.folder)
-        if not found or different:
+        remove_abandoned(self.folder)
+        if not present or different:
             with atomic_write(self.folder / "manifest.json") as temporary:
-                temporary.write_text(json.dumps(wanted, ensure_ascii=False, indent=1), encoding="utf-8")
-        done = len(self) - len(self.missing())
-        if done:
+                temporary.write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+        if done := len(self) - len(self.missing()):
             log.info("%s: %d of %d parts are there already", self.folder, done, len(self))
 
     def __len__(self) -> int:
@@ -133,7 +127,7 @@ class Parts:
         return range(number * self.part_rows, min((number + 1) * self.part_rows, len(self.listing.ids)))
 
     def finished(self) -> bool:
-        """Whether feats.h5 is there and its parts have gone, as the process leaves it that puts them together.
+        """Whether another process has put feats.h5 together and removed its parts.
 
         Raises:
             SdcError: the parts have gone, but it is not there.
@@ -141,15 +135,15 @@ class Parts:
         if self.folder.is_dir():
             return False
         if self.out.is_file():
-            found = FeatureStore(self.out, verify=False).provenance
-            if _comparable(found) == _comparable(self.provenance):
+            present = FeatureStore(self.out, verify=False).provenance
+            if _comparable(present) == _comparable(self.provenance):
                 return True
         raise SdcError(f"{self.folder} was removed while parts were made: run the same command again")
 
     def absent(self) -> list[int]:
-        """The numbers of the parts that have no file; none where all is `finished`.
+        """The numbers of the parts that have no file; empty where all is `finished`.
 
-        Unlike `missing` it reads none of those that are there, which makes it cheap to be asked again and again.
+        Unlike `missing` it reads no part, so it is cheap to call again and again.
 
         Raises:
             SdcError: as `finished`.
@@ -167,45 +161,39 @@ class Parts:
         return self._path(number).exists()
 
     def missing(self) -> list[int]:
-        """The numbers of the parts still to be made. A damaged one is thrown away, and missing."""
+        """The numbers of the parts still to be made. A damaged one is removed, and counts as missing."""
         for number in range(len(self)):
-            if number not in self._seen and self._path(number).exists():
-                found = self._trusted(number, part_file.read)
-                if found is not None:
-                    self._seen[number] = found
-        return [number for number in range(len(self)) if number not in self._seen]
+            if number not in self._whole and self._path(number).exists():
+                summary = self._read_or_remove(number, read_part)
+                if summary is not None:
+                    self._whole[number] = summary
+        return [number for number in range(len(self)) if number not in self._whole]
 
     def write(
         self,
         number: int,
         features: np.ndarray,
-        kept: np.ndarray,
+        embedded: np.ndarray,
         skipped: list[tuple[str, str]],
         further: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Writes one part, atomically. It is dropped where another process has finished meanwhile.
+        """Writes one part, atomically. Does nothing where another process has finished the whole meanwhile.
 
         Args:
             features: (n, d) float16 or float32.
-            kept: (n,) the listing's rows (numbers within `rows(number)`, ascending) that they belong to.
+            embedded: (n,) the listing's rows (numbers within `rows(number)`, ascending) that they belong to.
             skipped: (id, reason) of each other row of `rows(number)`.
             further: more arrays of n rows by the names they have in feats.h5; the same ones in all parts.
 
         Raises:
             SdcError: values that are NaN or infinite, naming ids; no space, no permission.
         """
-        kept = np.ascontiguousarray(kept, np.int64)
-        rows = self.rows(number)
+        embedded = np.ascontiguousarray(embedded, np.int64)
         arrays = {FEATURES: features, **(further or {})}
-        fits = features.ndim == 2 and len(kept) == len(rows) - len(skipped)
-        fits = fits and all(len(array) == len(kept) for array in arrays.values())
-        inside = not len(kept) or (rows.start <= kept[0] and kept[-1] < rows.stop and (np.diff(kept) > 0).all())
-        if not (fits and inside):
-            shapes = {name: array.shape for name, array in arrays.items()}
-            raise ValueError(f"part {number}: {shapes} for {len(kept)} kept and {len(skipped)} skipped of {rows}")
-        self._check_finite(arrays, kept)
+        check_shapes(number, self.rows(number), embedded, len(skipped), arrays)
+        self._check_finite(arrays, embedded)
         try:
-            self._seen[number] = part_file.write(self._path(number), self._settings, number, kept, skipped, arrays)
+            self._whole[number] = write_part(self._path(number), self._settings, number, embedded, skipped, arrays)
         except (SdcError, FileNotFoundError):
             if not self.finished():
                 raise
@@ -213,31 +201,31 @@ class Parts:
     def assemble(self) -> Path:
         """Puts feats.h5 together, part by part, and removes the parts.
 
-        Rows that were skipped are left out and listed, the splits renumbered.
+        Rows that were skipped are left out and listed, and the splits are renumbered.
 
         Raises:
-            SdcError: parts are missing or damaged, nothing was kept, `out` cannot be written.
+            SdcError: parts are missing or damaged, all rows were skipped, `out` cannot be written.
         """
         try:
             return self._assemble()
         except SdcError:
-            if not self.folder.exists() and settled(self.out, self.provenance):
+            if not self.folder.exists() and is_up_to_date(self.out, self.provenance):
                 return self.out  # another process was faster
             raise
 
     def _assemble(self) -> Path:
         missing = self.missing()
         if missing:
-            count = f"{len(missing)} of {len(self)} parts"
-            raise SdcError(f"{self.folder}: {count} are missing: run the same command again")
-        parts = [self._seen[number] for number in range(len(self))]
-        kinds = [found.kinds for found in parts if len(found.kept)]
+            counts = f"{len(missing)} of {len(self)}"
+            raise SdcError(f"{self.folder}: {counts} parts are missing: run the same command again")
+        parts = [self._whole[number] for number in range(len(self))]
+        kinds = [part.kinds for part in parts if len(part.rows)]
         if any(other != kinds[0] for other in kinds):
             raise SdcError(f"{self.folder}: parts of different shapes and types: remove it and start again")
-        listing = self.listing.select(np.concatenate([found.kept for found in parts]))
-        skipped = [row for found in parts for row in found.skipped]
+        listing = self.listing.select(np.concatenate([part.rows for part in parts]))
+        skipped = [row for part in parts for row in part.skipped]
         columns = [
-            file_format.Column(name, (len(listing.ids), *shape), np.dtype(dtype), self._blocks(name))
+            Column(name, (len(listing.ids), *shape), np.dtype(dtype), self._blocks(name))
             for name, (shape, dtype) in (kinds or [{FEATURES: ((0,), "<f4")}])[0].items()
         ]
         features = columns.pop(0)
@@ -251,7 +239,7 @@ class Parts:
 
     def _blocks(self, name: str) -> Iterator[np.ndarray]:
         for number in range(len(self)):
-            block = self._trusted(number, functools.partial(part_file.read_array, name=name))
+            block = self._read_or_remove(number, functools.partial(read_part_array, name=name))
             if block is None:
                 raise SdcError(f"{self.folder}: part {number} was damaged or removed: run the same command again")
             if len(block):
@@ -260,8 +248,8 @@ class Parts:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
 
-    def _trusted(self, number: int, read: Callable[[Path, str, int], T]) -> T | None:
-        """What `read` finds in a part that is whole and of these settings; else the part is thrown away."""
+    def _read_or_remove(self, number: int, read: Callable[[Path, str, int], T]) -> T | None:
+        """What `read` returns of a part; None where the part is not there, or is damaged and therefore removed."""
         path = self._path(number)
         try:
             return read(path, self._settings, number)
@@ -272,36 +260,34 @@ class Parts:
         path.unlink(missing_ok=True)
         return None
 
-    def _check_finite(self, arrays: Mapping[str, np.ndarray], kept: np.ndarray) -> None:
-        whole = np.all([finite_rows(array) for array in arrays.values()], axis=0)
-        bad = kept[~whole].tolist()
+    def _check_finite(self, arrays: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+        bad = rows[~np.all([finite_rows(array) for array in arrays.values()], axis=0)].tolist()
         if bad:
-            names = ", ".join(repr(self.listing.ids[row]) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
-            raise SdcError(
-                f"cannot write {self.out}: the features of {len(bad)} rows hold NaN or infinite values ({names}), "
-                "expected finite ones: look at these inputs, or try another --device or weights"
-            )
+            what = f"the features of {len(bad)} rows hold NaN or infinite values"
+            ids = [repr(self.listing.ids[row]) for row in bad[:5]]
+            advice = "look at these inputs, or try another --device or weights"
+            raise not_finite_error(self.out, what, ids, len(bad), advice)
 
 
 def _comparable(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The provenance as JSON would give it back, without what says nothing about the content."""
+    """The provenance as it reads back from JSON, without `version`, which says nothing about the content."""
     return {key: value for key, value in json.loads(json.dumps(provenance)).items() if key != "version"}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The settings of the parts in `folder`, empty if it has none that can be read."""
+    """The settings of the parts in `folder`; empty where they cannot be read."""
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _remove(folder: Path, manifest: Mapping[str, Any] | None = None) -> None:
-    """Removes the parts. They lose their name first: a kill midway leaves no folder with some of them.
+    """Removes a folder of parts. It is renamed first, so that a kill midway leaves no folder with some of the parts.
 
     Args:
-        manifest: theirs. With another one they are those of a process that was faster, and stay.
+        manifest: of the parts to remove. Parts with another one are those of a process that was faster, and stay.
     """
     aside = temporary(folder)
     try:
@@ -312,25 +298,3 @@ def _remove(folder: Path, manifest: Mapping[str, Any] | None = None) -> None:
         aside.rename(folder)
         return
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _clean(folder: Path, name: str = "") -> None:
-    """Removes temporary files (those for `name` and its parts) whose process is gone or that are long abandoned."""
-    if not folder.is_dir():
-        return
-    pattern = re.compile(rf"\.{re.escape(name)}.*?(?:\.([0-9a-f]{{8}}))?\.(\d+)\.tmp")
-    for path in folder.iterdir():
-        match = pattern.fullmatch(path.name)
-        try:
-            if match and (_gone(match[1], int(match[2])) or now(folder) - path.stat().st_mtime > ABANDONED):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
-        except OSError:
-            continue  # its process has just finished, or it is another user's
-
-
-def _gone(where: str | None, process: int) -> bool:
-    """Whether a process of this machine has ended; of those of others one cannot tell."""
-    return where in (None, machine()) and not alive(process)

@@ -1,4 +1,4 @@
-"""HDF5 files."""
+"""HDF5 files, with groups of any depth."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from sdc.extract.readers.table import Table, _step
+from sdc.extract.readers.table import Table, block_rows
 
 
-def _hdf5(path: Path) -> list[Table]:
+def read_hdf5(path: Path) -> list[Table]:
+    """The datasets of numbers or texts, by their paths in the file."""
     import h5py
 
-    found: list[Table] = []
+    tables: list[Table] = []
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.ndim and not item.dtype.fields:
             text = h5py.check_string_dtype(item.dtype) is not None
             if text or item.dtype.kind in "fiub":
                 kind = "object" if text else item.dtype.name
-                found.append(Table(name, item.shape, kind, lambda: _hdf5_blocks(path, name, text)))
+                tables.append(Table(name, item.shape, kind, lambda: _hdf5_blocks(path, name, text)))
 
     with h5py.File(path, "r", locking=False) as file:
         file.visititems(visit)
-    return found
+    return tables
 
 
 def _hdf5_blocks(path: Path, name: str, text: bool) -> Iterator[np.ndarray]:
@@ -33,7 +34,7 @@ def _hdf5_blocks(path: Path, name: str, text: bool) -> Iterator[np.ndarray]:
 
     with h5py.File(path, "r", locking=False) as file:
         dataset = file[name]
-        step = _step(dataset.shape, 64 if text else dataset.dtype.itemsize)
+        step = block_rows(dataset.shape, 64 if text else dataset.dtype.itemsize)
         rows = dataset.asstr() if text else dataset
         for start in range(0, dataset.shape[0], step):
             yield rows[start : start + step]

@@ -10,10 +10,11 @@ from typing import IO, Any
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.extract.readers.table import Table, _sliced, _step
+from sdc.extract.readers.table import Table, block_rows, sliced_blocks
 
 
-def _npy(path: Path) -> list[Table]:
+def read_npy(path: Path) -> list[Table]:
+    """The only array of an npy file."""
     with path.open("rb") as file:
         shape, fortran, dtype = _npy_header(file)
         if 0 in shape:
@@ -23,7 +24,7 @@ def _npy(path: Path) -> list[Table]:
         if present < shape[0]:
             raise SdcError(f"cannot read {path}: truncated, found {present} rows, expected {shape[0]}")
         array = np.memmap(file, dtype, "r", offset, shape, "F" if fortran else "C")
-    return [Table("", shape, dtype.name, _sliced(array, shape, dtype.itemsize))]
+    return [Table("", shape, dtype.name, sliced_blocks(array, shape, dtype.itemsize))]
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -41,7 +42,8 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran, dtype
 
 
-def _npz(path: Path) -> list[Table]:
+def read_npz(path: Path) -> list[Table]:
+    """The arrays of an npz file, by the names they were saved under."""
     import zipfile
 
     with zipfile.ZipFile(path) as archive:
@@ -57,7 +59,7 @@ def _npz_member(path: Path, archive: Any, member: str) -> Table:
 
         if fortran and len(shape) > 1:
             raise ValueError(f"{member} is stored by columns; save np.ascontiguousarray(array), or a .npy file")
-        row_bytes, step = dtype.itemsize * math.prod(shape[1:]), _step(shape, dtype.itemsize)
+        row_bytes, step = dtype.itemsize * math.prod(shape[1:]), block_rows(shape, dtype.itemsize)
         with zipfile.ZipFile(path) as again, again.open(member) as file:
             _npy_header(file)
             for start in range(0, shape[0], step):

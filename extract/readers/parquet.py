@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.extract.readers.table import Table, _step
+from sdc.extract.readers.table import Table, block_rows
 
 
-def _parquet(path: Path) -> list[Table]:
+def read_parquet(path: Path) -> list[Table]:
+    """The columns of numbers, of texts, or of lists of one length.
+
+    Raises:
+        SdcError: pyarrow is not installed.
+    """
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
@@ -36,7 +41,7 @@ def _parquet_column(path: Path, column: Any, rows: int) -> Table | None:
         dtype = np.dtype(kind.to_pandas_dtype()).name
     else:
         return None
-    return Table(column.name, shape, dtype, lambda: _parquet_blocks(path, column.name, _step(shape, 8)))
+    return Table(column.name, shape, dtype, lambda: _parquet_blocks(path, column.name, block_rows(shape, 8)))
 
 
 def _parquet_blocks(path: Path, column: str, step: int) -> Iterator[np.ndarray]:

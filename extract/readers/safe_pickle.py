@@ -24,7 +24,7 @@ PLAIN = (bool, int, float, str, bytes, type(None), np.generic)
 DTYPE = re.compile(r"[<>=|]?(\?|[biufcSU]\d+)")
 
 
-def load(path: Path, encoding: str = "ASCII") -> object:
+def read_pickle(path: Path, encoding: str = "ASCII") -> object:
     """What a pickle holds: lists, tuples and dicts of numbers, str, bytes, None, NumPy scalars and arrays of these.
 
     Arrays of numbers, bools and strings are known, under the old and the new names of NumPy's modules and in every

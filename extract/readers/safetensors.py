@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sdc.extract.readers.table import Table, _sliced
+from sdc.extract.readers.table import Table, sliced_blocks
 
 SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
@@ -18,7 +18,8 @@ SAFETENSORS = {
 }  # fmt: skip
 
 
-def _safetensors(path: Path) -> list[Table]:
+def read_safetensors(path: Path) -> list[Table]:
+    """The tensors that have rows."""
     # Read here rather than by the library: its NumPy side knows no bfloat16, what embeddings often come in.
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -42,7 +43,7 @@ def _tensor(file: IO[bytes], name: str, entry: dict[str, Any], start: int, size:
     if 0 in shape:
         return Table(name, shape, dtype.name, lambda: iter(()))
     array = np.memmap(file, dtype, "r", start + begin, shape)
-    blocks = _sliced(array, shape, dtype.itemsize)
+    blocks = sliced_blocks(array, shape, dtype.itemsize)
     if entry["dtype"] != "BF16":
         return Table(name, shape, dtype.name, blocks)
     # A bfloat16 is the upper half of a float32.

@@ -18,13 +18,13 @@ BLOCK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Table:
-    """A named array in a file, and how its rows are had.
+    """A named array in a file, which is read block by block.
 
     Attributes:
         name: its name in the file, empty where the format has none.
         shape: (N,) or (N, d) or more.
         dtype: a NumPy name, or "bfloat16", the blocks of which come as float32.
-        blocks: reads it anew, as consecutive blocks of rows.
+        blocks: reads it from its beginning, as consecutive blocks of rows.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Table:
 
 
 @contextlib.contextmanager
-def explaining(path: Path) -> Iterator[None]:
+def one_line_errors(path: Path) -> Iterator[None]:
     """Turns whatever a parser makes of a bad file into a one-line error about `path`."""
     try:
         yield
@@ -60,10 +60,12 @@ def explaining(path: Path) -> Iterator[None]:
         raise SdcError(f"cannot read {path}: {reason}: is it whole, and what its ending says?") from error
 
 
-def _step(shape: tuple[int, ...], itemsize: int) -> int:
+def block_rows(shape: tuple[int, ...], itemsize: int) -> int:
+    """How many rows of an array of this shape make a block of about `BLOCK_BYTES`; at least 1."""
     return max(1, BLOCK_BYTES // max(1, itemsize * math.prod(shape[1:])))
 
 
-def _sliced(array: Any, shape: tuple[int, ...], itemsize: int) -> Callable[[], Iterator[np.ndarray]]:
-    step = _step(shape, itemsize)
+def sliced_blocks(array: Any, shape: tuple[int, ...], itemsize: int) -> Callable[[], Iterator[np.ndarray]]:
+    """The `Table.blocks` of an array that can be sliced, such as a memory map."""
+    step = block_rows(shape, itemsize)
     return lambda: (np.asarray(array[start : start + step]) for start in range(0, shape[0], step))

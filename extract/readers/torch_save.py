@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 STEP = 8192  # rows of a block
 
 
-def read(path: Path) -> list[Table]:
-    """The tensors of a dump that have rows, and its lists; `id` goes by the name of `ids`. Nothing else is unpickled.
+def read_torch_save(path: Path) -> list[Table]:
+    """The tensors that have rows, and the lists; `id` is renamed to `ids`. Nothing else is unpickled.
 
     Raises:
         SdcError: it holds other things than tensors and plain values.
@@ -30,15 +30,15 @@ def read(path: Path) -> list[Table]:
 
     try:
         # Files of PyTorch before 1.6 are no zip archives, and are read as a whole.
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "damaged, or no dump")
         raise SdcError(
             f"cannot read {path}: it must hold tensors and plain values alone ({reason[:120]}); nothing else is "
             'unpickled: save it again as torch.save({"codes": tensor, "labels": tensor, "id": tensor or list}, FILE)'
         ) from error
-    found = held if isinstance(held, dict) else {"": held}
-    named = {"ids" if name == "id" and "ids" not in found else str(name): value for name, value in found.items()}
+    values = content if isinstance(content, dict) else {"": content}
+    named = {"ids" if name == "id" and "ids" not in values else str(name): value for name, value in values.items()}
     return [table for name, value in named.items() if (table := _table(name, value)) is not None]
 
 

@@ -1,5 +1,34 @@
 """feats.h5: written whole or not at all, read through memory maps."""
 
-from sdc.extract.store.store import SPLITS, FeatureStore, Listing, default_splits, write_features
+from sdc.extract.store.file_format import Column
+from sdc.extract.store.groundtruth import Ragged, groundtruth_arrays, groundtruth_from_arrays
+from sdc.extract.store.id_array import IdArray, RowNumberIds
+from sdc.extract.store.listing import SPLITS, Listing, default_splits
+from sdc.extract.store.store import (
+    FEATURES,
+    TOKENS,
+    FeatureStore,
+    finite_rows,
+    not_finite_error,
+    view_name,
+    write_features,
+)
 
-__all__ = ["SPLITS", "FeatureStore", "Listing", "default_splits", "write_features"]
+__all__ = [
+    "FEATURES",
+    "SPLITS",
+    "TOKENS",
+    "Column",
+    "FeatureStore",
+    "IdArray",
+    "Listing",
+    "Ragged",
+    "RowNumberIds",
+    "default_splits",
+    "finite_rows",
+    "groundtruth_arrays",
+    "groundtruth_from_arrays",
+    "not_finite_error",
+    "view_name",
+    "write_features",
+]

@@ -1,4 +1,4 @@
-"""How feats.h5 lies on disk: contiguous HDF5 datasets, and root attributes that vouch for every byte of them.
+"""The file format of feats.h5: contiguous HDF5 datasets, and root attributes with checksums of every byte of them.
 
 Attributes: `schema`; `provenance` (JSON); `checksums` (JSON: dataset -> shape, dtype, rows of a block, XXH3 of each
 block of rows); `fingerprint`, which covers the other three. Behind HDF5's end of file stands a seal
@@ -10,18 +10,17 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import xxhash
 
 from sdc.errors import SdcError
-from sdc.extract.store import seal
-from sdc.files import checksum, fingerprint
+from sdc.extract.store.seal import append_seal, check_seal, has_seal
+from sdc.files import ChunkChecksums, checksum, fingerprint
 
 SCHEMA = 1
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -32,7 +31,7 @@ REMAKE = "make it again, or copy it again from where it came"
 
 
 @dataclass(frozen=True)
-class Dataset:
+class StoredArray:
     """Where a dataset's bytes lie, and what they must be."""
 
     offset: int
@@ -48,8 +47,8 @@ class Dataset:
         return np.memmap(file, self.dtype, "r", self.offset, self.shape)
 
 
-def read(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, Dataset]]:
-    """The attributes and the datasets' places, checked against each other and against the file's size.
+def read_layout(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, StoredArray]]:
+    """The attributes, and where each dataset lies; checked against each other and against the file's size.
 
     HDF5 reads through the open file: it takes no lock, and it is done with the file on return.
 
@@ -63,12 +62,14 @@ def read(file: BinaryIO, path: Path) -> tuple[dict[str, Any], dict[str, Dataset]
         what = "is not an HDF5 file" if size else "is empty"
         raise SdcError(f"{path} {what}, expected a feature store: `sdc import` makes one from vectors in other formats")
     try:
-        sealed = seal.sealed(file)
+        sealed = has_seal(file)
         if sealed:
-            seal.check(file)
+            check_seal(file)
         with h5py.File(file, "r") as h5:
             attributes = _attributes(h5, path, sealed=sealed)
-            return attributes, {name: _place(h5[name], entry, size) for name, entry in attributes["checksums"].items()}
+            return attributes, {
+                name: _stored_array(h5[name], entry, size) for name, entry in attributes["checksums"].items()
+            }
     except SdcError:
         raise
     except Exception as error:  # whatever HDF5 and JSON make of damaged bytes
@@ -91,13 +92,13 @@ def _attributes(h5: Any, path: Path, *, sealed: bool) -> dict[str, Any]:
             f"{path} is a feature store of schema {schema}, this sdc reads schema {SCHEMA}: "
             f"use the sdc that wrote it, or bring its vectors over with `sdc import {path}`"
         )
-    found = {"schema": schema, **{name: json.loads(h5.attrs[name]) for name in ("provenance", "checksums")}}
-    if fingerprint(found) != h5.attrs["fingerprint"]:
+    attributes = {"schema": schema, **{name: json.loads(h5.attrs[name]) for name in ("provenance", "checksums")}}
+    if fingerprint(attributes) != h5.attrs["fingerprint"]:
         raise SdcError(f"{path} is damaged: its attributes do not fit their checksum: {REMAKE}")
-    return {**found, "fingerprint": h5.attrs["fingerprint"]}
+    return {**attributes, "fingerprint": h5.attrs["fingerprint"]}
 
 
-def _place(dataset: Any, entry: Mapping[str, Any], size: int) -> Dataset:
+def _stored_array(dataset: Any, entry: Mapping[str, Any], size: int) -> StoredArray:
     """Raises ValueError where HDF5 finds another dataset than was written."""
     found = [list(dataset.shape), _spelled(dataset.dtype)]
     if found != [entry["shape"], entry["dtype"]]:
@@ -105,7 +106,7 @@ def _place(dataset: Any, entry: Mapping[str, Any], size: int) -> Dataset:
     offset = dataset.id.get_offset()  # None where it isn't contiguous, or has no bytes
     if dataset.size and (offset is None or offset + dataset.nbytes > size):
         raise ValueError(f"{dataset.name} does not lie within the {size} bytes of the file")
-    return Dataset(offset or 0, dataset.shape, np.dtype(dataset.dtype), entry["rows"], entry["xxh3"])
+    return StoredArray(offset or 0, dataset.shape, np.dtype(dataset.dtype), entry["rows"], entry["xxh3"])
 
 
 def _spelled(dtype: np.dtype[Any]) -> Any:
@@ -115,7 +116,7 @@ def _spelled(dtype: np.dtype[Any]) -> Any:
     return dtype.str
 
 
-def verify(path: Path, arrays: Mapping[str, np.ndarray], datasets: Mapping[str, Dataset]) -> None:
+def verify_checksums(path: Path, arrays: Mapping[str, np.ndarray], datasets: Mapping[str, StoredArray]) -> None:
     """Compares every block of rows with its checksum.
 
     Raises:
@@ -149,7 +150,7 @@ class Column:
     blocks: Iterable[np.ndarray]
 
 
-def write(path: Path, columns: Sequence[Column], provenance: Mapping[str, Any]) -> None:
+def write_columns(path: Path, columns: Sequence[Column], provenance: Mapping[str, Any]) -> None:
     """Writes a whole file, block by block. The same content gives the same bytes.
 
     Raises:
@@ -167,7 +168,7 @@ def write(path: Path, columns: Sequence[Column], provenance: Mapping[str, Any]) 
                 h5.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
                 h5.attrs["checksums"] = json.dumps(checksums)
                 h5.attrs["fingerprint"] = fingerprint(json.loads(json.dumps(attributes)))
-            seal.append(output, extents)
+            append_seal(output, extents)
         finally:
             output.check()
 
@@ -177,19 +178,18 @@ def _write_column(h5: Any, column: Column, output: _Output) -> dict[str, Any]:
     dataset = h5.create_dataset(column.name, column.shape, stored)
     row_bytes = column.dtype.itemsize * int(np.prod(column.shape[1:]))
     rows = max(1, -(-column.shape[0] // MOST_BLOCKS), BLOCK_BYTES // row_bytes)
-    sums = _Checksums(rows)
+    checksums = ChunkChecksums(rows * row_bytes)
     written = 0
     for block in column.blocks:
         whole = np.ascontiguousarray(block, column.dtype)
         dataset[written : written + len(whole)] = whole.view(stored)
         output.check()
-        sums.update(whole)
+        checksums.update(whole.reshape(-1).view(np.uint8).data)
         written += len(whole)
     if written != column.shape[0]:
         raise ValueError(f"{column.name}: {written} rows came, {column.shape[0]} were announced")
-    return {
-        "shape": list(column.shape), "dtype": _spelled(column.dtype), "rows": rows, "xxh3": sums.finish()
-    }  # fmt: skip
+    digests = [f"{digest:016x}" for digest in checksums.finish()]
+    return {"shape": list(column.shape), "dtype": _spelled(column.dtype), "rows": rows, "xxh3": digests}
 
 
 def _extent(dataset: Any) -> tuple[int, int]:
@@ -206,41 +206,8 @@ def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(h5py.string_dtype("utf-8", dtype.itemsize)) if dtype.kind == "S" else dtype
 
 
-class _Checksums:
-    """XXH3 of each `rows` rows of an array that comes in blocks of any length."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows, self._filled = rows, 0
-        self._state = xxhash.xxh3_64()
-        self._done: list[str] = []
-
-    def update(self, block: np.ndarray) -> None:
-        for piece in self._pieces(block):
-            self._state.update(piece.data)
-            self._filled += len(piece)
-            if self._filled == self._rows:
-                self._close()
-
-    def _pieces(self, block: np.ndarray) -> Iterator[np.ndarray]:
-        start = 0
-        while start < len(block):
-            stop = start + self._rows - self._filled
-            yield block[start:stop]
-            start = stop
-
-    def _close(self) -> None:
-        self._done.append(self._state.hexdigest())
-        self._state.reset()
-        self._filled = 0
-
-    def finish(self) -> list[str]:
-        if self._filled:
-            self._close()
-        return self._done
-
-
 class _Output(io.FileIO):
-    """A file that never refuses a write to HDF5, which may crash the process over one as it closes.
+    """A file whose writes never fail while HDF5 is at work: HDF5 may crash the process when it closes after a failure.
 
     The first failure is kept for `check`, and nothing is written after it.
     """
@@ -255,10 +222,10 @@ class _Output(io.FileIO):
             raise self.failure
 
     def write(self, data: Any) -> int:
-        left = memoryview(data).cast("B")
-        while len(left) and self.failure is None:
+        rest = memoryview(data).cast("B")
+        while len(rest) and self.failure is None:
             try:
-                left = left[super().write(left) :]
+                rest = rest[super().write(rest) :]
             except OSError as error:
                 self.failure = error
         return len(memoryview(data).cast("B"))

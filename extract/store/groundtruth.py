@@ -1,4 +1,4 @@
-"""Which rows belong to each query of a landmark set, where no labels say so."""
+"""The ground truth of landmark sets: lists of rows for each query, in the place of labels."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Ragged:
         return Ragged.of(values[values >= 0] for values in mapped)
 
 
-def checked(groundtruth: Mapping[str, Ragged], splits: Mapping[str, np.ndarray], n: int) -> dict[str, Ragged]:
-    """A listing's ground truth, if it fits the splits of its `n` rows.
+def check_groundtruth(groundtruth: Mapping[str, Ragged], splits: Mapping[str, np.ndarray], n: int) -> dict[str, Ragged]:
+    """Checks that a listing's ground truth fits the splits of its `n` rows, and returns it.
 
     Raises:
         SdcError: there is not a list for each query, or one of them has rows that are not in the database split.
@@ -69,8 +69,8 @@ def checked(groundtruth: Mapping[str, Ragged], splits: Mapping[str, np.ndarray],
     return dict(groundtruth)
 
 
-def arrays(groundtruth: Mapping[str, Ragged]) -> dict[str, np.ndarray]:
-    """The arrays that hold it, by the names they have in feats.h5."""
+def groundtruth_arrays(groundtruth: Mapping[str, Ragged]) -> dict[str, np.ndarray]:
+    """A ground truth as arrays, by the names they have in feats.h5."""
     return {
         f"groundtruth/{name}/{part}": array
         for name, lists in groundtruth.items()
@@ -78,7 +78,7 @@ def arrays(groundtruth: Mapping[str, Ragged]) -> dict[str, np.ndarray]:
     }
 
 
-def of_arrays(found: Mapping[str, np.ndarray]) -> dict[str, Ragged]:
-    """The ground truth among other arrays; the inverse of `arrays`."""
-    names = [name.split("/")[1] for name in found if name.startswith("groundtruth/") and name.endswith("/values")]
-    return {name: Ragged(found[f"groundtruth/{name}/values"], found[f"groundtruth/{name}/offsets"]) for name in names}
+def groundtruth_from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Ragged]:
+    """The ground truth that stands among other arrays; the inverse of `groundtruth_arrays`."""
+    names = [name.split("/")[1] for name in arrays if name.startswith("groundtruth/") and name.endswith("/values")]
+    return {name: Ragged(arrays[f"groundtruth/{name}/values"], arrays[f"groundtruth/{name}/offsets"]) for name in names}

@@ -1,4 +1,4 @@
-"""What a set consists of, before any feature is there: ids, splits, labels and ground truth."""
+"""The ids, splits, labels and ground truth of a set of images or vectors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 import xxhash
 
 from sdc.errors import SdcError, unknown_name_error
-from sdc.extract.store import groundtruth
-from sdc.extract.store.groundtruth import Ragged
-from sdc.extract.store.id_array import Names
+from sdc.extract.store.groundtruth import Ragged, check_groundtruth, groundtruth_arrays
+from sdc.extract.store.id_array import IdArray
 
 SPLITS = ("train", "query", "database")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a set consists of, before any feature is there.
+    """The ids, splits, labels and ground truth of a set's N rows; its features come later.
 
     Attributes:
         ids: N different names, without NUL characters.
@@ -48,7 +47,7 @@ class Listing:
             "splits": splits,
             "labels": _checked_labels(self.labels, "labels", n),
             "labels_coarse": _checked_labels(self.labels_coarse, "coarse labels", n),
-            "groundtruth": groundtruth.checked(self.groundtruth, splits, n),
+            "groundtruth": check_groundtruth(self.groundtruth, splits, n),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -62,7 +61,7 @@ class Listing:
         splits = {name: renumbered[part] for name, part in self.splits.items()}
         queries = np.flatnonzero(splits["query"] >= 0)
         return Listing(
-            ids=self.ids.take(rows) if isinstance(self.ids, Names) else [self.ids[row] for row in rows.tolist()],
+            ids=self.ids.take(rows) if isinstance(self.ids, IdArray) else [self.ids[row] for row in rows.tolist()],
             splits={name: part[part >= 0] for name, part in splits.items()},
             labels=None if self.labels is None else self.labels[rows],
             labels_coarse=None if self.labels_coarse is None else self.labels_coarse[rows],
@@ -77,7 +76,7 @@ class Listing:
         state = xxhash.xxh3_128()
         for name in self.ids:
             state.update(name.encode() + b"\0")
-        for key, array in {**self.splits, "labels": self.labels, **groundtruth.arrays(self.groundtruth)}.items():
+        for key, array in {**self.splits, "labels": self.labels, **groundtruth_arrays(self.groundtruth)}.items():
             if array is not None:
                 state.update(f"{key} {array.dtype.str} {array.shape}".encode())
                 state.update(np.ascontiguousarray(array).data)
@@ -112,14 +111,16 @@ def _checked_splits(splits: Mapping[str, np.ndarray], n: int) -> dict[str, np.nd
             raise unknown_name_error("split", name, SPLITS)
     checked = {}
     for name in SPLITS:
-        given = np.asarray(splits.get(name, np.empty(0, np.int64)))
-        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise SdcError(f"split {name}: found {given.dtype} of shape {given.shape}, expected a list of row numbers")
-        outside = given[(given < 0) | (given >= n)]
+        values = np.asarray(splits.get(name, np.empty(0, np.int64)))
+        if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+            raise SdcError(
+                f"split {name}: found {values.dtype} of shape {values.shape}, expected a list of row numbers"
+            )
+        outside = values[(values < 0) | (values >= n)]
         if outside.size:
             raise SdcError(f"split {name}: row {outside[0]} is out of range, expected 0 to {n - 1}")
-        ascending = (given[1:] > given[:-1]).all()
-        rows = (given if ascending else np.sort(given)).astype(np.int64, copy=False)
+        ascending = (values[1:] > values[:-1]).all()
+        rows = (values if ascending else np.sort(values)).astype(np.int64, copy=False)
         twice = rows[1:][rows[1:] == rows[:-1]]
         if twice.size:
             raise SdcError(f"split {name}: row {twice[0]} is there twice, expected each once")

@@ -1,4 +1,4 @@
-"""The seal behind feats.h5: a checksum of all that HDF5 itself keeps in the file, to be compared before HDF5 sees it.
+"""The seal at the end of feats.h5: a checksum of HDF5's own structures, compared before HDF5 reads the file.
 
 HDF5 trusts its own structures: of files with one flipped bit in them some crash the process and some never return.
 A seal covers every byte outside the datasets (these have checksums of their own) and stands behind HDF5's end of file,
@@ -19,7 +19,7 @@ MAGIC = b"sdcfeats"
 FOOTER = struct.Struct(f"<QQ{len(MAGIC)}s")
 
 
-def append(file: BinaryIO, extents: Iterable[tuple[int, int]]) -> None:
+def append_seal(file: BinaryIO, extents: Iterable[tuple[int, int]]) -> None:
     """Seals a finished file, in which the datasets lie at `extents` (first byte, one behind the last)."""
     ordered = sorted((start, stop) for start, stop in extents if stop > start)
     end = file.seek(0, 2)
@@ -28,14 +28,14 @@ def append(file: BinaryIO, extents: Iterable[tuple[int, int]]) -> None:
     file.write(text + FOOTER.pack(len(text), xxhash.xxh3_64_intdigest(text), MAGIC))
 
 
-def sealed(file: BinaryIO) -> bool:
-    """Whether a seal stands at the file's end. Without one it is cut off, or nothing of ours."""
+def has_seal(file: BinaryIO) -> bool:
+    """Whether a seal stands at the file's end. A file without one is cut off, or not written by sdc."""
     size = file.seek(0, 2)
     file.seek(max(0, size - FOOTER.size))
     return file.read().endswith(MAGIC)
 
 
-def check(file: BinaryIO) -> None:
+def check_seal(file: BinaryIO) -> None:
     """Raises ValueError if the seal or anything outside the datasets is damaged."""
     size = file.seek(0, 2)
     file.seek(size - FOOTER.size)

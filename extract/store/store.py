@@ -1,7 +1,7 @@
-"""The feature store: feats.h5, which holds a set's embeddings with all that belongs to them.
+"""The feature store: feats.h5, the features of a set with ids, labels, splits and where they came from.
 
 `/features` (N, d), `/ids`, `/labels`, `/labels_coarse`, `/splits/*` and `/skipped`; `/groundtruth/*` for landmark sets;
-where they were asked for also `/views/1/features` and so on, and `/tokens`. `sdc.extract.store.file_format` is how
+where they were asked for also `/views/1/features` and so on, and `/tokens`. `sdc.extract.store.file_format` says how
 they lie on disk. Rows are read through memory maps at the datasets' offsets, many times faster than through HDF5.
 """
 
@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.extract.store import file_format, groundtruth
-from sdc.extract.store.listing import SPLITS as SPLITS
-from sdc.extract.store.listing import Listing as Listing
-from sdc.extract.store.listing import default_splits as default_splits
+from sdc.extract.store.file_format import Column, read_layout, verify_checksums, write_columns
+from sdc.extract.store.groundtruth import groundtruth_arrays, groundtruth_from_arrays
+from sdc.extract.store.listing import SPLITS, Listing
 from sdc.files import atomic_write, require_file
 
 FEATURES, TOKENS = "features", "tokens"
@@ -42,7 +41,7 @@ class FeatureStore:
         views: (N, d) each, read-only np.memmaps of the features of augmented views 1, 2, ... of the images.
         tokens: (N, T, w), a read-only np.memmap of the tokens of each image's T patches, or None.
         labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None.
-        names: (N,) the ids as they are stored, UTF-8 padded with NULs to one width.
+        encoded_ids: (N,) the ids as they are stored, UTF-8 padded with NULs to one width.
         splits: int64 row numbers, ascending, for each of `SPLITS` (possibly none).
         groundtruth: for landmark sets, such as easy, hard and junk: of each query, in the order of its split, the rows
             (not positions in the database split) that are so, ascending. Rows that were skipped are in none.
@@ -59,10 +58,10 @@ class FeatureStore:
     def __init__(self, path: Path | str, *, verify: bool = True) -> None:
         self.path = require_file(Path(path), "feature store", "sdc extract")
         with self.path.open("rb") as file:
-            attributes, datasets = file_format.read(file, self.path)
+            attributes, datasets = read_layout(file, self.path)
             arrays = {name: dataset.map(file) for name, dataset in datasets.items()}
         if verify:
-            file_format.verify(self.path, arrays, datasets)
+            verify_checksums(self.path, arrays, datasets)
         self.provenance: dict[str, Any] = attributes["provenance"]
         self.fingerprint: str = attributes["fingerprint"]
         self.features = arrays["features"]
@@ -74,9 +73,9 @@ class FeatureStore:
         self.labels: np.ndarray | None = plain.get("labels")
         self.labels_coarse: np.ndarray | None = plain.get("labels_coarse")
         self.splits = {name: plain[f"splits/{name}"] for name in SPLITS}
-        self.groundtruth = groundtruth.of_arrays(plain)
+        self.groundtruth = groundtruth_from_arrays(plain)
         self.skipped = [(name.decode(), reason.decode()) for name, reason in plain["skipped"].tolist()]
-        self._rows, self.names = plain["features"], plain["ids"]
+        self._rows, self.encoded_ids = plain["features"], plain["ids"]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -88,8 +87,8 @@ class FeatureStore:
 
     def ids(self, rows: np.ndarray | None = None) -> list[str]:
         """The ids of `rows`, in their order (of all rows by default)."""
-        chosen = self.names if rows is None else self.names[rows]
-        return [name.decode() for name in chosen.tolist()]
+        encoded = self.encoded_ids if rows is None else self.encoded_ids[rows]
+        return [name.decode() for name in encoded.tolist()]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The features of `rows`, (n, d), in their order; a copy."""
@@ -129,7 +128,7 @@ def write_features(
     dtype: np.dtype[Any] | type | str,
     blocks: Iterable[np.ndarray],
     skipped: Sequence[tuple[str, str]] = (),
-    further: Sequence[file_format.Column] = (),
+    further: Sequence[Column] = (),
 ) -> Path:
     """Writes a whole feature store in one go, atomically.
 
@@ -149,31 +148,28 @@ def write_features(
         because = f" (all {len(skipped)} were skipped; the first, {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
         raise SdcError(f"cannot write {out}: there are {n} rows of {dimension} values{because}, expected at least one")
     columns = [
-        file_format.Column("features", (n, dimension), kind, finite(blocks, kind, out)),
-        file_format.Column("ids", (n,), np.dtype(f"S{listing.width}"), _encoded(listing)),
+        Column("features", (n, dimension), kind, finite_blocks(blocks, kind, out)),
+        Column("ids", (n,), np.dtype(f"S{listing.width}"), _encoded_ids(listing)),
+        *(Column(f"splits/{name}", rows.shape, rows.dtype, [rows]) for name, rows in listing.splits.items()),
         *(
-            file_format.Column(f"splits/{name}", rows.shape, rows.dtype, [rows])
-            for name, rows in listing.splits.items()
-        ),
-        *(
-            file_format.Column(name, labels.shape, labels.dtype, [labels])
+            Column(name, labels.shape, labels.dtype, [labels])
             for name, labels in (("labels", listing.labels), ("labels_coarse", listing.labels_coarse))
             if labels is not None
         ),
         *(
-            file_format.Column(name, array.shape, array.dtype, [array])
-            for name, array in groundtruth.arrays(listing.groundtruth).items()
+            Column(name, array.shape, array.dtype, [array])
+            for name, array in groundtruth_arrays(listing.groundtruth).items()
         ),
         _skipped_column(skipped),
-        *(replace(column, blocks=finite(column.blocks, column.dtype, out)) for column in further),
+        *(replace(column, blocks=finite_blocks(column.blocks, column.dtype, out)) for column in further),
     ]
     with atomic_write(out) as temporary:
-        file_format.write(temporary, columns, json.loads(json.dumps(provenance)))
+        write_columns(temporary, columns, json.loads(json.dumps(provenance)))
     return out
 
 
-def finite(blocks: Iterable[np.ndarray], dtype: np.dtype[Any], where: Path) -> Iterator[np.ndarray]:
-    """The blocks as `dtype`. Goes on to the end behind the first bad row, to count them, without yielding any more.
+def finite_blocks(blocks: Iterable[np.ndarray], dtype: np.dtype[Any], where: Path) -> Iterator[np.ndarray]:
+    """The blocks as `dtype`. After the first bad row it yields no more, but reads on to count the bad ones.
 
     Raises:
         SdcError: rows hold NaN or infinite values, naming the first few.
@@ -192,11 +188,15 @@ def finite(blocks: Iterable[np.ndarray], dtype: np.dtype[Any], where: Path) -> I
         if not bad:
             yield cast
     if bad:
-        raise SdcError(
-            f"cannot write {where}: {bad} of {done} rows hold NaN, infinite values or values too large for {dtype} "
-            f"(row {', '.join(map(str, first))}{', ...' if bad > len(first) else ''}), expected finite ones: "
-            "repair or leave out these rows"
-        )
+        what = f"{bad} of {done} rows hold NaN, infinite values or values too large for {dtype}"
+        examples = [f"row {first[0]}", *map(str, first[1:])]
+        raise not_finite_error(where, what, examples, bad, "repair or leave out these rows")
+
+
+def not_finite_error(where: Path, what: str, examples: Sequence[str], count: int, advice: str) -> SdcError:
+    """The error for features that are NaN or infinite, with the first of the `count` examples."""
+    shown = ", ".join(examples[:5]) + (", ..." if count > 5 else "")
+    return SdcError(f"cannot write {where}: {what} ({shown}), expected finite ones: {advice}")
 
 
 def finite_rows(block: np.ndarray) -> np.ndarray:
@@ -204,14 +204,14 @@ def finite_rows(block: np.ndarray) -> np.ndarray:
     return np.isfinite(block).all(axis=tuple(range(1, block.ndim)))  # type: ignore[no-any-return]
 
 
-def _encoded(listing: Listing, size: int = 65536) -> Iterator[np.ndarray]:
+def _encoded_ids(listing: Listing, size: int = 65536) -> Iterator[np.ndarray]:
     for start in range(0, len(listing.ids), size):
         names = [name.encode() for name in listing.ids[start : start + size]]
         yield np.array(names, f"S{listing.width}")
 
 
-def _skipped_column(skipped: Sequence[tuple[str, str]]) -> file_format.Column:
+def _skipped_column(skipped: Sequence[tuple[str, str]]) -> Column:
     encoded = [(name.encode(), reason.encode(errors="backslashreplace")) for name, reason in skipped]
     widths = [max((len(row[column]) for row in encoded), default=1) or 1 for column in (0, 1)]
     dtype = np.dtype([("id", f"S{widths[0]}"), ("reason", f"S{widths[1]}")])
-    return file_format.Column("skipped", (len(encoded),), dtype, [np.array(encoded, dtype)])
+    return Column("skipped", (len(encoded),), dtype, [np.array(encoded, dtype)])

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sdc.errors import UsageError
-from sdc.extract.store import groundtruth
-from sdc.extract.store.groundtruth import Ragged
+from sdc.extract.store import Ragged, groundtruth_arrays, groundtruth_from_arrays
 from sdc.retrieve.index.ids import Ids
 
 
@@ -97,7 +96,7 @@ class Records:
         for name, labels in (("labels", self.labels), ("labels_coarse", self.labels_coarse)):
             if labels is not None:
                 found[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8, copy=False)
-        return found | {f"{prefix}.{name}": array for name, array in groundtruth.arrays(self.groundtruth).items()}
+        return found | {f"{prefix}.{name}": array for name, array in groundtruth_arrays(self.groundtruth).items()}
 
     @classmethod
     def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Records:
@@ -107,7 +106,7 @@ class Records:
             ids = Ids(arrays[f"{prefix}.ids"], arrays[f"{prefix}.id_offsets"])
         labels, labels_coarse = (arrays.get(f"{prefix}.{name}") for name in ("labels", "labels_coarse"))
         own = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
-        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth.of_arrays(own))
+        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth_from_arrays(own))
 
 
 def own_positions(queries: np.ndarray, database: np.ndarray) -> np.ndarray:

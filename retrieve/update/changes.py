@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, did_you_mean, log
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.files import atomic_write, checksum, explain_os_errors, sync
 from sdc.progress import Progress
 from sdc.retrieve.encode import encode_rows
@@ -51,7 +51,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
         store = FeatureStore(settings.features, verify=settings.verify)
         rows = store.splits["database"]
         compatibility.addable(settings, index, store, model.dimension)
-        names = store.names[rows].tolist()
+        names = store.encoded_ids[rows].tolist()
         gone, known = index.items.located(set(names))
         if known and not settings.replace:
             raise UsageError(
@@ -62,7 +62,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
         with Progress("encode", len(rows), "rows") as progress:
             codes = encode_rows(model, store, rows, progress)
         first = _next_row(index)
-        ids = Ids.of_rows(store.names, rows) or items.digits(rows)
+        ids = Ids.of_rows(store.encoded_ids, rows) or items.digits(rows)
         labels, coarse = (None if each is None else each[rows] for each in (store.labels, store.labels_coarse))
         where = os.path.relpath(settings.features, beside.absolute().parent)
         source = Source(where, store.fingerprint, first, len(store))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.files import differing
 from sdc.retrieve.index import Index, Source
 from sdc.retrieve.update.settings import AddSettings

@@ -33,7 +33,7 @@ from sdc.experiments import (
     parse_over,
     write_csv,
 )
-from sdc.extract.store.store import SPLITS, FeatureStore
+from sdc.extract.store import SPLITS, FeatureStore
 from sdc.files import atomic_write, require_file
 from sdc.retrieve.diagnose import Histogram, write_histograms
 from sdc.train.recipe import Recipe

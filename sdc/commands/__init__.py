@@ -22,8 +22,7 @@ COMMANDS = {
     "evaluate": "Score the index on its query split: mAP over ties, precision, recall, neighbour recall.",
     "export": "Write the head for other programs: features in, packed codes out.",
     "extract": "Dump a backbone's features of a set of images.",
-    "import": "Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs, bvecs, or .pt and .pth of "
-    "torch.save.",
+    "import": "Take in existing vectors.",
     "inspect": "Show what a file holds, where it came from, and whether it is whole.",
     "push": "Copy the codes into Milvus or PostgreSQL, and check what they find there.",
     "remove": "Remove items from an index by their ids.",

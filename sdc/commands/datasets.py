@@ -6,6 +6,7 @@ import click
 
 from sdc.commands.options import as_json
 from sdc.commands.printing import print_json
+from sdc.extract.datasets import catalogue
 
 
 @click.command("datasets")
@@ -16,8 +17,6 @@ def datasets(as_json: bool) -> None:
     \b
     With SDC_DATA=/data, the set NAME is sought in /data/NAME where --root names no folder.
     """
-    from sdc.extract.datasets import catalogue
-
     found = catalogue()
     if as_json:
         print_json(found)

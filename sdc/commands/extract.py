@@ -9,8 +9,8 @@ import click
 from sdc.commands.options import FACTORS, PATH, as_json, device, out, overwrite
 from sdc.commands.printing import print_file
 from sdc.devices import is_main_process
-from sdc.extract.images import LONGEST, SCALES
-from sdc.extract.run import ExtractSettings
+from sdc.extract import LONGEST, SCALES, ExtractSettings, extract_features
+from sdc.extract.backbones import BACKBONES
 
 
 @click.command()
@@ -18,7 +18,7 @@ from sdc.extract.run import ExtractSettings
     "--backbone",
     default=ExtractSettings.backbone,
     show_default=True,
-    help="vgg16, resnet50, deit_base, vit_base, efficientnet_lite0, or any timm model.",
+    help=f"{', '.join(BACKBONES)}, or any timm model.",
 )
 @click.option(
     "--data",
@@ -78,8 +78,6 @@ def extract(as_json: bool, **options: Any) -> None:
     Started several times at once, also on hosts that share the folder of --out, or by torchrun --nproc-per-node N
     -m sdc extract ..., the processes share the work, and what a killed one leaves is taken over.
     """
-    from sdc.extract.run import run
-
-    path = run(ExtractSettings(**options))
+    path = extract_features(ExtractSettings(**options))
     if is_main_process():
         print_file(path, as_json)

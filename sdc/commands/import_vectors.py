@@ -8,10 +8,11 @@ import click
 
 from sdc.commands.options import PATH, as_json, out, overwrite
 from sdc.commands.printing import print_file
-from sdc.extract.import_vectors import ImportSettings
+from sdc.extract import ImportSettings, import_features
+from sdc.extract.readers import READERS
 
 
-@click.command("import")
+@click.command("import", help=f"Take in existing vectors.  Files may end in {', '.join(READERS)}.")
 @click.argument("vectors", type=PATH)
 @click.option("--labels", type=PATH, help="npy, or text with a label a line.")
 @click.option("--labels-coarse", type=PATH, help="A second level above the labels, in the same forms.")
@@ -24,7 +25,4 @@ from sdc.extract.import_vectors import ImportSettings
 @overwrite
 @as_json
 def import_vectors(as_json: bool, **options: Any) -> None:
-    """Take in existing vectors: npy, npz, parquet, safetensors, hdf5, fvecs, bvecs, or .pt and .pth of torch.save."""
-    from sdc.extract.import_vectors import run
-
-    print_file(run(ImportSettings(**options)), as_json)
+    print_file(import_features(ImportSettings(**options)), as_json)

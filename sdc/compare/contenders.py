@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, unknown_name_error
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
 from sdc.retrieve.bits import byte_signs, hamming, pack
 from sdc.retrieve.encode import encode_rows

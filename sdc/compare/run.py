@@ -26,8 +26,8 @@ from sdc.compare.runner import measure
 from sdc.devices import MOST_SEED, cpu_count
 from sdc.errors import SdcError, UsageError, log
 from sdc.experiments import write_csv
-from sdc.extract.store.store import FeatureStore, Listing
-from sdc.extract.subsample import stratified
+from sdc.extract import stratified
+from sdc.extract.store import FeatureStore, Listing
 from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors
 from sdc.retrieve.bits import check_bits
 from sdc.retrieve.evaluate import share_label

@@ -12,7 +12,7 @@ from sdc.compare.contenders import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, 
 from sdc.compare.measurements import Contest, Scores, Timings, score, time_queries
 from sdc.compare.results import Latency, Mean, Result, near_cutoff
 from sdc.errors import SdcError, log
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.index import faiss_module
 from sdc.train.model import Model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from sdc.errors import UsageError, unknown_name_error
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.files import fingerprint
 from sdc.kernels import PAIRS
 from sdc.train.calibrations import CALIBRATIONS

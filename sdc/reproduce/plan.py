@@ -19,11 +19,11 @@ import numpy as np
 
 from sdc.devices import cpu_count
 from sdc.errors import SdcError, log
-from sdc.extract import backbones, datasets
-from sdc.extract.images import LONGEST, SCALES
-from sdc.extract.parts.part_set import parts_folder
-from sdc.extract.run import ExtractSettings
-from sdc.extract.store.store import SPLITS, FeatureStore
+from sdc.extract import LONGEST, SCALES, ExtractSettings
+from sdc.extract.backbones import load_backbone
+from sdc.extract.datasets import about_dataset, load_dataset
+from sdc.extract.parts import parts_folder
+from sdc.extract.store import SPLITS, FeatureStore
 from sdc.reproduce.run import Job, ReproduceSettings, Source, prepare
 from sdc.reproduce.tables import R50_DELG, TABLES
 from sdc.train.methods import ClosedForm, load_method
@@ -81,7 +81,7 @@ def _extraction(job: Job, source: Source) -> dict[str, Any]:
     settings = source.extraction
     step |= {"state": "to do", "splits": _nominal(source.data)}
     # Training images of the category sets are of the database; those of landmark sets are further ones.
-    category = datasets.about_of(source.data).protocol["name"] == "category"
+    category = about_dataset(source.data).protocol["name"] == "category"
     split = [name for name in SPLITS if name != "train" or not category]
     step["images"] = sum(step["splits"][name] for name in split)
     if settings is None:
@@ -90,7 +90,7 @@ def _extraction(job: Job, source: Source) -> dict[str, Any]:
         return {**step, "state": "missing", "missing": missing, "dimension": made}
     try:
         with job.naming(source):
-            listing = datasets.load(source.data, settings.root).listing
+            listing = load_dataset(source.data, settings.root).listing
         step |= {"images": len(listing.ids), "splits": {name: len(listing.splits[name]) for name in SPLITS}}
     except SdcError as error:
         step |= {"state": "missing", "missing": str(error)}
@@ -120,11 +120,11 @@ def _nominal(data: str) -> dict[str, int]:
 
 def _images_per_second(data: str, settings: ExtractSettings) -> tuple[float, int]:
     """The rate of the backbone, whose weights do not matter to it, and how many features it makes of an image."""
-    from sdc.extract.encoder import Encoder
+    from sdc.extract import Encoder
 
-    longest = datasets.about_of(data).resize == "longest"
+    longest = about_dataset(data).resize == "longest"
     size = settings.image_size or (LONGEST if longest else None)
-    backbone = backbones.load(settings.backbone, "random:0", size, any_shape=longest)
+    backbone = load_backbone(settings.backbone, "random:0", size, any_shape=longest)
     encoder, side = Encoder(backbone, settings.device), backbone.image_size
     noise = np.random.default_rng(0)
     if longest:  # one by one, at several scales; most photographs are 4 by 3

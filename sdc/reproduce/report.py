@@ -23,8 +23,8 @@ from sdc.experiments import (
     with_spread,
     write_csv,
 )
-from sdc.extract.datasets import about_of
-from sdc.extract.store.store import SPLITS, FeatureStore
+from sdc.extract.datasets import about_dataset
+from sdc.extract.store import SPLITS, FeatureStore
 from sdc.files import atomic_write
 from sdc.reproduce.tables import R50_DELG, Table, table_of
 
@@ -75,7 +75,7 @@ def write(folder: GridFolder, name: str, cells: Sequence[Cell], notes: Sequence[
         "data": table.data,
         "trained_on": table.trained_on or table.data,
         "backbone": table.backbone,
-        "protocol": dict(about_of(table.data).protocol),
+        "protocol": dict(about_dataset(table.data).protocol),
         "comparable": not notes,
         "departures": list(notes),
         "notes": list(table.notes),

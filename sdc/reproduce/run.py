@@ -1,6 +1,6 @@
 """`sdc reproduce`: a table of the paper, from images or features to our figures beside the published ones.
 
-A thin layer: `sdc.extract.run` makes the features, a grid as of `sdc ablate` trains, encodes and evaluates a cell for
+A thin layer: `sdc.extract` makes the features, a grid as of `sdc ablate` trains, encodes and evaluates a cell for
 each method, code length and seed. All of it resumes: parts of an extraction and finished cells are kept.
 """
 
@@ -16,9 +16,8 @@ from typing import Any
 from sdc.devices import cpu_count
 from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.experiments import Cell, GridFolder, cell_name, compute_all
-from sdc.extract import run as extract
-from sdc.extract.run import ExtractSettings
-from sdc.extract.store.store import FeatureStore
+from sdc.extract import ExtractSettings, extract_features
+from sdc.extract.store import FeatureStore
 from sdc.files import require_file
 from sdc.reproduce import report
 from sdc.reproduce.tables import R50_DELG, Entry, Table, table_of
@@ -35,7 +34,7 @@ class ReproduceSettings:
 
     Attributes:
         table: one of `sdc.reproduce.tables.TABLES`.
-        root: the folder of the table's set; see `sdc.extract.datasets.about.find_root` for the default.
+        root: the folder of the table's set; see `sdc.extract.datasets.base.find_root` for the default.
         features: features of that set, instead of an extraction.
         train_root, train_features: the same of the set that heads are trained on, where that is another one.
         backbone: another one than the paper's.
@@ -236,7 +235,7 @@ def _store(job: Job, source: Source) -> FeatureStore:
     """
     if source.extraction:
         with job.naming(source):
-            extract.run(source.extraction)
+            extract_features(source.extraction)
     store = FeatureStore(require_file(source.path, "features file", "sdc import"))
     splits = (["query", "database"] if source is job.evaluated else []) + (["train"] if source is job.trained else [])
     for split in splits:

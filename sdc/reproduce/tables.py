@@ -63,9 +63,9 @@ class Table:
     @property
     def scores(self) -> tuple[str, ...]:
         """What is compared, by the columns of `sdc.experiments.tables`."""
-        from sdc.extract.datasets import about_of
+        from sdc.extract.datasets import about_dataset
 
-        revisited = about_of(self.data).protocol["name"] == "revisited"
+        revisited = about_dataset(self.data).protocol["name"] == "revisited"
         return ("map_easy", "map_medium", "map_hard") if revisited else ("map",)
 
     @property
@@ -243,7 +243,7 @@ def table_of(name: str) -> Table:
 
 def catalogue() -> list[dict[str, Any]]:
     """All tables, as JSON: what `sdc reproduce` lists."""
-    from sdc.extract.datasets import about_of
+    from sdc.extract.datasets import about_dataset
 
     def needs(table: Table) -> list[dict[str, str]]:
         sets = list(dict.fromkeys((table.data, table.trained_on or table.data)))
@@ -252,7 +252,7 @@ def catalogue() -> list[dict[str, Any]]:
                 {"data": data, "path": "R50-DELG-GLDv2-clean features", "from": "a dump, with sdc import"}
                 for data in sets
             ]
-        return [{"data": data, **piece} for data in sets for piece in about_of(data).record()["needs"]]
+        return [{"data": data, **piece} for data in sets for piece in about_dataset(data).record()["needs"]]
 
     return [
         {

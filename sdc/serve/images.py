@@ -58,13 +58,13 @@ class Embedder:
         Raises:
             HTTPRefusal: 422 they are no image, or too many pixels; 501 there is no backbone.
         """
-        from sdc.extract.images import Preprocessing, load_batch
+        from sdc.extract import Preprocessing, load_batch
 
         if self.state != "ready":
             raise HTTPRefusal(
                 501, "images cannot be searched: the backbone of the features is not at hand; send a vector"
             )
-        preprocessing = Preprocessing.of(self._provenance["preprocessing"])
+        preprocessing = Preprocessing.from_record(self._provenance["preprocessing"])
         batch = load_batch(lambda row: _opened(body), [0], preprocessing)
         for _, reason in batch.skipped:
             raise HTTPRefusal(422, f"the image cannot be read: {reason}")
@@ -75,7 +75,7 @@ class Embedder:
         self.thread.shutdown(wait=False, cancel_futures=True)
 
     def _load(self) -> Any:
-        from sdc.extract.encoder import recorded_encoder
+        from sdc.extract import recorded_encoder
 
         try:
             return recorded_encoder(self._provenance, self._weights)

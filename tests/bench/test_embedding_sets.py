@@ -11,7 +11,7 @@ import click
 import numpy as np
 import pytest
 
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 
 BENCH = Path(__file__).parents[2] / "bench" / "embedding_sets.py"
 SETS = runpy.run_path(str(BENCH))

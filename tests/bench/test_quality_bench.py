@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdc.extract.import_vectors import ImportSettings
-from sdc.extract.import_vectors import run as import_vectors
+from sdc.extract import ImportSettings, import_features
 
 BENCH = Path(__file__).parents[2] / "bench" / "quality_bench.py"
 
@@ -42,8 +41,8 @@ def sets(tmp_path_factory):
         centres = rng.standard_normal((5, dimension)) * 2
         np.save(folder / f"{name}.npy", (centres[labels] + rng.standard_normal((1500, dimension))).astype(np.float32))
     np.save(folder / "labels.npy", labels)
-    import_vectors(ImportSettings(folder / "labelled.npy", labels=folder / "labels.npy", out=folder / "labelled.h5"))
-    import_vectors(ImportSettings(folder / "bare.npy", out=folder / "bare.h5"))
+    import_features(ImportSettings(folder / "labelled.npy", labels=folder / "labels.npy", out=folder / "labelled.h5"))
+    import_features(ImportSettings(folder / "bare.npy", out=folder / "bare.h5"))
     return folder
 
 

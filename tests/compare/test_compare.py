@@ -19,7 +19,7 @@ from sdc.compare.advice import advise
 from sdc.compare.contenders import Asymmetric, Codes, quantize
 from sdc.compare.results import Latency, Mean, Result
 from sdc.errors import SdcError, UsageError
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import unpack
 from sdc.retrieve.evaluate import average_precision
 from sdc.retrieve.features import Cosines, Nearest, nearest

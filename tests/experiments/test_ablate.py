@@ -22,7 +22,7 @@ from sdc.ablate import ablate as run
 from sdc.ablate.figures import write_figures
 from sdc.errors import SdcError, UsageError
 from sdc.experiments import OVER, make_cells, parse_fixed, parse_over, read_csv
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.train.recipe import PRESETS
 
 ROWS, QUERIES, DIMENSION = 300, 30, 24

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from sdc.cli import cli
 from sdc.errors import SdcError, UsageError
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.reproduce import TABLES, ReproduceSettings, report
 from sdc.reproduce.run import prepare
 
@@ -215,7 +215,7 @@ def test_a_landmark_table_has_its_three_difficulties(landmarks: Any, tmp_path: P
 def test_ablate_shows_the_difficulties_too(tmp_path: Path) -> None:
     from sdc.ablate import AblateSettings, ablate
     from sdc.experiments import read_csv
-    from sdc.extract.store.groundtruth import Ragged
+    from sdc.extract.store import Ragged
 
     random = np.random.default_rng(1)
     truth = {

@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop, functional
 
 from sdc.extract.augment import ASPECT, Augmentation, augmented, blurred, crop_box, jittered, turned
-from sdc.extract.images import Preprocessing, batches
+from sdc.extract.image_loader import batches
+from sdc.extract.images import Preprocessing
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
 NAMES = [f"{row}.png" for row in range(50)]

@@ -21,10 +21,12 @@ from sdc.extract import backbones
 from sdc.extract.backbones import vgg16
 from sdc.extract.backbones.base import Backbone
 from sdc.extract.backbones.efficientnet_lite0 import packaged
+from sdc.extract.backbones.weights import sha256
 from sdc.extract.encoder import Encoder
 from sdc.extract.images import Preprocessing
-from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.run import ExtractSettings
+from sdc.extract.run import extract_features as run
+from sdc.extract.store import FeatureStore
 
 TINY = "test_resnet"  # of timm: 0.5 million parameters
 
@@ -71,7 +73,7 @@ def photograph() -> Image.Image:
 
 @pytest.fixture(scope="module", params=list(DIMENSIONS))
 def seen(request: pytest.FixtureRequest) -> Seen:
-    backbone = backbones.load(request.param, "random:0")
+    backbone = backbones.load_backbone(request.param, "random:0")
     encoder = Encoder(backbone, "cpu")
     pixels = Preprocessing(backbone.image_size, "crop", backbone.mean, backbone.std).pixels(photograph())
     layers: dict[str, torch.Tensor] = {}
@@ -126,11 +128,11 @@ def test_the_papers_backbones_give_the_papers_features(seen: Seen) -> None:
 
 def test_vit_base_is_what_timm_took_by_default_in_the_papers_year() -> None:
     """By timm's own name the same weights keep the mean and std that they were trained with."""
-    recipe = backbones.recipe_of("vit_base")
+    recipe = backbones.backbone_spec("vit_base")
     assert recipe.model == "vit_base_patch16_224.augreg_in21k_ft_in1k"
-    same = backbones.load(recipe.model, "random:0", 32)
+    same = backbones.load_backbone(recipe.model, "random:0", 32)
     assert same.mean == same.std == (0.5, 0.5, 0.5)
-    assert same.weights_sha256 == backbones.load("vit_base", "random:0", 32).weights_sha256
+    assert same.weights_sha256 == backbones.load_backbone("vit_base", "random:0", 32).weights_sha256
 
 
 def test_vgg16_gives_fc7_after_its_relu() -> None:
@@ -140,7 +142,7 @@ def test_vgg16_gives_fc7_after_its_relu() -> None:
     model = theirs(weights=None)
     images = noise(224, 1)
     fc7 = hooked(model, model.classifier[4], images)  # 0, 3: fc6 and fc7; 1, 4: their ReLUs
-    backbone = backbones.load("vgg16", "random:0")
+    backbone = backbones.load_backbone("vgg16", "random:0")
     converted = vgg16.convert(model.state_dict(), [])
     assert set(converted) == set(backbone.module.state_dict())
     backbone.module.load_state_dict(converted)
@@ -157,7 +159,7 @@ def test_resnet50_gives_the_global_average_of_a_torchvision_checkpoint(tmp_path:
     torch.manual_seed(0)
     model = resnet50(weights=None)
     torch.save(model.state_dict(), tmp_path / "resnet50.pth")  # with its classifier, fc
-    backbone = backbones.load("resnet50", str(tmp_path / "resnet50.pth"), 64)
+    backbone = backbones.load_backbone("resnet50", str(tmp_path / "resnet50.pth"), 64)
     assert (backbone.dimension, backbone.image_size, backbone.weights) == (2048, 64, "file:resnet50.pth")
     assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     images = noise(64)
@@ -166,7 +168,7 @@ def test_resnet50_gives_the_global_average_of_a_torchvision_checkpoint(tmp_path:
 
 
 def test_deit_base_gives_the_class_token_at_any_size() -> None:
-    backbone = backbones.load("deit_base", "random:0", 64)
+    backbone = backbones.load_backbone("deit_base", "random:0", 64)
     assert backbone.dimension == 768
     images = noise(64)
     with torch.inference_mode():
@@ -176,7 +178,7 @@ def test_deit_base_gives_the_class_token_at_any_size() -> None:
 
 
 def test_another_size_keeps_the_identity_of_the_weights() -> None:
-    one, other = backbones.load("test_vit", "random:0"), backbones.load("test_vit", "random:0", 96)
+    one, other = backbones.load_backbone("test_vit", "random:0"), backbones.load_backbone("test_vit", "random:0", 96)
     assert (one.image_size, other.image_size) == (160, 96)
     assert one.weights_sha256 == other.weights_sha256
     assert features(other.module, noise(96)).shape == (2, other.dimension)
@@ -186,7 +188,7 @@ def test_efficientnet_lite0_recognises_photographs() -> None:
     """The packaged weights are in their places: palace (698) and daisy (985) come first, as with the original code."""
     import timm
 
-    backbone = backbones.load("efficientnet_lite0")
+    backbone = backbones.load_backbone("efficientnet_lite0")
     assert (backbone.dimension, backbone.image_size) == (1280, 224)
     assert backbone.weights == "efficientnet-lite0-57934424"
     assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
@@ -206,7 +208,7 @@ def test_efficientnet_lite0_recognises_photographs() -> None:
 
 
 def test_any_timm_model_gives_what_it_pools() -> None:
-    backbone = backbones.load(TINY, "random:0", 64)
+    backbone = backbones.load_backbone(TINY, "random:0", 64)
     images = noise(64)
     with torch.inference_mode():
         maps = backbone.module.forward_features(images)
@@ -233,7 +235,7 @@ def test_the_file_format_does_not_change_the_weights(tiny: tuple[dict[str, torch
     torch.save(state, folder / "b.pth")
     torch.save({"state_dict": dict(reversed(body.items())), "epoch": 3}, folder / "c.pth")
     save_file({name: tensor for name, tensor in body.items() if name not in counters}, folder / "d.safetensors")
-    loaded = [backbones.load(TINY, str(path), 64) for path in sorted(folder.iterdir())]
+    loaded = [backbones.load_backbone(TINY, str(path), 64) for path in sorted(folder.iterdir())]
     assert len({one.weights_sha256 for one in loaded}) == 1
     assert [one.weights for one in loaded] == ["file:a.safetensors", "file:b.pth", "file:c.pth", "file:d.safetensors"]
     for one in loaded[1:]:
@@ -243,7 +245,7 @@ def test_the_file_format_does_not_change_the_weights(tiny: tuple[dict[str, torch
 
     state[next(iter(state))].view(-1)[0] += 1
     torch.save(state, folder / "other.pth")
-    assert backbones.load(TINY, str(folder / "other.pth"), 64).weights_sha256 != loaded[0].weights_sha256
+    assert backbones.load_backbone(TINY, str(folder / "other.pth"), 64).weights_sha256 != loaded[0].weights_sha256
 
 
 def test_the_hash_is_over_names_types_shapes_and_bytes() -> None:
@@ -251,7 +253,7 @@ def test_the_hash_is_over_names_types_shapes_and_bytes() -> None:
     state = hashlib.sha256()
     for name in ("bias", "running_mean", "running_var", "weight"):
         state.update(f"{name} <f4 (2,)\n".encode() + np.float32([name in ("running_var", "weight")] * 2).tobytes())
-    assert backbones.sha256(module) == state.hexdigest()
+    assert sha256(module) == state.hexdigest()
 
 
 def renamed(state: dict[str, torch.Tensor], name: str, other: str) -> dict[str, torch.Tensor]:
@@ -270,7 +272,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tiny: tuple[dict[str, torch
     for case, (changed, message) in cases.items():
         torch.save(changed, folder / f"{case}.pth")
         with pytest.raises(SdcError) as caught:
-            backbones.load(TINY, str(folder / f"{case}.pth"), 64)
+            backbones.load_backbone(TINY, str(folder / f"{case}.pth"), 64)
         assert message in str(caught.value)
         assert f"{case}.pth" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -287,7 +289,7 @@ def test_nothing_foreign_is_unpickled(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Bomb()))
     for name in ("bomb.pth", "bare.pth"):
         with pytest.raises(SdcError, match="holds more than tensors"):
-            backbones.load(TINY, str(tmp_path / name), 64)
+            backbones.load_backbone(TINY, str(tmp_path / name), 64)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -299,19 +301,19 @@ def test_files_that_are_no_weights(tmp_path: Path, name: str) -> None:
     elif not name.startswith("absent"):
         path.write_bytes(b"root:x:0:0:" * 50 if name.startswith("garbage") else b"")
     with pytest.raises(SdcError, match=name.replace(".", r"\.")) as caught:
-        backbones.load(TINY, str(path), 64)
+        backbones.load_backbone(TINY, str(path), 64)
     assert "\n" not in str(caught.value)
 
 
 def test_random_weights_are_those_of_the_seed_in_any_process() -> None:
     state = torch.random.get_rng_state()
-    one, other = backbones.load(TINY, "random:7", 64), backbones.load(TINY, "random:8", 64)
+    one, other = backbones.load_backbone(TINY, "random:7", 64), backbones.load_backbone(TINY, "random:8", 64)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert one.weights == "random:7"
     assert one.weights_sha256 != other.weights_sha256
     script = (
         "import torch; torch.rand(5); from sdc.extract import backbones; "
-        f"print(backbones.load({TINY!r}, 'random:7', 64).weights_sha256)"
+        f"print(backbones.load_backbone({TINY!r}, 'random:7', 64).weights_sha256)"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == one.weights_sha256
@@ -320,7 +322,7 @@ def test_random_weights_are_those_of_the_seed_in_any_process() -> None:
 @pytest.mark.parametrize("weights", ["random:", "random:x", "random:-1", "random", "random:1.5"])
 def test_a_seed_is_a_whole_number(weights: str) -> None:
     with pytest.raises(UsageError, match=r"random:SEED"):
-        backbones.load(TINY, weights, 64)
+        backbones.load_backbone(TINY, weights, 64)
 
 
 @pytest.fixture
@@ -343,7 +345,7 @@ def test_without_the_hub_the_error_names_the_file(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", by_choice)
     with pytest.raises(SdcError) as caught:
-        backbones.load("resnet50")
+        backbones.load_backbone("resnet50")
     message = str(caught.value)
     assert "timm/resnet50.tv_in1k" in message
     assert "model.safetensors" in message
@@ -360,9 +362,9 @@ def test_weights_in_the_hubs_cache_need_no_network(offline: Path, tiny: tuple[di
     (repository / "refs" / "main").write_text("abc")
     (repository / "snapshots" / "abc").mkdir(parents=True)
     save_file(tiny[0], repository / "snapshots" / "abc" / "model.safetensors")
-    backbone = backbones.load(TINY)
+    backbone = backbones.load_backbone(TINY)
     assert backbone.weights == "test_resnet.r160_in1k"
-    same = backbones.load(TINY, str(repository / "snapshots" / "abc" / "model.safetensors"))
+    same = backbones.load_backbone(TINY, str(repository / "snapshots" / "abc" / "model.safetensors"))
     assert backbone.weights_sha256 == same.weights_sha256
 
 
@@ -370,7 +372,7 @@ def test_first_and_second_weights_of_resnet50_are_told_apart(offline: Path, tmp_
     """By their tags alone: here the very same tensors stand under both."""
     from safetensors.torch import save_file
 
-    save_file(backbones.load("resnet50", "random:0", 32).module.state_dict(), tmp_path / "weights.safetensors")
+    save_file(backbones.load_backbone("resnet50", "random:0", 32).module.state_dict(), tmp_path / "weights.safetensors")
     for tag in ("tv_in1k", "tv2_in1k"):
         repository = offline / f"models--timm--resnet50.{tag}"
         (repository / "refs").mkdir(parents=True)
@@ -397,7 +399,7 @@ def test_first_and_second_weights_of_resnet50_are_told_apart(offline: Path, tmp_
 @pytest.mark.parametrize(("name", "hint"), [("resnet5O", "'resnet50'"), ("resnet50.tv_in2k", "'resnet50.tv_in1k'")])
 def test_unknown_names(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match="unknown backbone") as caught:
-        backbones.load(name, "random:0")
+        backbones.load_backbone(name, "random:0")
     assert f"did you mean {hint}" in str(caught.value)
     assert "efficientnet_lite0" in str(caught.value)
 
@@ -405,9 +407,9 @@ def test_unknown_names(name: str, hint: str) -> None:
 @pytest.mark.parametrize(("name", "size"), [("vgg11", 8), ("test_vit", 3)])
 def test_sizes_that_a_backbone_does_not_take(name: str, size: int) -> None:
     with pytest.raises(UsageError, match=f"{name} does not take images of {size} x {size} pixels"):
-        backbones.load(name, "random:0", size)
+        backbones.load_backbone(name, "random:0", size)
 
 
 def test_every_listed_backbone_has_its_file() -> None:
     for name in backbones.BACKBONES:
-        assert backbones.recipe_of(name).model
+        assert backbones.backbone_spec(name).model

@@ -22,8 +22,9 @@ from sdc.cli import cli
 from sdc.errors import SdcError, UsageError
 from sdc.extract import datasets
 from sdc.extract.datasets import DATASETS, Prefixes
-from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.run import ExtractSettings
+from sdc.extract.run import extract_features as run
+from sdc.extract.store import FeatureStore
 
 SMALL = (
     "--backbone",
@@ -171,13 +172,13 @@ def test_cifar10(tmp_path: Path) -> None:
         expected["train"] += order[100:600]
     for name, rows in expected.items():
         assert store.splits[name].tolist() == sorted(rows)
-    assert store.splits["query"].tolist() != datasets.load("cifar10", tmp_path).listing.splits["query"].tolist()
+    assert store.splits["query"].tolist() != datasets.load_dataset("cifar10", tmp_path).listing.splits["query"].tolist()
 
 
 def test_cifar10_images_and_their_folder(tmp_path: Path) -> None:
     pool, _ = cifar10(tmp_path)
     for root in (tmp_path, tmp_path / "cifar-10-batches-py"):
-        dataset = datasets.load("cifar10", root)
+        dataset = datasets.load_dataset("cifar10", root)
         for row in (0, 700, 1796):
             np.testing.assert_array_equal(np.asarray(dataset.open(row)), pool[row])
         with dataset.open(0) as image:
@@ -188,7 +189,7 @@ def test_cifar10_splits_from_a_file(tmp_path: Path) -> None:
     pool, classes = cifar10(tmp_path)
     split = tmp_path / "index.npz"
     np.savez(split, train=[5, 3], query=[1000, 4], database=[3, 5, 6, 1796])
-    dataset = datasets.load("cifar10", tmp_path, str(split))
+    dataset = datasets.load_dataset("cifar10", tmp_path, str(split))
     rows = [3, 4, 5, 6, 1000, 1796]  # images in none of the splits are left out
     assert {name: part.tolist() for name, part in dataset.listing.splits.items()} == {
         "train": [0, 2], "query": [1, 4], "database": [0, 2, 3, 5],
@@ -204,13 +205,13 @@ def test_cifar10_splits_from_a_file(tmp_path: Path) -> None:
     ):
         np.savez(split, **arrays)  # type: ignore[arg-type]
         with pytest.raises(SdcError, match=message):
-            datasets.load("cifar10", tmp_path, str(split))
+            datasets.load_dataset("cifar10", tmp_path, str(split))
     for name, error, message in (
         ("0.1", UsageError, r"--split 0.1: expected an npz"),
         ("absent.npz", SdcError, r"no file of splits at"),
     ):
         with pytest.raises(error, match=message):
-            datasets.load("cifar10", tmp_path, name)
+            datasets.load_dataset("cifar10", tmp_path, name)
 
 
 class Malicious:
@@ -239,7 +240,7 @@ def test_damaged_cifar10(tmp_path: Path, content: object, message: str) -> None:
     trace = tmp_path / "trace"
     write_batch(tmp_path / CIFAR[1], Malicious(trace) if content == "malicious" else content)
     with pytest.raises(SdcError, match=message):
-        datasets.load("cifar10", tmp_path)
+        datasets.load_dataset("cifar10", tmp_path)
     assert not trace.exists()
 
 
@@ -259,11 +260,11 @@ def test_imagenet100(tmp_path: Path) -> None:
     assert len(store) == 120
     assert "image/n02256656_7.JPEG" in store.ids(store.splits["query"])
 
-    numbered = datasets.load("imagenet100", root)
+    numbered = datasets.load_dataset("imagenet100", root)
     for file in LISTS:  # the same lists in their other form: zeros and a one
         lines = [line.split() for line in (root / file).read_text().splitlines()]
         (root / file).write_text("".join(f"{path} {hot(100, int(label))}\n" for path, label in lines))
-    assert datasets.load("imagenet100", root).listing.digest() == numbered.listing.digest()
+    assert datasets.load_dataset("imagenet100", root).listing.digest() == numbered.listing.digest()
 
 
 def test_nuswide_relevance_is_a_shared_concept(tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_coco_with_lists_of_another_machine(tmp_path: Path) -> None:
         prefix="/home/someone/dataset/coco/",
     )
     with pytest.raises(SdcError, match=r"none of the 120 images .* try --strip-prefix /home/someone/dataset/coco$"):
-        datasets.load("coco", root)
+        datasets.load_dataset("coco", root)
     (root / "val2014" / f"COCO_{7:012d}.jpg").unlink()
     strip = ("--strip-prefix", "/home/someone/dataset/coco/")
     store, scores = chain(tmp_path, "--data", "coco", "--root", root, *strip)
@@ -339,7 +340,7 @@ def test_paths_in_lists(tmp_path: Path) -> None:
     Image.new("L", (8, 8), 40).save(absolute)
     lines = [f"./{names[0]} 0", f"  {names[1]}\t1  ", f"{names[2]}   2\r", "", f"{names[3]} 3", f"{absolute} 4"]
     (root / "train.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
-    dataset = datasets.load("list", root)
+    dataset = datasets.load_dataset("list", root)
     assert list(dataset.listing.ids) == [*names, str(absolute)]
     assert dataset.listing.labels is not None
     assert dataset.listing.labels.tolist() == [0, 1, 2, 3, 4]
@@ -350,20 +351,22 @@ def test_paths_in_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strip", ["/old/place", "/old/place/"])
 @pytest.mark.parametrize("add", ["moved", "moved/", "ABSOLUTE"])
 def test_prefixes_change_where_images_lie_and_not_what_they_are(tmp_path: Path, strip: str, add: str) -> None:
-    plain = datasets.load("list", small(tmp_path / "plain", ["a.png", "c/b.png"]))
+    plain = datasets.load_dataset("list", small(tmp_path / "plain", ["a.png", "c/b.png"]))
     lines = "/old/place/a.png 0\n/old/place/c/b.png 1\n"
     root = small(tmp_path / "moved", ["a.png", "c/b.png"], dict.fromkeys(LISTS, lines)).rename(tmp_path / "lists")
     (root / "moved").mkdir()
     for name in ("a.png", "c"):
         shutil.move(root / name, root / "moved" / name)
-    dataset = datasets.load("list", root, prefixes=Prefixes(strip, add.replace("ABSOLUTE", str(root / "moved"))))
+    dataset = datasets.load_dataset(
+        "list", root, prefixes=Prefixes(strip, add.replace("ABSOLUTE", str(root / "moved")))
+    )
     assert dataset.listing.digest() == plain.listing.digest()
     assert dataset.content == plain.content
     assert dataset.open(1).getpixel((0, 0)) == 10
     with pytest.raises(
         UsageError, match=r"--strip-prefix /ol: no path in the lists of .* begins so, e.g. /old/place/a"
     ):
-        datasets.load("list", root, prefixes=Prefixes("/ol"))
+        datasets.load_dataset("list", root, prefixes=Prefixes("/ol"))
 
 
 @pytest.mark.parametrize(
@@ -391,12 +394,12 @@ def test_lists_that_do_not_fit(tmp_path: Path, text: str | bytes, message: str) 
     small(tmp_path, ["a.png", "b.png"])
     (tmp_path / "train.txt").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(SdcError, match=message):
-        datasets.load("list", tmp_path)
+        datasets.load_dataset("list", tmp_path)
 
 
 def test_an_image_named_again_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small(tmp_path, ["a.png", "b.png"], {"train.txt": "b.png 1\n./b.png 01\na.png 0\n"})
-    dataset = datasets.load("list", tmp_path)
+    dataset = datasets.load_dataset("list", tmp_path)
     assert list(dataset.listing.ids) == ["b.png", "a.png"]
     assert dataset.listing.splits["train"].tolist() == [0, 1]
     assert "train.txt: 1 lines name an image again" in caplog.text
@@ -404,9 +407,9 @@ def test_an_image_named_again_counts_once(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_lists_of_another_set_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small(tmp_path, ["a.png"], dict.fromkeys(LISTS, f"a.png {hot(21, 3)}\n"))
-    assert datasets.load("nuswide", tmp_path).listing.labels is not None
+    assert datasets.load_dataset("nuswide", tmp_path).listing.labels is not None
     assert not caplog.records
-    datasets.load("coco", tmp_path)
+    datasets.load_dataset("coco", tmp_path)
     assert "coco usually has 80 labels an image, these lists have 21" in caplog.text
 
 
@@ -416,14 +419,14 @@ def test_a_missing_list_is_named_with_its_source(tmp_path: Path, name: str) -> N
     (tmp_path / "database.txt").unlink()
     source = {"list": "from you"}.get(name, "from the authors' data/")
     with pytest.raises(SdcError, match=rf"^no {re.escape(str(tmp_path))}/database.txt: it comes {source}"):
-        datasets.load(name, tmp_path)
+        datasets.load_dataset(name, tmp_path)
 
 
 def test_two_lists_of_queries(tmp_path: Path) -> None:
     small(tmp_path, ["a.png"])
     (tmp_path / "query.txt").write_text("a.png 0\n")
     with pytest.raises(SdcError, match=r"has both test.txt and query.txt, expected one"):
-        datasets.load("list", tmp_path)
+        datasets.load_dataset("list", tmp_path)
 
 
 def test_a_missing_batch_is_named_with_its_source(tmp_path: Path) -> None:
@@ -431,7 +434,7 @@ def test_a_missing_batch_is_named_with_its_source(tmp_path: Path) -> None:
     (tmp_path / CIFAR[3]).unlink()
     for root in (tmp_path, tmp_path / "cifar-10-batches-py"):
         with pytest.raises(SdcError, match=rf"^no {tmp_path}/{CIFAR[3]}: it comes from cifar-10-python.tar.gz"):
-            datasets.load("cifar10", root)
+            datasets.load_dataset("cifar10", root)
 
 
 @pytest.mark.parametrize(("name", "level"), [("coco", ".."), ("coco", "train2014"), ("cifar10", "..")])
@@ -442,7 +445,7 @@ def test_a_wrong_folder_level_is_named_with_the_right_one(tmp_path: Path, name: 
     else:
         cifar10(root)
     with pytest.raises(SdcError, match=rf"but there is one in {root}: name that folder with --root$"):
-        datasets.load(name, (root / level).resolve())
+        datasets.load_dataset(name, (root / level).resolve())
 
 
 def test_sets_are_found_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,17 +453,17 @@ def test_sets_are_found_by_a_variable(tmp_path: Path, monkeypatch: pytest.Monkey
     small(tmp_path / "list", ["b.png"])
     cifar10(tmp_path)
     with pytest.raises(UsageError, match=r"--data coco needs --root, or SDC_DATA with a folder coco .*: .* train.txt"):
-        datasets.load("coco")
+        datasets.load_dataset("coco")
     monkeypatch.setenv("SDC_DATA", str(tmp_path))
-    assert list(datasets.load("coco").listing.ids) == ["a.png"]
-    assert list(datasets.load("list").listing.ids) == ["b.png"]
-    assert list(datasets.load("list", tmp_path / "coco").listing.ids) == ["a.png"]  # --root goes first
-    assert len(datasets.load("cifar10")) == 1797  # cifar-10-batches-py tells it apart from the others
+    assert list(datasets.load_dataset("coco").listing.ids) == ["a.png"]
+    assert list(datasets.load_dataset("list").listing.ids) == ["b.png"]
+    assert list(datasets.load_dataset("list", tmp_path / "coco").listing.ids) == ["a.png"]  # --root goes first
+    assert len(datasets.load_dataset("cifar10")) == 1797  # cifar-10-batches-py tells it apart from the others
     (tmp_path / "cifar10").mkdir()
     with pytest.raises(SdcError, match=r"cifar10/cifar-10-batches-py/data_batch_1, but there is one in"):
-        datasets.load("cifar10")  # the folder of its name goes before the shared one
+        datasets.load_dataset("cifar10")  # the folder of its name goes before the shared one
     with pytest.raises(UsageError, match=rf"a folder nuswide in it \(found SDC_DATA={tmp_path}, without one\)"):
-        datasets.load("nuswide")
+        datasets.load_dataset("nuswide")
 
 
 def test_options_of_other_sets_are_refused(tmp_path: Path) -> None:
@@ -468,12 +471,12 @@ def test_options_of_other_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"coco has a split of its own: leave out --split \(it is for --data cifar10, f"
     ):
-        datasets.load("coco", tmp_path, "0.1")
+        datasets.load_dataset("coco", tmp_path, "0.1")
     for prefixes, option in ((Prefixes(strip="a"), "strip"), (Prefixes(add="a"), "add")):
         with pytest.raises(
             UsageError, match=rf"folder has no list files: leave out --{option}-prefix \(it is for .*coco"
         ):
-            datasets.load("folder", tmp_path, prefixes=prefixes)
+            datasets.load_dataset("folder", tmp_path, prefixes=prefixes)
 
 
 def test_strange_images_are_embedded_or_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

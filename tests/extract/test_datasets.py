@@ -15,7 +15,7 @@ from PIL import Image
 from sdc.errors import SdcError, UsageError
 from sdc.extract import datasets
 from sdc.extract.datasets import fashion_mnist
-from sdc.extract.store.store import default_splits
+from sdc.extract.store import default_splits
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -39,7 +39,7 @@ def small(folder: Path, compressed: bool = False) -> np.ndarray:
 
 @pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist_is_split_as_in_the_comparisons() -> None:
-    dataset = datasets.load("fashion-mnist")
+    dataset = datasets.load_dataset("fashion-mnist")
     listing = dataset.listing
     assert len(dataset) == len(listing.ids) == 70000
     assert {name: len(rows) for name, rows in listing.splits.items()} == {
@@ -77,7 +77,7 @@ def test_fashion_mnist_is_split_as_in_the_comparisons() -> None:
 
 def test_fashion_mnist_has_two_levels(tmp_path: Path) -> None:
     small(tmp_path)
-    listing = datasets.load("fashion-mnist", tmp_path).listing
+    listing = datasets.load_dataset("fashion-mnist", tmp_path).listing
     assert listing.labels is not None
     assert listing.labels_coarse is not None
     names = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
@@ -94,17 +94,17 @@ def test_fashion_mnist_with_a_strange_label_is_refused(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / NAMES[3]).write_bytes(idx(np.array([3] * 9 + [12])))
     with pytest.raises(SdcError, match="found label 12, expected 0 to 9"):
-        datasets.load("fashion-mnist", tmp_path)
+        datasets.load_dataset("fashion-mnist", tmp_path)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("inner", ["", "FashionMNIST/raw"])
 def test_fashion_mnist_from_root(tmp_path: Path, compressed: bool, inner: str) -> None:
     images = small(tmp_path / inner, compressed)
-    dataset = datasets.load("fashion-mnist", tmp_path, seed=5)
+    dataset = datasets.load_dataset("fashion-mnist", tmp_path, seed=5)
     assert len(dataset) == 30
     np.testing.assert_array_equal(np.asarray(dataset.open(29)), images[29])
-    assert dataset.content == datasets.load("fashion-mnist", tmp_path).content
+    assert dataset.content == datasets.load_dataset("fashion-mnist", tmp_path).content
 
 
 def test_fashion_mnist_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,18 +121,18 @@ def test_fashion_mnist_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", Download)
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = datasets.load("fashion-mnist")
+    first = datasets.load_dataset("fashion-mnist")
     assert downloads == [tmp_path / "cache" / "sdc"]
     assert len(first) == 30
-    datasets.load("fashion-mnist")  # from the cache now
+    datasets.load_dataset("fashion-mnist")  # from the cache now
     assert len(downloads) == 1
 
     small(tmp_path / "debian")
     (tmp_path / "cache" / "sdc" / "FashionMNIST" / "raw" / NAMES[0]).write_bytes(b"damaged, but no longer looked at")
-    assert len(datasets.load("fashion-mnist")) == 30
+    assert len(datasets.load_dataset("fashion-mnist")) == 30
     (tmp_path / "empty").mkdir()
     with pytest.raises(SdcError, match=r"no Fashion-MNIST in .*empty: expected train- and t10k"):
-        datasets.load("fashion-mnist", tmp_path / "empty")
+        datasets.load_dataset("fashion-mnist", tmp_path / "empty")
 
 
 def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(
         SdcError, match=r"cannot download Fashion-MNIST .* install Debian's dataset-fashion-mnist.*--root"
     ):
-        datasets.load("fashion-mnist")
+        datasets.load_dataset("fashion-mnist")
 
 
 @pytest.mark.parametrize(
@@ -164,18 +164,18 @@ def test_damaged_fashion_mnist(tmp_path: Path, name: str, change, message: str) 
     small(tmp_path, compressed=name.endswith(".gz"))
     (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(SdcError, match=message):
-        datasets.load("fashion-mnist", tmp_path)
+        datasets.load_dataset("fashion-mnist", tmp_path)
 
 
 def test_fashion_mnist_has_its_own_split(tmp_path: Path) -> None:
     small(tmp_path)
     with pytest.raises(UsageError, match="split of its own"):
-        datasets.load("fashion-mnist", tmp_path, split="0.1")
+        datasets.load_dataset("fashion-mnist", tmp_path, split="0.1")
 
 
 def test_an_unknown_set() -> None:
     with pytest.raises(UsageError, match="did you mean 'fashion-mnist'"):
-        datasets.load("fashion_mnist")
+        datasets.load_dataset("fashion_mnist")
 
 
 def fill(root: Path, *names: str) -> None:
@@ -189,7 +189,7 @@ def test_folder_lists_images_with_subfolders_as_labels(tmp_path: Path) -> None:
         tmp_path, "dog/b.png", "dog/deep/a.JPG", "cat/z.webp", "cat/é ü.png", "ant/1.bmp", ".hidden/x.png", "cat/.y.png"
     )
     (tmp_path / "dog/readme.txt").write_text("no image")
-    dataset = datasets.load("folder", tmp_path)
+    dataset = datasets.load_dataset("folder", tmp_path)
     assert list(dataset.listing.ids) == ["ant/1.bmp", "cat/z.webp", "cat/é ü.png", "dog/b.png", "dog/deep/a.JPG"]
     assert dataset.listing.labels is not None
     assert dataset.listing.labels.tolist() == [0, 1, 1, 2, 2]
@@ -205,14 +205,14 @@ def test_folder_follows_links_once(tmp_path: Path) -> None:
     fill(tmp_path / "root", "one/b.png")
     os.symlink(tmp_path / "else", tmp_path / "root" / "two")
     os.symlink(tmp_path / "root", tmp_path / "root" / "one" / "loop")
-    assert list(datasets.load("folder", tmp_path / "root").listing.ids) == ["one/b.png", "two/a.png"]
+    assert list(datasets.load_dataset("folder", tmp_path / "root").listing.ids) == ["one/b.png", "two/a.png"]
 
 
 def test_links_to_nowhere_are_listed_and_cannot_be_opened(tmp_path: Path) -> None:
     fill(tmp_path, "a/1.png")
     os.symlink("absent.png", tmp_path / "a" / "2.png")
     os.mkfifo(tmp_path / "a" / "3.png")
-    dataset = datasets.load("folder", tmp_path)
+    dataset = datasets.load_dataset("folder", tmp_path)
     assert list(dataset.listing.ids) == ["a/1.png", "a/2.png"]
     with pytest.raises(FileNotFoundError):
         dataset.open(1)
@@ -229,47 +229,56 @@ def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "scandir", guarded)
     with pytest.raises(SdcError, match=r"cannot read the folder .*closed .Permission denied."):
-        datasets.load("folder", tmp_path)
+        datasets.load_dataset("folder", tmp_path)
 
 
 def test_flat_folders_have_no_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path, "b.png", "a.png")
-    dataset = datasets.load("folder", tmp_path)
+    dataset = datasets.load_dataset("folder", tmp_path)
     assert list(dataset.listing.ids) == ["a.png", "b.png"]
     assert dataset.listing.labels is None
     assert not caplog.records
     fill(tmp_path, "cat/c.png")
-    assert datasets.load("folder", tmp_path).listing.labels is None
+    assert datasets.load_dataset("folder", tmp_path).listing.labels is None
     assert "2 of 3 images lie in no subfolder" in caplog.text
 
 
 def test_the_content_changes_with_the_images_but_not_with_their_place(tmp_path: Path) -> None:
     for place in ("one", "two"):
         fill(tmp_path / place, "a/1.png", "b/2.png")
-    assert datasets.load("folder", tmp_path / "one").content == datasets.load("folder", tmp_path / "two").content
+    assert (
+        datasets.load_dataset("folder", tmp_path / "one").content
+        == datasets.load_dataset("folder", tmp_path / "two").content
+    )
     with (tmp_path / "two/a/1.png").open("ab") as file:
         file.write(b"more")
-    assert datasets.load("folder", tmp_path / "one").content != datasets.load("folder", tmp_path / "two").content
+    assert (
+        datasets.load_dataset("folder", tmp_path / "one").content
+        != datasets.load_dataset("folder", tmp_path / "two").content
+    )
 
 
 def test_split_by_ratio(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{number:02d}.png" for number in range(20)))
-    splits = datasets.load("folder", tmp_path, "0.25", 3).listing.splits
+    splits = datasets.load_dataset("folder", tmp_path, "0.25", 3).listing.splits
     assert len(splits["query"]) == 5
     assert sorted([*splits["query"], *splits["database"]]) == list(range(20))
     assert splits["train"].tolist() == splits["database"].tolist()
-    again = datasets.load("folder", tmp_path, "0.25", 3).listing.splits
+    again = datasets.load_dataset("folder", tmp_path, "0.25", 3).listing.splits
     assert splits["query"].tolist() == again["query"].tolist()
-    assert splits["query"].tolist() != datasets.load("folder", tmp_path, "0.25", 4).listing.splits["query"].tolist()
-    assert len(datasets.load("folder", tmp_path, "0.001").listing.splits["query"]) == 1
-    assert len(datasets.load("folder", tmp_path, "0.999").listing.splits["database"]) == 1
+    assert (
+        splits["query"].tolist()
+        != datasets.load_dataset("folder", tmp_path, "0.25", 4).listing.splits["query"].tolist()
+    )
+    assert len(datasets.load_dataset("folder", tmp_path, "0.001").listing.splits["query"]) == 1
+    assert len(datasets.load_dataset("folder", tmp_path, "0.999").listing.splits["database"]) == 1
 
 
 def test_split_by_file(tmp_path: Path) -> None:
     fill(tmp_path / "images", "a/1.png", "a/2 2.png", "b/3.png", "c/4.png")
     file = tmp_path / "splits.txt"
     file.write_text("b/3.png database\nb/3.png train\na/2 2.png\tquery\n\nb/3.png train\na/1.png database\n")
-    listing = datasets.load("folder", tmp_path / "images", str(file)).listing
+    listing = datasets.load_dataset("folder", tmp_path / "images", str(file)).listing
     assert list(listing.ids) == ["a/1.png", "a/2 2.png", "b/3.png"]  # c/4.png is in no split
     assert {name: rows.tolist() for name, rows in listing.splits.items()} == {
         "train": [2], "query": [1], "database": [0, 2],
@@ -293,31 +302,31 @@ def test_split_files_that_do_not_fit(tmp_path: Path, content: str | bytes, messa
     fill(tmp_path / "images", "a/1.png")
     (tmp_path / "splits.txt").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(SdcError, match=message):
-        datasets.load("folder", tmp_path / "images", str(tmp_path / "splits.txt"))
+        datasets.load_dataset("folder", tmp_path / "images", str(tmp_path / "splits.txt"))
 
 
 @pytest.mark.parametrize("split", ["0", "1", "1.5", "-0.1", "nan", "nowhere.txt"])
 def test_splits_that_are_none(tmp_path: Path, split: str) -> None:
     fill(tmp_path, "1.png", "2.png")
     with pytest.raises(UsageError, match=rf"--split {split}: .*0\.1"):
-        datasets.load("folder", tmp_path, split)
+        datasets.load_dataset("folder", tmp_path, split)
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs --root"):
-        datasets.load("folder")
+        datasets.load_dataset("folder")
     with pytest.raises(SdcError, match=r"absent does not exist, expected a folder of images"):
-        datasets.load("folder", tmp_path / "absent")
+        datasets.load_dataset("folder", tmp_path / "absent")
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(SdcError, match=r"notes.txt is a file, expected a folder of images"):
-        datasets.load("folder", tmp_path / "notes.txt")
+        datasets.load_dataset("folder", tmp_path / "notes.txt")
     with pytest.raises(SdcError, match=r"no image in .*\.jpg"):
-        datasets.load("folder", tmp_path)
+        datasets.load_dataset("folder", tmp_path)
 
 
 def test_a_selection_opens_its_own_rows(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{number}.png" for number in range(6)))
-    chosen = datasets.load("folder", tmp_path).select(np.array([1, 4, 5]))
+    chosen = datasets.load_dataset("folder", tmp_path).select(np.array([1, 4, 5]))
     assert list(chosen.listing.ids) == ["1.png", "4.png", "5.png"]
     assert [chosen.open(row).getpixel((0, 0)) for row in range(3)] == [1, 4, 5]
     assert [chosen.select(np.array([2])).open(0).getpixel((0, 0))] == [5]

@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract import backbones, datasets
+from sdc.extract import backbones
+from sdc.extract import run as run_module
 from sdc.extract.datasets import Dataset
 from sdc.extract.encoder import Encoder, features_of_images, recorded_encoder
 from sdc.extract.parts.part_set import Parts, parts_folder
-from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.run import ExtractSettings
+from sdc.extract.run import extract_features as run
+from sdc.extract.store import FeatureStore
 
 
 def fill(root: Path, count: int) -> Path:
@@ -90,7 +92,7 @@ def test_features_are_those_of_the_backbone(settings: ExtractSettings, images: P
     images_hash = found["settings"].pop("images")
     assert len(images_hash) == 32
     assert found.pop("version")
-    assert found.pop("weights_sha256") == backbones.load("test_resnet", "random:0", 32).weights_sha256
+    assert found.pop("weights_sha256") == backbones.load_backbone("test_resnet", "random:0", 32).weights_sha256
     assert found == {
         "source": "extract", "backbone": "test_resnet", "weights": "random:0", "dataset": "folder",
         "preprocessing": {
@@ -115,7 +117,8 @@ def test_the_content_does_not_depend_on_workers_or_parts(settings: ExtractSettin
 
 CHILD = """
 import sys, json, pathlib
-from sdc.extract.run import ExtractSettings, run
+from sdc.extract.run import ExtractSettings
+from sdc.extract.run import extract_features as run
 settings = json.loads(sys.argv[1])
 run(ExtractSettings(**{**settings, "root": pathlib.Path(settings["root"]), "out": pathlib.Path(settings["out"])}))
 """
@@ -232,7 +235,7 @@ def test_features_from_before_a_set_had_coarse_labels_are_still_its(
     old = FeatureStore(run(changed(settings, out=settings.out.with_name("old.h5"))))
     assert old.labels_coarse is None
 
-    load = datasets.load
+    load = run_module.load_dataset
 
     def with_coarse(*arguments: Any) -> Dataset:
         dataset = load(*arguments)
@@ -240,7 +243,7 @@ def test_features_from_before_a_set_had_coarse_labels_are_still_its(
         listing = dataclasses.replace(dataset.listing, labels_coarse=dataset.listing.labels // 2)
         return dataclasses.replace(dataset, listing=listing)
 
-    monkeypatch.setattr(datasets, "load", with_coarse)
+    monkeypatch.setattr(run_module, "load_dataset", with_coarse)
     caplog.set_level("INFO", "sdc")
     run(changed(settings, out=old.path))
     assert "nothing to do" in caplog.text
@@ -354,7 +357,7 @@ def test_only_the_recorded_weights_will_do(settings: ExtractSettings, tmp_path: 
     from safetensors.torch import save_file
 
     for seed in (4, 5):
-        module = backbones.load("test_resnet", f"random:{seed}", 32).module
+        module = backbones.load_backbone("test_resnet", f"random:{seed}", 32).module
         save_file(module.state_dict(), tmp_path / f"{seed}.safetensors")
     provenance = FeatureStore(run(changed(settings, weights=str(tmp_path / "4.safetensors")))).provenance
     assert provenance["weights"] == "file:4.safetensors"
@@ -375,7 +378,7 @@ def test_imported_features_have_no_encoder() -> None:
 def test_mixed_precision_is_close_to_the_cpu() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 96, 96, 3), np.uint8)
     rows = {
-        device: Encoder(backbones.load("efficientnet_lite0", None, 96), device)(pixels).astype(np.float64)
+        device: Encoder(backbones.load_backbone("efficientnet_lite0", None, 96), device)(pixels).astype(np.float64)
         for device in ("cpu", "cuda")
     }
     cosine = (rows["cpu"] * rows["cuda"]).sum(1) / np.prod([np.linalg.norm(x, axis=1) for x in rows.values()], axis=0)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.images import Preprocessing, batches, load_batch
+from sdc.extract.image_loader import batches, load_batch
+from sdc.extract.images import Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -172,13 +173,13 @@ def test_the_record_says_everything() -> None:
     assert one.record() == {
         "size": 96, "resize": "squash", "interpolation": "bicubic", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
     }  # fmt: skip
-    assert Preprocessing.of(one.record()) == one
+    assert Preprocessing.from_record(one.record()) == one
 
 
 @pytest.mark.parametrize("change", [{"interpolation": "nearest"}, {"size": None}, {"mean": 3}, {"resize": "stretch"}])
 def test_a_foreign_record_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(SdcError, match=r"preprocessing cannot be repeated|unknown resize"):
-        Preprocessing.of({**preprocessing(96, "squash").record(), **change})
+        Preprocessing.from_record({**preprocessing(96, "squash").record(), **change})
 
 
 def test_an_unknown_resize_is_a_usage_error() -> None:

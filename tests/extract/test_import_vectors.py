@@ -24,9 +24,10 @@ import safetensors.torch
 import torch
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.import_vectors import ImportSettings, RowNumbers, read_vectors, run
-from sdc.extract.readers import readers
-from sdc.extract.store.store import FeatureStore, default_splits
+from sdc.extract import ImportSettings, read_vectors
+from sdc.extract import import_features as run
+from sdc.extract.readers import table
+from sdc.extract.store import FeatureStore, RowNumberIds, default_splits
 
 N, D = 700, 24
 
@@ -39,7 +40,7 @@ def vectors(dtype: str = "float32", n: int = N) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of some ten rows, so that each file is read in many."""
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(table, "BLOCK_BYTES", 1000)
 
 
 def save_parquet(path: Path, columns: dict[str, Any]) -> None:
@@ -390,7 +391,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, small_disk: Pat
 
 
 def test_row_numbers_are_a_list_of_their_names() -> None:
-    rows, names = RowNumbers(20), [str(row) for row in range(20)]
+    rows, names = RowNumberIds(20), [str(row) for row in range(20)]
     assert list(rows) == names
     assert rows[3:17:2] == names[3:17:2]
     assert rows[-1] == "19"
@@ -403,7 +404,8 @@ IMPORT = """
 import sys, threading, time
 import h5py, pyarrow.parquet
 from pathlib import Path
-from sdc.extract.embeddings import ImportSettings, run
+from sdc.extract import ImportSettings
+from sdc.extract import import_features as run
 
 def own():
     return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0]) * 1024

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.import_vectors import ImportSettings, read_vectors, run
-from sdc.extract.store.store import FeatureStore
+from sdc.extract import ImportSettings, read_vectors
+from sdc.extract import import_features as run
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.index.index import Index
 
 N, D = 33, 16

@@ -21,10 +21,9 @@ from sdc.extract import backbones, datasets
 from sdc.extract.datasets.gldv2 import PROTOCOL as RELEVANT
 from sdc.extract.encoder import features_of_images
 from sdc.extract.images import Preprocessing
-from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store.groundtruth import Ragged
-from sdc.extract.store.id_array import Names
-from sdc.extract.store.store import FeatureStore, Listing
+from sdc.extract.run import ExtractSettings
+from sdc.extract.run import extract_features as run
+from sdc.extract.store import FeatureStore, IdArray, Listing, Ragged
 from sdc.retrieve.index.index import Index
 
 LEVELS = ("easy", "hard", "junk")
@@ -65,7 +64,7 @@ def expected_truth(gnd: dict[str, Any], without: tuple[str, ...] = ()) -> dict[s
 @pytest.mark.parametrize(("name", "folder"), [("roxf", "roxford5k"), ("rparis", "rparis6k")])
 def test_the_database_comes_first_and_the_ground_truth_is_rows(landmarks: Make, name: str, folder: str) -> None:
     made = landmarks(folder)
-    dataset = datasets.load(name, made.root)
+    dataset = datasets.load_dataset(name, made.root)
     listing = dataset.listing
     assert listing.ids == [*made.gnd["imlist"], *made.gnd["qimlist"]]
     np.testing.assert_array_equal(listing.splits["database"], np.arange(30))
@@ -81,10 +80,10 @@ def test_the_set_is_found_in_its_own_folder_and_by_the_environment(
     landmarks: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = landmarks()
-    expected = datasets.load("roxf", made.root).listing.digest()
-    assert datasets.load("roxf", made.folder).listing.digest() == expected
+    expected = datasets.load_dataset("roxf", made.root).listing.digest()
+    assert datasets.load_dataset("roxf", made.folder).listing.digest() == expected
     monkeypatch.setenv("SDC_DATA", str(made.root))
-    assert datasets.load("roxf").listing.digest() == expected
+    assert datasets.load_dataset("roxf").listing.digest() == expected
 
 
 def test_a_query_is_cropped_to_its_box_and_nothing_else_is(landmarks: Make) -> None:
@@ -92,7 +91,7 @@ def test_a_query_is_cropped_to_its_box_and_nothing_else_is(landmarks: Make) -> N
     made.gnd["gnd"][1]["bbx"] = [-5, 10.5, 100, 1e6]  # over the borders
     made.gnd["gnd"][2]["bbx"] = [1000, 1000, 1100, 1100]  # beside the image
     made.write()
-    dataset = datasets.load("roxf", made.root)
+    dataset = datasets.load_dataset("roxf", made.root)
     found = []
     for row, name in enumerate(dataset.listing.ids[:32]):
         whole = np.asarray(Image.open(made.folder / "jpg" / f"{name}.jpg"))
@@ -286,7 +285,7 @@ def test_a_ground_truth_that_is_not_as_it_must_be_is_refused(
     made = landmarks()
     (made.folder / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(change(made.gnd)))
     with pytest.raises(SdcError, match=message):
-        datasets.load("roxf", made.root)
+        datasets.load_dataset("roxf", made.root)
 
 
 def test_a_malicious_ground_truth_is_refused_and_nothing_runs(landmarks: Make, tmp_path: Path) -> None:
@@ -297,20 +296,20 @@ def test_a_malicious_ground_truth_is_refused_and_nothing_runs(landmarks: Make, t
     made = landmarks()
     made.write(imlist=Attack())
     with pytest.raises(SdcError, match=r"gnd_roxford5k\.pkl: the pickle asks for posix\.system, which is refused"):
-        datasets.load("roxf", made.root)
+        datasets.load_dataset("roxf", made.root)
     assert not (tmp_path / "ran").exists()
 
 
 def test_missing_files_are_named_with_where_they_come_from(landmarks: Make, tmp_path: Path) -> None:
     made = landmarks()
     with pytest.raises(SdcError, match=r"no .*rparis6k/gnd_rparis6k\.pkl: it comes from .*revisitop"):
-        datasets.load("rparis", made.root)
+        datasets.load_dataset("rparis", made.root)
     (made.root / "inner").mkdir()
     with pytest.raises(SdcError, match=r"there is one in .*landmarks: name that folder"):
-        datasets.load("roxf", made.root / "inner")
+        datasets.load_dataset("roxf", made.root / "inner")
     (made.folder / "jpg" / "coffee_query.jpg").unlink()
     with pytest.raises(SdcError, match=r"1 of 33 images .* first .*/jpg/coffee_query\.jpg: oxbuild_images"):
-        datasets.load("roxf", made.root)
+        datasets.load_dataset("roxf", made.root)
 
 
 def test_options_that_do_not_go_with_the_set_are_refused(
@@ -332,8 +331,8 @@ def test_options_that_do_not_go_with_the_set_are_refused(
 
 
 def test_a_vision_transformer_takes_any_shape() -> None:
-    backbone = backbones.load("test_vit", "random:0", 200, any_shape=True)
-    native = backbones.load("test_vit", "random:0")
+    backbone = backbones.load_backbone("test_vit", "random:0", 200, any_shape=True)
+    native = backbones.load_backbone("test_vit", "random:0")
     assert backbone.weights_sha256 == native.weights_sha256
     assert backbone.image_size == 200
     square = torch.rand(1, 3, native.image_size, native.image_size, generator=torch.manual_seed(0))
@@ -411,7 +410,7 @@ def identifier(folder: str, number: int) -> str:
 
 
 def test_the_three_splits_of_gldv2_and_their_relevant_images(google: Callable[..., Path]) -> None:
-    dataset = datasets.load("gldv2", google())
+    dataset = datasets.load_dataset("gldv2", google())
     listing = dataset.listing
     queries = [identifier("test", number) for number in (0, 2, 3)]
     assert list(listing.ids) == [
@@ -432,10 +431,10 @@ def test_the_three_splits_of_gldv2_and_their_relevant_images(google: Callable[..
 
 
 def test_ids_stay_bytes(google: Callable[..., Path]) -> None:
-    listing = datasets.load("gldv2", google()).listing
+    listing = datasets.load_dataset("gldv2", google()).listing
     part = listing.select(np.array([1, 7, 11]))
     for ids, count in ((listing.ids, 14), (part.ids, 3)):
-        assert isinstance(ids, Names)
+        assert isinstance(ids, IdArray)
         assert ids.encoded.nbytes == 22 * count
     assert list(part.ids) == [listing.ids[1], listing.ids[7], listing.ids[11]]
     assert part.ids[1:] == [listing.ids[7], listing.ids[11]]
@@ -444,13 +443,13 @@ def test_ids_stay_bytes(google: Callable[..., Path]) -> None:
 
 def test_the_csv_files_may_lie_in_the_folders_and_test_csv_is_not_needed(google: Callable[..., Path]) -> None:
     root = google()
-    expected = datasets.load("gldv2", root).listing.digest()
+    expected = datasets.load_dataset("gldv2", root).listing.digest()
     (root / "test.csv").unlink()
     for name, folder in [("train_clean.csv", "train"), ("index.csv", "index"), ("retrieval_solution_v2.1.csv", "test")]:
         text = (root / name).read_text(encoding="utf-8")
         (root / name).unlink()
         (root / folder / name).write_text(text.replace("\n", "\r\n"), encoding="utf-8-sig")  # as some editors save it
-    assert datasets.load("gldv2", root).listing.digest() == expected
+    assert datasets.load_dataset("gldv2", root).listing.digest() == expected
 
 
 @pytest.mark.parametrize(
@@ -483,18 +482,18 @@ def test_a_csv_that_is_not_as_it_must_be_is_refused(
     google: Callable[..., Path], name: str, text: str, message: str
 ) -> None:
     with pytest.raises(SdcError, match=message):
-        datasets.load("gldv2", google(**{name: text}))
+        datasets.load_dataset("gldv2", google(**{name: text}))
 
 
 def test_missing_pieces_of_gldv2_are_named(google: Callable[..., Path]) -> None:
     root = google()
     (root / "index.csv").rename(root / "elsewhere.csv")
     with pytest.raises(SdcError, match=r"no .*/index\.csv: it comes from .*google-landmark"):
-        datasets.load("gldv2", root)
+        datasets.load_dataset("gldv2", root)
     (root / "elsewhere.csv").rename(root / "index.csv")
     (root / "test").rename(root / "queries")
     with pytest.raises(SdcError, match=r"no .*/test/./././[0-9a-f]{16}\.jpg, nor any of 3 images"):
-        datasets.load("gldv2", root)
+        datasets.load_dataset("gldv2", root)
 
 
 def test_gldv2_from_disk_to_neighbours(google: Callable[..., Path], command: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdc.extract.store.store import SPLITS, Listing
+from sdc.extract.store import SPLITS, Listing
 from sdc.extract.subsample import apportion, stratified
 
 

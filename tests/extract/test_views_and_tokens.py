@@ -21,12 +21,13 @@ from PIL import Image
 from sdc.api import inspect
 from sdc.errors import SdcError, UsageError
 from sdc.extract import backbones
+from sdc.extract import run as run_module
 from sdc.extract.datasets import fashion_mnist
 from sdc.extract.encoder import Encoder
 from sdc.extract.parts.part_set import Parts, parts_folder
-from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store import file_format
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.run import ExtractSettings
+from sdc.extract.run import extract_features as run
+from sdc.extract.store import FeatureStore, Listing, file_format, write_features
 
 fashion = pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 
@@ -242,7 +243,7 @@ def test_parts_refuse_further_arrays_that_do_not_fit(tmp_path: Path) -> None:
     ],
 )
 def test_tokens_are_the_patches_behind_the_last_norm(name: str, size: int, prefix: int, width: int, pool: str) -> None:
-    encoder = Encoder(backbones.load(name, "random:1", size), "cpu")
+    encoder = Encoder(backbones.load_backbone(name, "random:1", size), "cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
     features, tokens = encoder.with_tokens(pixels)
     assert tokens.shape == (2, (size // 16) ** 2, width)
@@ -265,7 +266,7 @@ def test_tokens_are_the_patches_behind_the_last_norm(name: str, size: int, prefi
 
 
 def test_tokens_go_row_by_row() -> None:
-    encoder = Encoder(backbones.load("test_vit", "random:0", 48), "cpu")
+    encoder = Encoder(backbones.load_backbone("test_vit", "random:0", 48), "cpu")
     encoder.module.blocks = torch.nn.Identity()  # each patch by itself
     torch.nn.init.zeros_(encoder.module.pos_embed)
     for row, column in ((0, 1), (2, 0)):
@@ -279,7 +280,7 @@ def test_tokens_go_row_by_row() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_images_patches_go_with_its_class_token(seed: int) -> None:
     """Even untrained, features lie nearer to the mean patch of their own images than to those of others."""
-    encoder = Encoder(backbones.load("test_vit", f"random:{seed}", 64), "cpu")
+    encoder = Encoder(backbones.load_backbone("test_vit", f"random:{seed}", 64), "cpu")
     random = np.random.default_rng(seed)
     colours = random.integers(0, 206, (24, 1, 1, 3))
     pixels = (colours + random.integers(0, 50, (24, 64, 64, 3))).astype(np.uint8)
@@ -293,7 +294,7 @@ def test_an_images_patches_go_with_its_class_token(seed: int) -> None:
 def test_backbones_without_tokens_are_refused_before_any_work(
     tiny: ExtractSettings, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backbones, "load", lambda *_: pytest.fail("its weights were fetched"))
+    monkeypatch.setattr(run_module, "load_backbone", lambda *_: pytest.fail("its weights were fetched"))
     expected = f"--tokens: {name} has no patch tokens, only vision transformers have: deit_base"
     with pytest.raises(UsageError, match=expected) as caught:
         run(changed(tiny, backbone=name, out=tmp_path / "feats.h5"))

@@ -21,8 +21,9 @@ from sklearn.datasets import load_sample_images
 from sdc.cli import cli
 from sdc.errors import SdcError
 from sdc.extract import datasets
-from sdc.extract.run import ExtractSettings, run
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.run import ExtractSettings
+from sdc.extract.run import extract_features as run
+from sdc.extract.store import FeatureStore
 
 SMALL = ("--backbone", "test_resnet", "--weights", "random:0", "--image-size", 32, "--device", "cpu", "--workers", 1)
 
@@ -68,7 +69,7 @@ def sdc(*arguments: Any) -> dict[str, Any]:
 
 def opened(root: Path) -> dict[str, Image.Image]:
     """The images of a set that can be opened, by id."""
-    dataset = datasets.load("webdataset", root)
+    dataset = datasets.load_dataset("webdataset", root)
     return {name: dataset.open(row) for row, name in enumerate(dataset.listing.ids)}
 
 
@@ -134,7 +135,7 @@ def test_what_is_no_image_of_a_sample(tmp_path: Path, pieces: list[bytes]) -> No
     found = opened(tmp_path)
     assert list(found) == ["s/0", "s/1"]
     np.testing.assert_array_equal(np.asarray(found["s/0"]), np.asarray(Image.open(io.BytesIO(pieces[0]))))
-    assert datasets.load("webdataset", tmp_path).listing.labels is None
+    assert datasets.load_dataset("webdataset", tmp_path).listing.labels is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_what_is_no_image_of_a_sample(tmp_path: Path, pieces: list[bytes]) -> No
 )
 def test_labels(tmp_path: Path, pieces: list[bytes], files: dict[str, bytes], label: int | None) -> None:
     write(tmp_path / "s.tar", {"0.jpg": pieces[0], **files})
-    labels = datasets.load("webdataset", tmp_path).listing.labels
+    labels = datasets.load_dataset("webdataset", tmp_path).listing.labels
     assert (None if labels is None else labels.tolist()) == (None if label is None else [label])
 
 
@@ -175,7 +176,7 @@ def test_labels(tmp_path: Path, pieces: list[bytes], files: dict[str, bytes], la
 def test_bad_samples_are_refused(tmp_path: Path, pieces: list[bytes], files: dict[str, bytes], message: str) -> None:
     write(tmp_path / "s.tar", {"0.jpg": pieces[0], **files})
     with pytest.raises(SdcError, match=message):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
 
 
 def test_bad_images_are_listed(tmp_path: Path, pieces: list[bytes]) -> None:
@@ -212,7 +213,7 @@ def test_bad_images_are_listed(tmp_path: Path, pieces: list[bytes]) -> None:
 def test_splits(tmp_path: Path, pieces: list[bytes], shards: list[str], expected: dict[str, list[int]]) -> None:
     for shard in shards:
         write(tmp_path / f"{shard}.tar", {"0.jpg": pieces[0]})
-    listing = datasets.load("webdataset", tmp_path).listing
+    listing = datasets.load_dataset("webdataset", tmp_path).listing
     found = {name: [listing.ids[row] for row in rows] for name, rows in listing.splits.items()}
     assert found == {name: sorted(f"{shards[place]}/0" for place in places) for name, places in expected.items()}
 
@@ -223,17 +224,20 @@ def test_splits_where_none_is_named(
 ) -> None:
     for shard in shards:
         write(tmp_path / f"{shard}.tar", samples(pieces, range(10)))
-    splits = datasets.load("webdataset", tmp_path, seed=1).listing.splits
+    splits = datasets.load_dataset("webdataset", tmp_path, seed=1).listing.splits
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 18, "query": 2, "database": 20}
     assert ("all shards are named train" in caplog.text) == ("train-0" in shards)
-    assert splits["query"].tolist() != datasets.load("webdataset", tmp_path, seed=2).listing.splits["query"].tolist()
+    assert (
+        splits["query"].tolist()
+        != datasets.load_dataset("webdataset", tmp_path, seed=2).listing.splits["query"].tolist()
+    )
 
 
 def test_shards_of_which_some_name_a_split(tmp_path: Path, pieces: list[bytes]) -> None:
     for shard in ("000", "train-0"):
         write(tmp_path / f"{shard}.tar", {"0.jpg": pieces[0]})
     with pytest.raises(SdcError, match=r"000.tar names no split, but train-0.tar does"):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
 
 
 def test_a_shard_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
@@ -243,10 +247,10 @@ def test_a_shard_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     for length in {*range(0, end + 512, 97), *range(0, end + 512, 512), end - 1, end + 511}:
         path.write_bytes(data[:length])
         with pytest.raises(SdcError, match=r"s\.tar is (no tar, or )?cut off or damaged"):
-            datasets.load("webdataset", tmp_path)
+            datasets.load_dataset("webdataset", tmp_path)
     for length in (end + 512, end + 700, len(data)):
         path.write_bytes(data[:length])
-        assert len(datasets.load("webdataset", tmp_path)) == 2
+        assert len(datasets.load_dataset("webdataset", tmp_path)) == 2
 
 
 def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
@@ -258,7 +262,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
             damaged[header + byte] ^= 1
             path.write_bytes(damaged)
             with pytest.raises(SdcError, match=r"s\.tar is (no tar, or )?cut off or damaged"):
-                datasets.load("webdataset", tmp_path)
+                datasets.load_dataset("webdataset", tmp_path)
 
 
 def test_a_header_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
@@ -267,7 +271,7 @@ def test_a_header_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
     headers = first.tobuf(tarfile.GNU_FORMAT) + second.tobuf(tarfile.GNU_FORMAT)
     (tmp_path / "s.tar").write_bytes(headers + bytes(1024))
     with pytest.raises(SdcError, match=r"s\.tar is no tar, or cut off or damaged"):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
 
 
 def test_compressed_shards_are_refused(tmp_path: Path, pieces: list[bytes]) -> None:
@@ -275,32 +279,32 @@ def test_compressed_shards_are_refused(tmp_path: Path, pieces: list[bytes]) -> N
     for name in ("001.tar.gz", "001.tgz", "001.tar.zst", "001.TAR.GZ"):
         (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
         with pytest.raises(SdcError, match=rf"{name} is compressed, .*: decompress it to a plain \.tar"):
-            datasets.load("webdataset", tmp_path)
+            datasets.load_dataset("webdataset", tmp_path)
         (tmp_path / name).unlink()
     plain.write_bytes(gzip.compress(plain.read_bytes()))
     with pytest.raises(SdcError, match=r"000.tar is compressed \(gzip\)"):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
 
 
 def test_folders_without_shards(tmp_path: Path) -> None:
     with pytest.raises(SdcError, match=r"no shard in .*: expected files such as 000000.tar"):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
     write(tmp_path / "._0.tar", {"0.jpg": b""})
     write(tmp_path / "a" / "b" / "c" / "0.tar", {"0.jpg": b""})
     (tmp_path / "folder.tar").mkdir()
     with pytest.raises(SdcError, match="no shard in"):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
     write(tmp_path / "0.tar", {"README": b""})
     with pytest.raises(SdcError, match=r"no sample in .*: its 1 shards hold no files such as 0001.jpg"):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
     write(tmp_path / "0.tar", {})
     with pytest.raises(SdcError, match="no sample in"):
-        datasets.load("webdataset", tmp_path)
+        datasets.load_dataset("webdataset", tmp_path)
 
 
 def test_what_happens_to_shards_while_they_are_read(tmp_path: Path, pieces: list[bytes]) -> None:
     path = write(tmp_path / "s.tar", {"0.jpg": pieces[0], "1.jpg": pieces[1]})
-    dataset = datasets.load("webdataset", tmp_path)
+    dataset = datasets.load_dataset("webdataset", tmp_path)
     os.truncate(path, 512 + len(pieces[0]) + 700)
     assert dataset.open(0).size == (60, 60)
     with pytest.raises(ValueError, match="its shard has been cut off"):
@@ -312,10 +316,10 @@ def test_what_happens_to_shards_while_they_are_read(tmp_path: Path, pieces: list
 
 def test_images_that_change_are_noticed(tmp_path: Path, pieces: list[bytes]) -> None:
     write(tmp_path / "s.tar", {"0.jpg": pieces[0]})
-    before = datasets.load("webdataset", tmp_path)
-    assert datasets.load("webdataset", tmp_path).content == before.content
+    before = datasets.load_dataset("webdataset", tmp_path)
+    assert datasets.load_dataset("webdataset", tmp_path).content == before.content
     write(tmp_path / "s.tar", {"0.jpg": pieces[0] + b"more"})
-    assert datasets.load("webdataset", tmp_path).content != before.content
+    assert datasets.load_dataset("webdataset", tmp_path).content != before.content
 
 
 def test_neither_contents_nor_headers_fill_the_memory(tmp_path: Path) -> None:
@@ -331,7 +335,7 @@ def test_neither_contents_nor_headers_fill_the_memory(tmp_path: Path) -> None:
         file.write(bytes(1024))
     tracemalloc.start()
     try:
-        dataset = datasets.load("webdataset", tmp_path)
+        dataset = datasets.load_dataset("webdataset", tmp_path)
         assert len(dataset) == 10_001
         assert tracemalloc.get_traced_memory()[1] < 5e6
     finally:

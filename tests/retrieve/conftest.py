@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.index.index import Index
 from sdc.train.model import Model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdc.errors import UsageError
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import pack
 from sdc.retrieve.diagnose import DiagnoseSettings, diagnose
 from sdc.retrieve.encode import EncodeSettings, run
@@ -119,8 +119,8 @@ def test_queries_of_every_kind_are_encoded_alike(trained, tmp_path):
 def test_images_are_encoded_alike(tmp_path):
     from PIL import Image
 
-    from sdc.extract.run import ExtractSettings
-    from sdc.extract.run import run as extract
+    from sdc.extract import ExtractSettings
+    from sdc.extract import extract_features as extract
 
     rng = np.random.default_rng(0)
     for number in range(12):

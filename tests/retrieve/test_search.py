@@ -161,7 +161,8 @@ def test_files_that_are_not_there_are_named(scene, settings):
 def test_an_image_is_searched_through_the_recorded_backbone(scene):
     from PIL import Image
 
-    from sdc.extract.run import ExtractSettings, run
+    from sdc.extract import ExtractSettings
+    from sdc.extract import extract_features as run
 
     folder = scene.folder / "pictures"
     rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import Listing, write_features
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.train.model import Model
 
@@ -84,8 +84,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images/ (80 of Fashion-MNIST's, by class) and feats.h5, model.safetensors and db.bin of them."""
     from PIL import Image
 
-    from sdc.extract.run import ExtractSettings
-    from sdc.extract.run import run as extract
+    from sdc.extract import ExtractSettings
+    from sdc.extract import extract_features as extract
 
     if not FASHION.is_dir():
         pytest.skip(f"Fashion-MNIST is not at {FASHION}: install the package dataset-fashion-mnist")

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import Listing, write_features
 from sdc.train.loop import batches as module
 from sdc.train.loop.batches import Batches
 from sdc.train.loop.checkpoint import Checkpoint

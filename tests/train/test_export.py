@@ -15,9 +15,8 @@ import torch
 
 import sdc
 from sdc.errors import SdcError, UsageError
-from sdc.extract.import_vectors import ImportSettings
-from sdc.extract.import_vectors import run as import_vectors
-from sdc.extract.store.store import FeatureStore
+from sdc.extract import ImportSettings, import_features
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.bits import pack
 from sdc.train.export.run import ExportSettings, check, run
 from sdc.train.head import PackedHead, make_head
@@ -208,7 +207,7 @@ def test_an_export_that_does_not_hold_is_not_written(models, tmp_path, monkeypat
 def model_on(folder, vectors, weight):
     """A linear model, with `vectors` as the features it was trained on, in the same folder."""
     np.save(folder / "vectors.npy", vectors)
-    store = FeatureStore(import_vectors(ImportSettings(folder / "vectors.npy", out=folder / "feats.h5")))
+    store = FeatureStore(import_features(ImportSettings(folder / "vectors.npy", out=folder / "feats.h5")))
     recorded = {"path": "feats.h5", "fingerprint": store.fingerprint}
     tensors = {"output.weight": weight, "output.bias": np.zeros(len(weight), np.float32)}
     return Model(tensors, {"method": "lsh", "settings": {}, "features": recorded, "training": {}})
@@ -239,7 +238,7 @@ def test_the_models_own_features_are_used_where_they_are_at_hand(tmp_path, caplo
         (tmp_path / "feats.h5").unlink()
     if state == "others":
         np.save(tmp_path / "vectors.npy", embeddings(seed=9))
-        import_vectors(ImportSettings(tmp_path / "vectors.npy", out=tmp_path / "feats.h5", overwrite=True))
+        import_features(ImportSettings(tmp_path / "vectors.npy", out=tmp_path / "feats.h5", overwrite=True))
     run(ExportSettings(model.save(tmp_path / "model.safetensors"), "onnx", tmp_path / "model.onnx"))
     said = {"there": "on 300 rows of", "gone": "no feature store at", "others": "holds others", "few": "are too few"}
     assert said[state] in "\n".join(caplog.messages)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import sdc
 from sdc.errors import UsageError
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.train.long_tail import GROUPS, class_groups, long_tail
 from sdc.train.model import Model
 from sdc.train.run import TrainSettings, run

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import sdc
-from sdc.extract.store.file_format import Column
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import Column, Listing, write_features
 from sdc.train.loop.fit import fit
 from sdc.train.model import Model
 from sdc.train.recipe import make_recipe

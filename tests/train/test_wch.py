@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 import sdc
 from sdc.errors import UsageError
-from sdc.extract.store.file_format import Column
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import Column, Listing, write_features
 from sdc.train.loop import batches as batches_module
 from sdc.train.loop.batches import Batches
 from sdc.train.loop.checkpoint import Checkpoint

@@ -120,7 +120,7 @@ def _samples(model: Model, folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     if not recorded.get("path"):
         return
     path = Path(os.path.normpath(folder / recorded["path"]))
-    from sdc.extract.store.store import FeatureStore
+    from sdc.extract.store import FeatureStore
 
     try:
         store = FeatureStore(path, verify=False)

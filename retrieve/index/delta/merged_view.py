@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.store.groundtruth import Ragged
+from sdc.extract.store import Ragged
 from sdc.files import checksum
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.delta import items

@@ -18,8 +18,8 @@ import pytest
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract.parts import part_set as parts_module
-from sdc.extract.parts.part_set import Parts, settled
-from sdc.extract.store.store import FeatureStore, Listing, default_splits
+from sdc.extract.parts.part_set import Parts, is_up_to_date
+from sdc.extract.store import FeatureStore, Listing, default_splits
 
 N, DIMENSION, PART_ROWS = 600, 64, 32
 SKIPPED = (5, 64, 65, 599)
@@ -252,19 +252,19 @@ def test_no_permission(tmp_path: Path, unprivileged: Any) -> None:
 
 def test_settled(tmp_path: Path, expected: bytes) -> None:
     out = tmp_path / "feats.h5"
-    assert not settled(out, PROVENANCE)
+    assert not is_up_to_date(out, PROVENANCE)
     undisturbed(out)
-    assert settled(out, PROVENANCE)
-    assert settled(out, {**PROVENANCE, "version": "9.9"})
-    assert settled(out, PROVENANCE, overwrite=True)
+    assert is_up_to_date(out, PROVENANCE)
+    assert is_up_to_date(out, {**PROVENANCE, "version": "9.9"})
+    assert is_up_to_date(out, PROVENANCE, overwrite=True)
     with pytest.raises(UsageError, match=r"settings.seed: found 0, wanted 1.*--overwrite"):
-        settled(out, changed(seed=1))
-    assert not settled(out, changed(seed=1), overwrite=True)
+        is_up_to_date(out, changed(seed=1))
+    assert not is_up_to_date(out, changed(seed=1), overwrite=True)
     assert out.read_bytes() == expected
     out.write_bytes(expected[:-5])
     with pytest.raises(SdcError, match=r"is truncated.*--overwrite to replace it"):
-        settled(out, PROVENANCE)
-    assert not settled(out, PROVENANCE, overwrite=True)
+        is_up_to_date(out, PROVENANCE)
+    assert not is_up_to_date(out, PROVENANCE, overwrite=True)
 
 
 def test_settled_leaves_another_unfinished_run_alone(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_settled_leaves_another_unfinished_run_alone(tmp_path: Path) -> None:
     undisturbed(out)
     other = begin(out, provenance=changed(seed=1))
     make(other, 0)
-    assert settled(out, PROVENANCE)
+    assert is_up_to_date(out, PROVENANCE)
     assert 0 not in begin(out, provenance=changed(seed=1)).missing()
 
 
@@ -311,7 +311,7 @@ def test_stale_temporary_files_are_cleared_away(tmp_path: Path) -> None:
 # A stand-in for `sdc extract` in a process of its own: `python test_parts.py OUT LOG SECONDS [SHARE OF]`.
 def main(out: str, log: str, seconds: str, share: str = "0", of: str = "1") -> None:
     print("started", flush=True)
-    if settled(Path(out), PROVENANCE):
+    if is_up_to_date(Path(out), PROVENANCE):
         return
     parts = begin(Path(out))
     for number in parts.missing():
@@ -407,7 +407,7 @@ def test_killed_at_the_worst_moments(tmp_path: Path, moment: str, expected: byte
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert out.exists() == (moment != "before the store has its name")
-    if not settled(out, PROVENANCE):
+    if not is_up_to_date(out, PROVENANCE):
         again = begin(out)
         assert again.missing() == []
         again.assemble()

@@ -24,15 +24,17 @@ from sdc.errors import SdcError
 from sdc.extract import run as run_module
 from sdc.extract.datasets import Dataset
 from sdc.extract.encoder import Encoder
-from sdc.extract.images import Batch, Preprocessing
-from sdc.extract.parts import claims as claims_module
+from sdc.extract.image_loader import ImageBatch
+from sdc.extract.images import Preprocessing
+from sdc.extract.parts import leases as leases_module
 from sdc.extract.parts import part_set as parts_module
 from sdc.extract.parts import worker
-from sdc.extract.parts.claims import Claims
+from sdc.extract.parts.leases import Leases
 from sdc.extract.parts.part_set import Parts, parts_folder
-from sdc.extract.parts.worker import assembled
-from sdc.extract.run import ExtractSettings, make_parts, run
-from sdc.extract.store.store import FeatureStore, Listing, default_splits
+from sdc.extract.parts.worker import assemble_once
+from sdc.extract.run import ExtractSettings, make_parts
+from sdc.extract.run import extract_features as run
+from sdc.extract.store import FeatureStore, Listing, default_splits
 from sdc.files import machine
 from sdc.progress import Progress
 
@@ -48,10 +50,10 @@ class Stub:
     def __init__(self, before: Callable[[int], None] = lambda row: None) -> None:
         self.before = before
 
-    def features(self, batch: Batch) -> np.ndarray:
+    def arrays(self, batch: ImageBatch, *, tokens: bool) -> dict[str, np.ndarray]:
         if len(batch.rows):
             self.before(int(batch.rows[0]))
-        return batch.pixels.reshape(-1, 12, 16).sum(axis=2).astype(np.float16)
+        return {"features": batch.pixels.reshape(-1, 12, 16).sum(axis=2).astype(np.float16)}
 
 
 def picture(row: int) -> Image.Image:
@@ -68,7 +70,7 @@ def make(out: Path, encoder: Stub | None = None, open_image: Callable[[int], Ima
     settings = ExtractSettings(batch_size=3, workers=1, out=out)
     preprocessing = Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
     make_parts(parts, dataset, preprocessing, encoder or Stub(), settings)  # type: ignore[arg-type]
-    return assembled(parts)
+    return assemble_once(parts)
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +168,12 @@ def test_the_parts_of_a_killed_process_are_taken_over(
 def claim(folder: Path, name: str, owner: dict[str, Any], age: float = 0) -> Path:
     path = folder / f"{name}.claim"
     path.write_text(json.dumps(owner))
-    when = claims_module.now(folder) - age
+    when = leases_module.file_system_time(folder) - age
     os.utime(path, (when, when))
     return path
 
 
-OLD, FRESH = claims_module.STALE + 60, claims_module.STALE - 60
+OLD, FRESH = leases_module.STALE + 60, leases_module.STALE - 60
 
 
 @pytest.mark.parametrize(
@@ -193,14 +195,14 @@ def test_which_claims_are_taken_over(tmp_path: Path, owner: dict[str, Any], age:
     values = {"HERE": machine(), "PARENT": os.getppid(), "DEAD": dead.pid, "OURS": os.getpid()}
     owner = {key: values.get(value, value) for key, value in owner.items()}
     path = claim(tmp_path, "000001", owner, age)
-    with Claims(tmp_path) as claims:
-        assert claims.take("000001") == taken
-        assert claims.take("000002")
-        assert not claims.take("000002")  # ours already
+    with Leases(tmp_path) as leases:
+        assert leases.take("000001") == taken
+        assert leases.take("000002")
+        assert not leases.take("000002")  # ours already
         if taken:
             assert json.loads(path.read_text())["process"] == os.getpid()
-        claims.release("000002")
-        assert claims.take("000002")
+        leases.release("000002")
+        assert leases.take("000002")
     assert [entry.name for entry in tmp_path.iterdir()] == ([] if taken else ["000001.claim"])
 
 
@@ -213,18 +215,18 @@ def test_ages_are_by_the_clock_of_the_file_system(tmp_path: Path, monkeypatch: p
             touch(path)
             os.utime(path, (time.time() + shift,) * 2)
 
-        with monkeypatch.context() as patch, Claims(tmp_path) as claims:
+        with monkeypatch.context() as patch, Leases(tmp_path) as leases:
             patch.setattr(Path, "touch", shifted)
             claim(tmp_path, "000001", ELSEWHERE, FRESH)
-            assert not claims.take("000001")
+            assert not leases.take("000001")
             claim(tmp_path, "000001", ELSEWHERE, OLD)
-            assert claims.take("000001")
+            assert leases.take("000001")
 
 
 def test_a_claim_stays_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims_module, "BEAT", 0.01)
-    with Claims(tmp_path) as claims:
-        claims.take("000001")
+    monkeypatch.setattr(leases_module, "BEAT", 0.01)
+    with Leases(tmp_path) as leases:
+        leases.take("000001")
         path = tmp_path / "000001.claim"
         os.utime(path, (0, 0))
         deadline = time.monotonic() + 10

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError
-from sdc.extract.readers.safe_pickle import load
+from sdc.extract.readers.safe_pickle import read_pickle as load
 
 PLAIN = {
     "imlist": ["a", "b", "é"], "nested": [{"bbx": (1.5, 2.0, 3, -4), "easy": [0, 1 << 70]}],

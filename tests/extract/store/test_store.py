@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError
-from sdc.extract.store import file_format
-from sdc.extract.store.store import SPLITS, FeatureStore, Listing, default_splits, write_features
+from sdc.extract.store import SPLITS, FeatureStore, Listing, default_splits, file_format, write_features
 
 GOLDEN = Path(__file__).parent / "golden" / "feats.h5"
 BENCH = Path(__file__).parents[3] / "bench" / "store_bench.py"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdc.errors import UsageError
-from sdc.extract.store.store import FeatureStore
+from sdc.extract.store import FeatureStore
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
 from sdc.retrieve.index.index import Index

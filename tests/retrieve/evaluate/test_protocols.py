@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.store.groundtruth import Ragged
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import Listing, Ragged, write_features
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate, revisited
 from sdc.retrieve.features import Cosines

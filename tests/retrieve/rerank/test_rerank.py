@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.index.index import Index

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdc.extract.store.store import FeatureStore, Listing, write_features
+from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.files import fingerprint
 from sdc.retrieve.bits import pack
 from sdc.retrieve.encode import EncodeSettings, run

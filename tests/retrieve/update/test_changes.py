@@ -154,7 +154,7 @@ def other_dimension(shelf):
 
 
 def plain_store(shelf, dimension):
-    from sdc.extract.store.store import Listing, write_features
+    from sdc.extract.store import Listing, write_features
 
     listing = Listing(["p", "q"], {"database": np.arange(2)})
     blocks = [np.ones((2, dimension), np.float32)]
@@ -199,7 +199,7 @@ def test_an_index_of_plain_faiss_is_only_read(tmp_path):
 
 
 def test_both_levels_of_multi_hot_labels_go_along(tmp_path):
-    from sdc.extract.store.store import Listing, write_features
+    from sdc.extract.store import Listing, write_features
     from sdc.retrieve.encode import EncodeSettings, run
     from sdc.train.model import Model
 

@@ -98,7 +98,7 @@ def test_features_of_items_that_are_all_gone_are_not_needed(grown, tools):
 
 
 def test_ground_truth_forgets_what_was_removed(tmp_path):
-    from sdc.extract.store.groundtruth import Ragged
+    from sdc.extract.store import Ragged
     from sdc.retrieve.index.records import Records
     from sdc.retrieve.update.changes import compact, remove
     from sdc.retrieve.update.settings import CompactSettings, RemoveSettings

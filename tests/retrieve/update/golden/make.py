@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.extract.store.store import Listing, write_features
+from sdc.extract.store import Listing, write_features
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.update import changes
 from sdc.retrieve.update.settings import AddSettings, RemoveSettings

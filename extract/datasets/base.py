@@ -1,14 +1,20 @@
-"""What a user has to know of a set before it is extracted, and where its files are sought."""
+"""A set of images: what its module says about it, where its files are looked for, and what its loader returns."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sdc.errors import SdcError, UsageError
+from sdc.extract.store import Listing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VARIABLE = "SDC_DATA"
 CATEGORY = {"name": "category", "at": 1000}
@@ -16,16 +22,16 @@ CATEGORY = {"name": "category", "at": 1000}
 
 @dataclass(frozen=True)
 class About:
-    """What `sdc datasets` says of a set.
+    """What is known of a set before it is loaded: what `sdc datasets` prints, and how it is extracted and evaluated.
 
     Attributes:
-        summary: what it is.
+        summary: the set in a few words.
         needs: what must lie below its root, each with where that comes from.
         splits: which images are train, query and database.
         labels: what is known of an image.
         protocol: how it is evaluated; `at` is the R of mAP@R, None for all.
-        resize: how an image becomes a square, see `sdc.extract.images.Preprocessing`.
-        options: further options of `sdc extract` that it takes, such as "split".
+        resize: how an image becomes the backbone's input, see `sdc.extract.images.Preprocessing`.
+        options: fields of `LoadOptions` that it uses, by their names on the command line, such as "split".
         own_folder: its files lie in a folder of a name of its own, so that the root may hold other sets as well.
         finds_itself: it knows where to look where no root is named.
     """
@@ -72,7 +78,7 @@ class Prefixes:
             plain = plain.relative_to(self.strip)
         return str(plain)
 
-    def place(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
         """Where the image of this id lies: absolute, or relative to the set's root."""
         return Path(name if self.add is None else f"{self.add.rstrip('/')}/{name.lstrip('/')}")
 
@@ -80,8 +86,65 @@ class Prefixes:
 AS_LISTED = Prefixes()
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a user may choose about a set; a loader uses those that its `About.options` name, and the seed.
+
+    Attributes:
+        split: a ratio or a file.
+        seed: for random splits.
+        prefixes: what changes in the paths of list files.
+    """
+
+    split: str | None = None
+    seed: int = 0
+    prefixes: Prefixes = AS_LISTED
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a set's loader returns.
+
+    Attributes:
+        listing: ids, labels and splits of the N images.
+        open: the image of a row of the listing, 0 to N - 1; called from several threads. Raises whatever PIL
+            raises where the image cannot be read.
+        content: a hash of what the images are (not where they lie): with another one, features are others.
+    """
+
+    listing: Listing
+    open: Callable[[int], Image]
+    content: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set of images, ready to be extracted.
+
+    Attributes:
+        name: its name on the command line.
+        listing, open, content: as of `Images`.
+        resize, protocol: as of `About`.
+    """
+
+    name: str
+    listing: Listing
+    open: Callable[[int], Image]
+    content: str
+    resize: str = "crop"
+    protocol: Mapping[str, Any] = field(default_factory=lambda: dict(CATEGORY))
+
+    def __len__(self) -> int:
+        return len(self.listing.ids)
+
+    def select(self, rows: np.ndarray) -> Dataset:
+        """The set of these rows (ascending) alone."""
+        numbers = rows.tolist()
+        return replace(self, listing=self.listing.select(rows), open=lambda row: self.open(numbers[row]))
+
+
 def find_root(name: str, about: About, root: Path | None) -> Path | None:
-    """The folder that a set lies in.
+    """The folder that holds a set.
 
     That is `root`; else the folder of the set's name in the folder that the environment variable SDC_DATA names; else
     that folder itself, for sets whose files lie in a folder of a name of its own.
@@ -115,7 +178,7 @@ def find_root(name: str, about: About, root: Path | None) -> Path | None:
     return root
 
 
-def needed(root: Path, name: str, source: str) -> Path:
+def require_set_file(root: Path, name: str, source: str) -> Path:
     """The file `name` below `root`.
 
     Args:

@@ -1,8 +1,8 @@
-"""Who makes which part: how processes, also of several hosts, share an extraction.
+"""Leases on parts, by which processes, also on several hosts, share an extraction.
 
-A claim is a file such as `000012.claim` beside the parts. It belongs to whoever gets to create it, who touches it as
-long as it lives. Claims save double work, and nothing else rests on them: parts are atomic, and the same whoever makes
-them. So the rare case that two processes take over the same claim at once is left as it is.
+A lease is a file such as `000012.claim` beside the parts. It belongs to the process that creates it, which touches it
+as long as it lives. Leases only avoid double work: parts are atomic, and the same whichever process makes them. So the
+rare case that two processes take over the same lease at once needs no care.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from typing import Any
 from sdc.errors import log
 from sdc.files import explain_os_errors, machine, temporary
 
-BEAT = 15.0  # seconds between two touches of a claim
+BEAT = 15.0  # seconds between two touches of a lease
 STALE = 180.0  # seconds without one after which its owner counts as gone
 
 
-class Claims:
-    """The claims of this process in a folder of parts; as a context, it keeps them fresh and releases them all.
+class Leases:
+    """The leases of this process in a folder of parts. As a context it keeps them fresh, and releases them at its end.
 
-    A claim of another process is taken over where that one is gone: by its id, if it was one of this machine, and
-    otherwise where it has not touched the claim for `STALE` seconds of the file system's clock.
+    A lease of another process is taken over where that process is gone: by its id, if it ran on this machine, and
+    otherwise where it has not touched the lease for `STALE` seconds of the file system's clock.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._held: set[Path] = set()
+        self._ours: set[Path] = set()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="claims", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> Leases:
         self._thread.start()
         return self
 
@@ -47,11 +47,11 @@ class Claims:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        for path in tuple(self._held):
+        for path in tuple(self._ours):
             self._drop(path)
 
     def take(self, name: str) -> bool:
-        """Whether the claim of this name is now ours. It is not where the folder is gone.
+        """Takes the lease of this name, if it is free; returns whether it did. Where the folder is gone it does not.
 
         Raises:
             SdcError: no space, no permission.
@@ -70,11 +70,11 @@ class Claims:
             return False
 
     def release(self, name: str) -> None:
-        """Gives a claim of ours back; it may have gone with the folder."""
+        """Gives up a lease of ours; its file may have gone with the folder."""
         self._drop(self._path(name))
 
     def holders(self, names: Iterable[str]) -> Counter[str]:
-        """Who holds how many of these claims; who it is in words. Those that nobody holds are not counted."""
+        """How many of these leases each process holds, the process in words. Free ones are not counted."""
         paths = map(self._path, names)
         return Counter(_owner(path) for path in paths if path.exists())
 
@@ -86,7 +86,7 @@ class Claims:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             return False
-        self._held.add(path)
+        self._ours.add(path)
         try:
             content = {"host": platform.node(), "machine": machine(), "process": os.getpid()}
             os.write(descriptor, json.dumps(content).encode())
@@ -95,32 +95,32 @@ class Claims:
         return True
 
     def _stale(self, path: Path) -> bool:
-        """Whether there is no claim any more, or its owner is gone."""
+        """Whether the lease is free again, or its owner is gone."""
         try:
             touched, owner = path.stat().st_mtime, _read(path)
         except FileNotFoundError:
             return True
         if owner.get("machine") == machine():
             process = owner.get("process")
-            if process == os.getpid() and path not in self._held:
-                return True  # of a process before us that had our id
-            if not (isinstance(process, int) and alive(process)):
+            if process == os.getpid() and path not in self._ours:
+                return True  # an earlier process had our id
+            if not (isinstance(process, int) and is_alive(process)):
                 return True
-        return now(self.folder) - touched > STALE
+        return file_system_time(self.folder) - touched > STALE
 
     def _drop(self, path: Path) -> None:
-        self._held.discard(path)
+        self._ours.discard(path)
         with contextlib.suppress(OSError):
             path.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
-            for path in tuple(self._held):
+            for path in tuple(self._ours):
                 with contextlib.suppress(OSError):
                     os.utime(path)
 
 
-def now(folder: Path) -> float:
+def file_system_time(folder: Path) -> float:
     """The time by the clock that dates the files of this folder, which may be another host's.
 
     Raises:
@@ -134,7 +134,7 @@ def now(folder: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
     """Whether this machine has a process of this id."""
     try:
         os.kill(process, 0)
@@ -146,12 +146,12 @@ def alive(process: int) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Whose claim it is; nothing where that is not written yet."""
+    """The owner of a lease; empty where that is not written yet."""
     try:
-        found = json.loads(path.read_bytes())
+        owner = json.loads(path.read_bytes())
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def _owner(path: Path) -> str:
