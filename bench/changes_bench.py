@@ -35,12 +35,9 @@ from sdc.devices import cpu_count
 from sdc.extract.store import IdArray, Listing, write_features
 from sdc.retrieve.bits import pack
 from sdc.retrieve.encode import EncodeSettings, run
-from sdc.retrieve.index import Index, file_format
-from sdc.retrieve.index.delta import folder
-from sdc.retrieve.index.delta.manifest import Change, Manifest, Part
-from sdc.retrieve.index.delta.merged_view import rows_as_bytes
-from sdc.retrieve.update import changes
-from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
+from sdc.retrieve.index import Index, write_new_index
+from sdc.retrieve.index.delta import Change, Manifest, Part, changes_folder, write_removed
+from sdc.retrieve.update import AddSettings, CompactSettings, RemoveSettings, changes
 from sdc.train.model import Model
 
 DIMENSION, BITS, CLUSTERS, QUERIES, K = 64, 64, 1000, 1024, 10
@@ -84,12 +81,12 @@ class Scene:
         """db.bin with its changes under another name, where paths to features and model still hold."""
         path = self.folder / name
         shutil.copy(self.path, path)
-        if folder.of(self.path).exists():
-            shutil.copytree(folder.of(self.path), folder.of(path))
+        if changes_folder(self.path).exists():
+            shutil.copytree(changes_folder(self.path), changes_folder(path))
         return path
 
     def undo(self) -> None:
-        shutil.rmtree(folder.of(self.path), ignore_errors=True)
+        shutil.rmtree(changes_folder(self.path), ignore_errors=True)
 
     def ids(self, rows: np.ndarray) -> Path:
         path = self.folder / f"ids{len(rows)}.txt"
@@ -197,24 +194,21 @@ def many(scene: Scene, count: int) -> Path:
     """A copy of db.bin with so many changes, which add and remove SMALL items by turns, the last an addition."""
     path = scene.copy(f"many{count}.bin")
     base = Index.open(path)
-    beside, rng, made = folder.of(path), np.random.default_rng(count), []
+    beside, rng, made = changes_folder(path), np.random.default_rng(count), []
     beside.mkdir()
     for number in range(1, count + 1):
         made.append(Change(number))
         first = scene.rows + number * SMALL
         if (count - number) % 2:
-            data = rows_as_bytes(np.arange(number * SMALL, (number + 1) * SMALL))
-            (beside / made[-1].removed_name).write_bytes(data)
-            made[-1] = Change(number, removed=Part(SMALL, changes.checksum(data)))
+            rows = np.arange(number * SMALL, (number + 1) * SMALL)
+            made[-1] = Change(number, removed=write_removed(beside, made[-1], rows))
             continue
         codes, rows = rng.integers(0, 256, (SMALL, BITS // 8), dtype=np.uint8), np.arange(first, first + SMALL)
-        added = Index.build(codes, rows=rows, ids=[f"new/{row}" for row in rows], labels=np.zeros(SMALL, np.int32))
-        added.save(beside / made[-1].added_name)
-        trailer = file_format.read(beside / made[-1].added_name, verify=True).checksum
-        assert trailer is not None
-        made[-1] = Change(number, added=Part(SMALL, trailer))
-    assert base.trailer is not None
-    Manifest(base.trailer, count, scene.rows + (count + 2) * SMALL, tuple(made)).write(beside)
+        path_of_added, ids = beside / made[-1].added_name, [f"new/{row}" for row in rows]
+        checksum = write_new_index(path_of_added, codes, rows=rows, ids=ids, labels=np.zeros(SMALL, np.int32))
+        made[-1] = Change(number, added=Part(SMALL, checksum))
+    assert base.checksum is not None
+    Manifest(base.checksum, count, scene.rows + (count + 2) * SMALL, tuple(made)).write(beside)
     index = Index.open(path)
     assert index.generation == count
     assert index.ntotal == scene.rows + SMALL * (count % 2)
@@ -235,7 +229,7 @@ def compacting(scene: Scene, repeats: int) -> Seconds:
     for number in range(repeats):
         path = scene.folder / f"again{number}.bin"
         shutil.copy(changed, path)
-        shutil.copytree(folder.of(changed), folder.of(path))
+        shutil.copytree(changes_folder(changed), changes_folder(path))
         start = time.perf_counter()
         changes.compact(CompactSettings(path))
         seconds["compact"].append(time.perf_counter() - start)

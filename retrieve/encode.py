@@ -14,7 +14,7 @@ from sdc.extract.store import FeatureStore
 from sdc.files import check_same_settings, writable
 from sdc.progress import Progress
 from sdc.retrieve.bits import pack
-from sdc.retrieve.index import Ids, Index, Records, autotune
+from sdc.retrieve.index import RECALL, Ids, Index, Records, check_fits, check_index_type
 from sdc.train.model import NORM_EPS, Model
 
 RECENTERED = ("paper-instance",)  # presets for which re-centring is the default
@@ -28,9 +28,9 @@ class EncodeSettings:
     Attributes:
         features: the feature store to encode; it need not be the one the model was trained on.
         model: the hash head.
-        index_type: one of `sdc.retrieve.index.autotune.INDEX_TYPES`: flat is exact; ivf scans part of the codes; auto
-            is the one that reaches `recall` faster, measured on these codes.
-        recall: recall@10 against exact search that IVF is to reach.
+        index_type: a name in `sdc.retrieve.index.INDEX_TYPES`, or auto: the type that reaches `recall` faster,
+            measured on these codes.
+        recall: recall@10 against exact search that an approximate type is to reach.
         memory: bytes that codes and lists may take in a search; None is any number.
         recenter: give the head's batch norm the mean of the database instead of the training set's; by default for
             models of a preset in `RECENTERED` whose head has a batch norm.
@@ -41,7 +41,7 @@ class EncodeSettings:
     features: Path = Path("feats.h5")
     model: Path = Path("model.safetensors")
     index_type: str = "flat"
-    recall: float = autotune.RECALL
+    recall: float = RECALL
     memory: int | None = None
     recenter: bool | None = None
     out: Path = Path("db.bin")
@@ -61,7 +61,7 @@ def run(settings: EncodeSettings) -> Path:
             features of another dimension than the model's, re-centring a head without batch norm, or an `out` that was
             made from other features, by another model or with other settings.
     """
-    autotune.check(settings.index_type, settings.recall, settings.memory)
+    check_index_type(settings.index_type, settings.recall, settings.memory)
     model = Model.load(settings.model)
     store = FeatureStore(settings.features)
     recenter = _recenters(settings, model)
@@ -172,7 +172,7 @@ def _check(settings: EncodeSettings, model: Model, store: FeatureStore) -> None:
         )
     if not len(store.splits["database"]):
         raise SdcError(f"{settings.features} has no rows in its database split: there is nothing to encode")
-    autotune.check_fits(len(store.splits["database"]), model.bits // 8, settings.index_type, settings.memory)
+    check_fits(len(store.splits["database"]), model.bits // 8, settings.index_type, settings.memory)
     trained_on = model.metadata.get("features", {}).get("fingerprint")
     if trained_on != store.fingerprint:
         log.info(

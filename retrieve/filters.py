@@ -10,7 +10,6 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, did_you_mean
 from sdc.retrieve.index import Records
-from sdc.retrieve.index.delta import items
 
 
 def matching_rows(database: Records, ids: Path | None, labels: Sequence[int]) -> np.ndarray | None:
@@ -53,7 +52,7 @@ def _listed(database: Records, path: Path) -> np.ndarray:
     names = set(lines)
     if not names:
         raise SdcError(f"{path} holds no id, expected one a line")
-    hits = list(items.positions(database, names))
+    hits = list(database.positions(names))
     unknown = names.difference(name for _, name in hits)
     if unknown:
         first = next(line for line in lines if line in unknown).decode("utf-8", "surrogateescape")

@@ -111,3 +111,84 @@ def test_an_engine(db, monkeypatch):
     assert there == {**here, "index": "memory:mine"}
     with pytest.raises(UsageError, match="or memory:NAME"):
         parse("nothing://x")
+
+
+def hash_type():
+    """A type of index: FAISS' IndexBinaryHash, whose search flips a few bits of the key."""
+    from sdc.retrieve.index import Built, FlatSearcher, IndexChoice, IndexType, faiss_module
+
+    class HashSearcher(FlatSearcher):
+        """Searches the buckets near a query's; all that is not by k is exact."""
+
+        def __init__(self, index, codes):
+            super().__init__(codes)
+            self.index = index
+
+        @property
+        def options(self):
+            return {"nflip": self.index.nflip}
+
+        def search(self, codes, k, within=None):
+            if within is not None:
+                return super().search(codes, k, within)
+            distances, positions = self.index.search(codes, k)
+            short = positions[:, -1] < 0  # too few codes in the buckets
+            distances[short], positions[short] = super().search(np.ascontiguousarray(codes[short]), k)
+            return distances, positions
+
+        def write(self, write):
+            faiss_module().write_index_binary(self.index, faiss_module().PyCallbackIOWriter(write))
+
+    class HashType(IndexType):
+        name, label, help, fourcc = "hash", "hash", "buckets.", b"IBHh"
+        options = {"nflip": "Bits of the key to flip."}  # noqa: RUF012
+
+        def footprint(self, count, width):
+            return count * (width + 8)
+
+        def build(self, request):
+            index = faiss_module().IndexBinaryHash(request.codes.shape[1] * 8, 4)
+            index.add(request.codes)
+            choice = IndexChoice("hash", "as asked", self.footprint(*request.codes.shape), details={"nflip": 0})
+            return Built(choice, HashSearcher(index, request.codes))
+
+        def open(self, path, codes, options):
+            index = faiss_module().read_index_binary(str(path))
+            index.nflip = options.get("nflip", 0)
+            return HashSearcher(index, codes)
+
+    return HashType()
+
+
+def test_an_index_type(db, monkeypatch):
+    import json
+
+    from click.testing import CliRunner
+
+    from sdc.cli import cli
+    from sdc.retrieve.index import INDEX_TYPES, Index
+
+    def run(*arguments):
+        done = CliRunner().invoke(cli, [*map(str, arguments), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    monkeypatch.setitem(INDEX_TYPES, "hash", hash_type())
+    path, files = db.with_name("hash.bin"), {"features": "feats.h5", "model": "model.safetensors"}
+    paths = [part for name, file in files.items() for part in (f"--{name}", db.with_name(file))]
+    run("encode", *paths, "--index-type", "hash", "--out", path)
+    index, flat = Index.open(path, nflip=4), Index.open(db)
+    assert (index.type.name, index.approximate, index.search_options) == ("hash", True, {"nflip": 4})
+    assert index.metadata["plan"]["nflip"] == 0
+    codes = index.queries.codes
+    np.testing.assert_array_equal(index.search(codes, 5)[0], flat.search(codes, 5)[0])  # all buckets were searched
+    with pytest.raises(UsageError, match=r"--nflip is for an index of type hash, but .* is flat: its search is exact"):
+        Index.open(db, nflip=2)
+    with pytest.raises(UsageError, match=r"--nprobe is for an index of type ivf, but .* is hash$"):
+        Index.open(path, nprobe=2)
+    assert all(len(each["neighbors"]) == 3 for each in run("search", "--index", path, "-k", 3)["results"])
+    assert 0 < run("evaluate", "--index", path)["hash_recall"]["10"] <= 1
+    run("remove", "--index", path, "--id", "item3")
+    assert Index.open(path).search_options == {"nflip": 0}
+    run("compact", "--index", path)
+    assert (Index.open(path).type.name, Index.open(path).ntotal) == ("hash", 59)

@@ -67,8 +67,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         score. With coarse labels also `coarse`, the same figures at that level, and `fall`, its map less the fine one.
         Where the model recorded groups of classes also `groups`: of head, middle and tail each map, the queries it is
         the mean of, and classes. With the protocol `relevant` also `denominators`: map with either of its two. Of an
-        index of type ivf, all that is of exact rankings, and `ivf_recall` by cut-off is the share of the exact nearest
-        codes that its search finds, one as near as the last of them counting as found.
+        approximate index, all that is of exact rankings, and `ivf_recall`, so of type ivf, by cut-off is the share of
+        the exact nearest codes that its search finds, one as near as the last of them counting as found.
 
         With the protocol `revisited` instead: easy, medium and hard, each with map and mp by cut-off, of the order by
         (distance, row), both again with _expected, _best and _worst, and the queries they are the mean of. A setting
@@ -109,7 +109,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if index.approximate:
         # One search each: with a larger k a query may find too few in its lists, and would be compared with all codes.
         shares = [recall_of(index.search, queries, own, counts.sizes, k) for k in cutoffs]
-        answer["ivf_recall"] = dict(zip(map(str, cutoffs), shares, strict=True))
+        answer[f"{index.type.name}_recall"] = dict(zip(map(str, cutoffs), shares, strict=True))
     if protocol.name != NEIGHBORS:
         answer["conventions"] = protocol.conventions(settings.no_hit)
     return answer

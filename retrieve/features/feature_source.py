@@ -17,7 +17,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.index import Index, itself
+from sdc.retrieve.index import Index, linked_file
 
 _OTHERS = 500  # files that a process may have open beside those of the features
 
@@ -101,7 +101,7 @@ def encoded_features(index: Index, path: Path | None, *, verify: bool) -> IndexF
             "name the right ones with --features, or encode again"
         )
     added = _added(index)
-    parts = [part.rows for part in (index.items.base, index.queries) if part is not None]
+    parts = [part.rows for part in (index.items.stored, index.queries) if part is not None]
     end = min((source["first"] for source in index.metadata.get("sources", [])), default=np.iinfo(np.int64).max)
     last = max(int(rows[: np.searchsorted(rows, end)].max(initial=0)) for rows in parts)
     if last >= len(store):
@@ -147,7 +147,7 @@ def _allow_files(count: int) -> None:
 
 def _added(index: Index) -> list[tuple[int, Path, str]]:
     """First number, path and fingerprint of each store whose items were added, where some of them are still there."""
-    folder = itself(index.path).parent if index.path else Path()
+    folder = linked_file(index.path).parent if index.path else Path()
     stores = []
     for source in index.metadata.get("sources", []):
         first, count = source["first"], source["count"]

@@ -1,11 +1,12 @@
-"""db.bin on disk: a plain FAISS binary index, flat or IVF, then a trailer of ours that vouches for it.
+"""db.bin on disk: a FAISS binary index of some type, then a trailer of ours that vouches for it.
 
     FAISS part │ padding │ arrays, each padded │ JSON header │ footer (56 bytes)
 
 FAISS ignores what follows its part, so `faiss.read_index_binary` reads the file as it stands. The arrays begin
 at multiples of 8 bytes; the header names each with type, shape and place in the trailer, and holds the
 metadata. The array `chunks` has the XXH3 checksum of every CHUNK bytes of the FAISS part; the footer has the
-trailer's checksum and its own. `database.codes` is there for IVF alone, which keeps codes by list.
+trailer's checksum and its own. `database.codes` is there for types whose FAISS part has the codes in another order
+than the database.
 """
 
 from __future__ import annotations
@@ -22,21 +23,19 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import xxhash
 
-from sdc.errors import SdcError
+from sdc.errors import SdcError, UsageError
 from sdc.files import atomic_write, require_file
+from sdc.retrieve.index import faiss_layout
+from sdc.retrieve.index.faiss_layout import Layout
+from sdc.retrieve.index.index_types import IndexType, load_index_type, load_index_types
 
 CHUNK = 1 << 20  # bytes of the FAISS part a checksum covers
-FAISS_HEADER = struct.Struct("<4siiq?iQ")  # fourcc, bits, bytes a code, count, trained, metric, bytes of codes
-_INVERTED = struct.Struct("<4siiq?iQQ")  # fourcc, bits, bytes a code, count, trained, metric, lists, nprobe
-# Direct map: type, length; lists: mark, how many, bytes a code; sizes: kind, length.
-_LISTS = struct.Struct("<bQ4sQQ4sQ")
-_FLAT, _IVF = b"IBxF", b"IBwF"  # FAISS' marks of an IndexBinaryFlat and an IndexBinaryIVF
 _MAGIC = b"sdc-db\r\n"  # the line end shows a transfer in text mode
 _VERSION = 1
 _FOOTER = struct.Struct("<8sQQQQQ")  # magic, version, FAISS bytes, trailer bytes, header bytes, trailer checksum
 _SEAL = struct.Struct("<Q")  # the footer's own checksum, the last 8 bytes of the file
 _END = _FOOTER.size + _SEAL.size
-CODES = "database.codes"  # the array of an IVF index's codes by position
+CODES = "database.codes"  # the array of codes by position, where the FAISS part has them in another order
 _AGAIN = "make it again with `sdc encode`, or fetch a good copy"
 
 
@@ -50,7 +49,7 @@ class Container:
         metadata: the trailer's JSON; empty where plain FAISS wrote the file.
         arrays: the trailer's arrays by name; empty likewise.
         checksum: of the trailer, which holds the checksums of all the rest; None likewise.
-        lists: how many lists an IVF index has; None where it is flat.
+        index_type: of the FAISS part.
     """
 
     bits: int
@@ -58,7 +57,7 @@ class Container:
     metadata: dict[str, Any]
     arrays: dict[str, np.ndarray]
     checksum: str | None
-    lists: int | None = None
+    index_type: IndexType
 
 
 class _Footer(NamedTuple):
@@ -101,11 +100,14 @@ def write(
     write_faiss: Callable[[Callable[[bytes | memoryview], None]], None],
     metadata: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
-) -> Path:
+) -> str:
     """Writes a db.bin, whole or not at all.
 
     Args:
         write_faiss: called with a function that takes the FAISS part's bytes, piece by piece.
+
+    Returns:
+        The checksum of its trailer, `Container.checksum`.
 
     Raises:
         SdcError: no such folder, no permission, or a full disk.
@@ -120,9 +122,10 @@ def write(
         }
         header = json.dumps({"metadata": metadata, "arrays": places}, ensure_ascii=False, sort_keys=True).encode()
         trailer.write(header)
-        footer = _FOOTER.pack(_MAGIC, _VERSION, body.length, trailer.length, len(header), trailer.state.intdigest())
+        checksum = trailer.state.intdigest()
+        footer = _FOOTER.pack(_MAGIC, _VERSION, body.length, trailer.length, len(header), checksum)
         file.write(footer + _SEAL.pack(xxhash.xxh3_64_intdigest(footer)))
-    return path
+    return _hex(checksum)
 
 
 class _Trailer:
@@ -157,105 +160,90 @@ def read(path: Path, *, verify: bool) -> Container:
     """
     path = require_file(path, "index", "sdc encode")
     size = path.stat().st_size
-    if size < FAISS_HEADER.size:
+    if size < faiss_layout.FLAT_HEADER.size:
         raise SdcError(f"{path} has {size} bytes, too few for an index: it is truncated, or no db.bin; {_AGAIN}")
     with open(path, "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    shape = _shape(path, data)
-    if size == shape.size and shape.lists is None:
-        return Container(shape.bits, _flat_codes(data, shape), {}, {}, None)
+    index_type = _type_by_fourcc(path, data)
+    layout = _layout(path, data, index_type)
+    if size == layout.size and layout.codes_at is not None:
+        return Container(layout.bits, _codes(data, layout), {}, {}, None, index_type)
     footer = _footer(path, data)
-    if footer.faiss_bytes != shape.size:
+    if footer.faiss_bytes != layout.size:
         raise SdcError(
-            f"{path} is damaged: its FAISS part holds {shape.ntotal} codes of {shape.bits} bits, "
-            f"which take {shape.size} bytes, not the {footer.faiss_bytes} recorded; {_AGAIN}"
+            f"{path} is damaged: its FAISS part holds {layout.ntotal} codes of {layout.bits} bits, "
+            f"which take {layout.size} bytes, not the {footer.faiss_bytes} recorded; {_AGAIN}"
         )
-    trailer = memoryview(data)[shape.size : size - _END]
+    trailer = memoryview(data)[layout.size : size - _END]
     if verify and xxhash.xxh3_64_intdigest(trailer) != footer.trailer_checksum:
         raise SdcError(f"{path} is damaged: the checksum of its trailer does not match; {_AGAIN}")
     metadata, arrays, sums = _parse(path, trailer, footer.header_bytes)
     if verify:
-        _verify_chunks(path, memoryview(data)[: shape.size], sums)
-    codes = _flat_codes(data, shape) if shape.lists is None else arrays.pop(CODES, np.empty(0, np.uint8))
-    if codes.dtype != np.uint8 or codes.shape != (shape.ntotal, shape.bits // 8):
+        _verify_chunks(path, memoryview(data)[: layout.size], sums)
+    codes = arrays.pop(CODES, np.empty(0, np.uint8)) if layout.codes_at is None else _codes(data, layout)
+    if codes.dtype != np.uint8 or codes.shape != (layout.ntotal, layout.bits // 8):
         raise SdcError(
-            f"{path} is damaged: its FAISS part holds {shape.ntotal} codes of {shape.bits} bits, "
+            f"{path} is damaged: its FAISS part holds {layout.ntotal} codes of {layout.bits} bits, "
             f"its trailer {codes.dtype} of shape {codes.shape}; {_AGAIN}"
         )
-    return Container(shape.bits, codes, metadata, arrays, f"{footer.trailer_checksum:016x}", shape.lists)
+    named = _type_by_name(path, metadata, index_type)
+    return Container(layout.bits, codes, metadata, arrays, _hex(footer.trailer_checksum), named)
 
 
-class _Shape(NamedTuple):
-    """What the headers of a FAISS part say: the codes, the lists if it has any, and the bytes it takes."""
+def _type_by_fourcc(path: Path, data: mmap.mmap) -> IndexType:
+    """The first type whose FAISS part begins as the file does."""
+    types = load_index_types()
+    for each in types:
+        if each.fourcc == data[:4]:
+            return each
+    known = " or ".join(f"{each.fourcc!r} ({each.label})" for each in types)
+    raise SdcError(
+        f"{path} is no index this sdc reads: it begins with {data[:4]!r}, a binary index with {known}; `sdc encode` "
+        "makes one"
+    )
 
-    bits: int
-    ntotal: int
-    lists: int | None
-    size: int
 
-
-def _shape(path: Path, data: mmap.mmap) -> _Shape:
-    """Raises SdcError unless the FAISS part fits into the file by its headers."""
-    mark = data[:4]
-    if mark not in (_FLAT, _IVF):
-        raise SdcError(
-            f"{path} is no index this sdc reads: it begins with {mark!r}, a binary index with {_FLAT!r} (flat) or "
-            f"{_IVF!r} (IVF); `sdc encode` makes one"
-        )
-    if mark == _IVF and data[-_END:][: len(_MAGIC)] != _MAGIC:
-        raise SdcError(
-            f"{path} is an IVF index without the footer of a db.bin: it is truncated, or plain FAISS wrote it; then "
-            "nothing vouches for it, and FAISS may crash on a damaged one: make it with `sdc encode --index-type ivf`"
-        )
+def _type_by_name(path: Path, metadata: Mapping[str, Any], by_fourcc: IndexType) -> IndexType:
+    """The type that the metadata names: several may write one kind of FAISS index."""
+    name = metadata.get("index_type", by_fourcc.name)
+    if name == by_fourcc.name:
+        return by_fourcc
     try:
-        shape = _flat_shape(data, 0) if mark == _FLAT else _inverted_shape(data)
+        named = load_index_type(str(name))
+    except UsageError as error:
+        raise SdcError(f"{path} cannot be opened: {error}") from None
+    return named if named.fourcc == by_fourcc.fourcc else by_fourcc
+
+
+def _layout(path: Path, data: mmap.mmap, index_type: IndexType) -> Layout:
+    """Raises SdcError unless the FAISS part fits into the file by its headers."""
+    if not index_type.keeps_order and data[-_END:][: len(_MAGIC)] != _MAGIC:
+        raise SdcError(
+            f"{path} is an {index_type.label} index without the footer of a db.bin: it is truncated, or plain FAISS "
+            "wrote it; then nothing vouches for it, and FAISS may crash on a damaged one: make it with `sdc encode "
+            f"--index-type {index_type.name}`"
+        )
+    recorded = _FOOTER.unpack_from(data[-_END:])[2] if len(data) >= _END else 0
+    try:
+        layout = index_type.layout(data, recorded)
     except (struct.error, ValueError):
-        shape = None
-    if shape is None or shape.size > len(data):
+        layout = None
+    if layout is None or layout.size > len(data):
         raise SdcError(
             f"{path} is damaged or truncated: the codes its FAISS header tells of do not fit the file's "
             f"{len(data)} bytes; {_AGAIN}"
         )
-    return shape
+    return layout
 
 
-def _flat_shape(data: mmap.mmap, start: int) -> _Shape:
-    """Of an IndexBinaryFlat. Raises ValueError where its header contradicts itself."""
-    mark, bits, width, count, trained, _, code_bytes = FAISS_HEADER.unpack_from(data, start)
-    if not (
-        mark == _FLAT and trained and bits > 0 and bits == width * 8 and count >= 0 and code_bytes == count * width
-    ):
-        raise ValueError
-    return _Shape(bits, count, None, FAISS_HEADER.size + code_bytes)
+def _codes(data: mmap.mmap, layout: Layout) -> np.ndarray:
+    assert layout.codes_at is not None
+    width = layout.bits // 8
+    return np.frombuffer(data, np.uint8, layout.ntotal * width, layout.codes_at).reshape(layout.ntotal, width)
 
 
-def _inverted_shape(data: mmap.mmap) -> _Shape:
-    """Of an IndexBinaryIVF: header, quantizer, a direct map (none), lists. Raises ValueError likewise."""
-    _, bits, width, count, trained, _, lists, _ = _INVERTED.unpack_from(data)
-    quantizer = _flat_shape(data, _INVERTED.size)
-    if not (trained and bits == width * 8 and count >= 0 and (quantizer.bits, quantizer.ntotal) == (bits, lists)):
-        raise ValueError
-    at = _INVERTED.size + quantizer.size
-    mapped, map_size, mark, number, list_width, kind, values = _LISTS.unpack_from(data, at)
-    if (mapped, map_size, mark, number, list_width) != (0, 0, b"ilar", lists, width):
-        raise ValueError
-    if (kind, values) == (b"full", lists):
-        sizes = np.frombuffer(data, np.uint64, lists, at + _LISTS.size)
-    elif kind == b"sprs" and values % 2 == 0 and values <= 2 * lists:
-        pairs = np.frombuffer(data, np.uint64, values, at + _LISTS.size).reshape(-1, 2)
-        sizes = pairs[:, 1]
-        if (pairs[:, 0] >= lists).any():
-            raise ValueError
-    else:
-        raise ValueError
-    if (sizes > count).any() or int(sizes.sum()) != count:
-        raise ValueError
-    return _Shape(bits, count, lists, at + _LISTS.size + 8 * values + count * (width + 8))
-
-
-def _flat_codes(data: mmap.mmap, shape: _Shape) -> np.ndarray:
-    width = shape.bits // 8
-    return np.frombuffer(data, np.uint8, shape.ntotal * width, FAISS_HEADER.size).reshape(shape.ntotal, width)
+def _hex(checksum: int) -> str:
+    return f"{checksum:016x}"
 
 
 def _footer(path: Path, data: mmap.mmap) -> _Footer:

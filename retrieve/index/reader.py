@@ -9,95 +9,121 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, log
-from sdc.retrieve.index import file_format, ivf
-from sdc.retrieve.index.delta import folder, manifest, merged_search
-from sdc.retrieve.index.delta.manifest import Identity, Manifest
-from sdc.retrieve.index.delta.merged_view import MergedView
-from sdc.retrieve.index.flat import FlatSearcher
+from sdc.errors import SdcError, UsageError, log, unknown_name_error
+from sdc.retrieve.index import file_format
+from sdc.retrieve.index.delta import (
+    Identity,
+    Manifest,
+    MergedSearcher,
+    MergedView,
+    changes_folder,
+    identity,
+    manifest_identity,
+    read_changes,
+    read_manifest,
+)
+from sdc.retrieve.index.index_types import IndexType, load_index_types
 from sdc.retrieve.index.records import Records
-from sdc.retrieve.index.searcher import StoredSearcher
+from sdc.retrieve.index.searcher import Searcher
 
 _ATTEMPTS = 10  # at opening files that are replaced meanwhile
 
 
-class Opened(NamedTuple):
+class StoredIndex(NamedTuple):
     """What the constructor of `sdc.retrieve.index.Index` takes."""
 
-    searcher: StoredSearcher | merged_search.MergedSearcher
+    searcher: Searcher
+    index_type: IndexType
     items: MergedView
     queries: Records | None
     metadata: Mapping[str, Any]
     path: Path
-    trailer: str | None
+    checksum: str | None
+    changes: Manifest | None
     files: tuple[Identity, Identity]
 
 
-def read_index(path: Path, *, verify: bool, nprobe: int | None) -> Opened:
+def read_index(path: Path, *, verify: bool, options: Mapping[str, Any]) -> StoredIndex:
     """Opens a db.bin with its changes, all of one state; for what may be raised see `Index.open`."""
     for _ in range(_ATTEMPTS):
         before = identities(path)
         try:
-            found = _opened(path, before[0], verify=verify, nprobe=nprobe)
+            index = _read_once(path, before[0], verify=verify, options=options)
         except SdcError:
             if identities(path) == before:
                 raise
             continue  # compaction may have removed what was being read
         # A manifest may be newer by now, which does no harm: all that the one before it names is still there.
-        if manifest.identity(path) == before[0]:
-            return found
+        if identity(path) == before[0]:
+            return index
     raise SdcError(f"{path} was replaced {_ATTEMPTS} times while it was being opened; try again")
 
 
 def identities(path: Path) -> tuple[Identity, Identity]:
     """Of db.bin and of the manifest beside it."""
-    return manifest.identity(path), manifest.identity(folder.of(path) / manifest.NAME)
+    return identity(path), manifest_identity(path)
 
 
-def _opened(path: Path, identity: Identity, *, verify: bool, nprobe: int | None) -> Opened:
-    held = file_format.read(path, verify=verify)
+def _read_once(path: Path, file: Identity, *, verify: bool, options: Mapping[str, Any]) -> StoredIndex:
+    content = file_format.read(path, verify=verify)
     try:
-        database, queries = _entries(held)
+        database, queries = _records(content)
     except (KeyError, UsageError) as error:
         raise SdcError(f"{path} is damaged: its arrays do not fit together ({error})") from None
-    if held.checksum is None:
+    if content.checksum is None:
         log.warning("%s was written by plain FAISS: nothing vouches for its content, ids are positions", path)
-    if nprobe is not None and held.lists is None:
-        raise UsageError(f"--nprobe is for an index of type ivf, but {path} is flat: its search is exact")
-    changes, seen = _changes(path, held)
-    beside = folder.of(path)
-    live = MergedView(database) if changes is None else MergedView.read(database, changes, beside)
-    if not len(live):
+    options = {name: value for name, value in options.items() if value is not None}
+    _check_options(path, content.index_type, options)
+    changes, manifest_file = _changes(path, content)
+    items = MergedView(database)
+    if changes is not None:
+        items = read_changes(database, changes, changes_folder(path))
+    if not len(items):
         raise SdcError(f"{path} holds no codes, expected at least one: there is nothing to search in it")
-    base = FlatSearcher(database.codes) if held.lists is None else ivf.mapped(path, database.codes, nprobe)
-    if changes is None:
-        return Opened(base, live, queries, held.metadata, path, held.checksum, (identity, seen))
-    sources = [*held.metadata.get("sources", []), *map(asdict, changes.sources)]
-    metadata = {**held.metadata, "count": len(live), **({"sources": sources} if sources else {})}
-    queries = None if queries is None else live.without_removed(queries)
-    return Opened(
-        merged_search.MergedSearcher(base, live), live, queries, metadata, path, held.checksum, (identity, seen)
-    )
+    base = content.index_type.open(path, database.codes, options)
+    searcher: Searcher = base
+    metadata = content.metadata
+    if changes is not None:
+        sources = [*metadata.get("sources", []), *map(asdict, changes.sources)]
+        metadata = {**metadata, "count": len(items), **({"sources": sources} if sources else {})}
+        queries = None if queries is None else items.without_removed(queries)
+        added = None if items.added is None else items.added.codes
+        searcher = MergedSearcher(base, len(database), items.tombstones, added)
+    files = file, manifest_file
+    return StoredIndex(searcher, content.index_type, items, queries, metadata, path, content.checksum, changes, files)
 
 
-def _entries(held: file_format.Container) -> tuple[Records, Records | None]:
-    if held.checksum is None:
-        return Records(held.codes, np.arange(len(held.codes), dtype=np.int64)), None
-    database = Records.of_arrays(held.codes, "database", held.arrays)
-    if "queries.codes" not in held.arrays:
+def _check_options(path: Path, index_type: IndexType, options: Mapping[str, Any]) -> None:
+    """Raises UsageError where a search option is none of the type's."""
+    for name in options:
+        if name not in index_type.options:
+            types = load_index_types()
+            owners = " or ".join(each.name for each in types if name in each.options)
+            if not owners:
+                raise unknown_name_error("search option", name, [known for each in types for known in each.options])
+            reason = ": its search is exact" if index_type.exact else ""
+            raise UsageError(f"--{name} is for an index of type {owners}, but {path} is {index_type.name}{reason}")
+
+
+def _records(content: file_format.Container) -> tuple[Records, Records | None]:
+    """The database and the query split."""
+    if content.checksum is None:
+        return Records(content.codes, np.arange(len(content.codes), dtype=np.int64)), None
+    database = Records.of_arrays(content.codes, "database", content.arrays)
+    if "queries.codes" not in content.arrays:
         return database, None
-    return database, Records.of_arrays(held.arrays["queries.codes"], "queries", held.arrays)
+    return database, Records.of_arrays(content.arrays["queries.codes"], "queries", content.arrays)
 
 
-def _changes(path: Path, held: file_format.Container) -> tuple[Manifest | None, Identity]:
+def _changes(path: Path, content: file_format.Container) -> tuple[Manifest | None, Identity]:
     """What has been changed since a db.bin was written, and which file says so; None where nothing has."""
-    beside = folder.of(path)
-    found, seen = manifest.read(beside)
-    if found is None or found.contained(held.metadata):
-        return None, seen
-    if found.base != held.checksum:
+    beside = changes_folder(path)
+    changes, file = read_manifest(beside)
+    if changes is None or changes.contained(content.metadata):
+        return None, file
+    if changes.base != content.checksum:
         raise SdcError(
-            f"{beside} holds changes of another db.bin ({found.base}) than {path} is ({held.checksum}): put that one "
-            f"back, or do without its changes by removing {beside}"
+            f"{beside} holds changes of another db.bin ({changes.base}) than {path} is ({content.checksum}): put that "
+            f"one back, or do without its changes by removing {beside}"
         )
-    return found, seen
+    return changes, file

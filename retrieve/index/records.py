@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
 from sdc.errors import UsageError
 from sdc.extract.store import Ragged, groundtruth_arrays, groundtruth_from_arrays
-from sdc.retrieve.index.ids import Ids
+from sdc.retrieve.index.ids import Ids, positions_of_digits
+from sdc.retrieve.index.sorted_rows import among
 
 
 @dataclass(frozen=True)
 class Records:
-    """N codes and what is known of each; the database or the query split.
+    """N codes and what is known of each: the database or the query split.
 
     Attributes:
         codes: (N, bits // 8) uint8.
@@ -61,8 +63,9 @@ class Records:
 
     def names(self, positions: np.ndarray | None = None) -> list[str]:
         """The ids at `positions`, or all."""
-        wanted = np.arange(len(self)) if positions is None else positions
-        return [str(row) for row in self.rows[wanted]] if self.ids is None else self.ids.take(wanted)
+        if positions is None:
+            positions = np.arange(len(self))
+        return [str(row) for row in self.rows[positions]] if self.ids is None else self.ids.take(positions)
 
     def find(self, name: str) -> int:
         """The first position whose id is `name`, or -1."""
@@ -70,15 +73,19 @@ class Records:
             return self.ids.find(name)
         if not name.isdecimal():
             return -1
-        found = np.flatnonzero(self.rows == min(int(name), np.iinfo(np.int64).max))
-        return int(found[0]) if len(found) and str(self.rows[found[0]]) == name else -1
+        positions = np.flatnonzero(self.rows == min(int(name), np.iinfo(np.int64).max))
+        return int(positions[0]) if len(positions) and str(self.rows[positions[0]]) == name else -1
+
+    def positions(self, names: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Every position whose id is one of `names`, with that id; the rows ascend, as they do in a database."""
+        return positions_of_digits(self.rows, names) if self.ids is None else self.ids.positions(names)
 
     def nearest(self, name: str) -> list[str]:
         """At most one id that resembles `name`."""
         return [] if self.ids is None else self.ids.nearest(name)
 
     def take(self, positions: np.ndarray) -> Records:
-        """The entries at `positions`, in that order."""
+        """The records at `positions`, in that order."""
         return Records(
             self.codes[positions],
             self.rows[positions],
@@ -90,13 +97,13 @@ class Records:
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """All but the codes, as arrays to be stored."""
-        found = {f"{prefix}.rows": self.rows.astype(np.int64, copy=False)}
+        arrays = {f"{prefix}.rows": self.rows.astype(np.int64, copy=False)}
         if self.ids is not None:
-            found |= {f"{prefix}.ids": self.ids.text, f"{prefix}.id_offsets": self.ids.offsets}
+            arrays |= {f"{prefix}.ids": self.ids.text, f"{prefix}.id_offsets": self.ids.offsets}
         for name, labels in (("labels", self.labels), ("labels_coarse", self.labels_coarse)):
             if labels is not None:
-                found[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8, copy=False)
-        return found | {f"{prefix}.{name}": array for name, array in groundtruth_arrays(self.groundtruth).items()}
+                arrays[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8, copy=False)
+        return arrays | {f"{prefix}.{name}": array for name, array in groundtruth_arrays(self.groundtruth).items()}
 
     @classmethod
     def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Records:
@@ -105,19 +112,47 @@ class Records:
         if f"{prefix}.ids" in arrays:
             ids = Ids(arrays[f"{prefix}.ids"], arrays[f"{prefix}.id_offsets"])
         labels, labels_coarse = (arrays.get(f"{prefix}.{name}") for name in ("labels", "labels_coarse"))
-        own = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
-        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth_from_arrays(own))
+        named = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
+        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth_from_arrays(named))
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Records, np.ndarray]]) -> Records:
+        """The records of all parts, in their order, of each those that its mask (N,) keeps; one copy of each array.
+
+        The parts are of one kind: all or none have labels, of one width. Ground truth is left out.
+        """
+        first = parts[0][0]
+        ids = None
+        if any(part.ids is not None for part, _ in parts):
+            ids = Ids.joined([(part.ids or Ids.of_digits(part.rows), mask) for part, mask in parts])
+
+        def column(name: str) -> np.ndarray:
+            return _joined([(getattr(part, name), mask) for part, mask in parts])
+
+        labels, coarse = (
+            None if getattr(first, name) is None else column(name) for name in ("labels", "labels_coarse")
+        )
+        return cls(column("codes"), column("rows"), ids, labels, coarse)
 
 
-def own_positions(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
-    """(Q,) the place of each query's own row in the database, or −1.
+def without_rows(queries: Records, gone: np.ndarray) -> Records:
+    """Queries whose ground truth names none of the rows `gone`, ascending."""
+    if not len(gone) or not queries.groundtruth:
+        return queries
+    lists = {
+        name: Ragged.of(rows[~among(rows, gone)] for rows in (each[query] for query in range(len(each))))
+        for name, each in queries.groundtruth.items()
+    }
+    return replace(queries, groundtruth=lists)
 
-    Args:
-        queries: (Q,) rows of feats.h5.
-        database: (N,) likewise, ascending.
-    """
-    place = np.minimum(np.searchsorted(database, queries), len(database) - 1)
-    return np.where(database[place] == queries, place, -1)
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    first = parts[0][0]
+    counts = [int(mask.sum()) for _, mask in parts]
+    out = np.empty((sum(counts), *first.shape[1:]), first.dtype)
+    for (array, mask), (start, end) in zip(parts, pairwise(np.cumsum([0, *counts]).tolist()), strict=True):
+        np.compress(mask, array, axis=0, out=out[start:end])
+    return out
 
 
 def _described(array: np.ndarray) -> str:

@@ -1,9 +1,9 @@
-"""What finds codes by their positions; one class for each type of index, and one for changed ones."""
+"""What every searcher of codes can do: that of each type of index, and that of a changed index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,9 +26,13 @@ class Searcher(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32, positions int64."""
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The search options in force, by name, e.g. nprobe."""
+
 
 class StoredSearcher(Searcher, Protocol):
     """The searcher of a whole db.bin."""
 
     def write(self, write: Callable[[bytes | memoryview], None]) -> None:
-        """The FAISS part of db.bin, piece by piece."""
+        """Writes the FAISS part of db.bin, piece by piece."""

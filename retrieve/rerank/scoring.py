@@ -85,7 +85,7 @@ def rerank(
     Raises:
         UsageError: k or the shortlist is below 1, or arrays do not fit together.
     """
-    positions, _ = index.items.places(rows)
+    positions, _ = index.items.positions(rows)
     best = rerank_positions(
         index, distances, positions, outputs, k, shortlist=shortlist, queries=queries, features=features
     )

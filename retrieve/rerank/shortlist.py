@@ -77,7 +77,7 @@ def choose(index: Index, model: Model, store: Features, k: int, recall: float = 
     """
     check_recall(recall)
     if k >= index.ntotal - 1:
-        return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.nprobe)
+        return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.search_options.get("nprobe"))
     part, of_split = query_part(index.database, index.queries, _FEWEST)
     positions = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
     sample = _Sample.of(part.take(positions), index, model, store, k)
@@ -89,7 +89,7 @@ def choose(index: Index, model: Model, store: Features, k: int, recall: float = 
     )
     return ShortlistChoice(
         k, recall, int(sizes[smallest]), float(achieved.mean()), _error(achieved), len(achieved),
-        "query" if of_split else "database", index.nprobe,
+        "query" if of_split else "database", index.search_options.get("nprobe"),
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ class RememberedChoices:
 
     def find(self, k: int, recall: float) -> ShortlistChoice | None:
         """The choice for this k and recall, and for as many lists as the index scans; None where there is none."""
-        asked = (k, recall, self._index.nprobe)
+        asked = (k, recall, self._index.search_options.get("nprobe"))
         return next((each for each in self._choices if (each.k, each.recall, each.nprobe) == asked), None)
 
     def add(self, choice: ShortlistChoice) -> None:

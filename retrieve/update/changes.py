@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,25 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, did_you_mean, log
 from sdc.extract.store import FeatureStore
-from sdc.files import atomic_write, checksum, explain_os_errors, sync
+from sdc.files import explain_os_errors, require_file, sync
 from sdc.progress import Progress
 from sdc.retrieve.encode import encode_rows
 from sdc.retrieve.filters import read_ids
-from sdc.retrieve.index import Ids, Index, Records, file_format
-from sdc.retrieve.index.delta import folder, items
-from sdc.retrieve.index.delta.manifest import Change, Manifest, Part, Source
-from sdc.retrieve.index.delta.merged_view import rows_as_bytes
+from sdc.retrieve.index import Ids, Index, Records, decode_id, encode_id, write_new_index
+from sdc.retrieve.index.delta import (
+    COMPACTED,
+    Change,
+    Manifest,
+    Part,
+    Source,
+    changes_folder,
+    follows,
+    linked_file,
+    locked,
+    read_manifest,
+    tidy,
+    write_removed,
+)
 from sdc.retrieve.queries import load_index_model
 from sdc.retrieve.update import compatibility
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
@@ -52,7 +64,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
         rows = store.splits["database"]
         compatibility.addable(settings, index, store, model.dimension)
         names = store.encoded_ids[rows].tolist()
-        gone, known = index.items.located(set(names))
+        gone, known = index.items.rows_of_ids(set(names))
         if known and not settings.replace:
             raise UsageError(
                 f"{settings.index} has {len(known)} of the {len(names)} ids of {settings.features} already "
@@ -62,22 +74,22 @@ def add(settings: AddSettings) -> dict[str, Any]:
         with Progress("encode", len(rows), "rows") as progress:
             codes = encode_rows(model, store, rows, progress)
         first = _next_row(index)
-        ids = Ids.of_rows(store.encoded_ids, rows) or items.digits(rows)
+        ids = Ids.of_rows(store.encoded_ids, rows) or Ids.of_digits(rows)
         labels, coarse = (None if each is None else each[rows] for each in (store.labels, store.labels_coarse))
         where = os.path.relpath(settings.features, beside.absolute().parent)
         source = Source(where, store.fingerprint, first, len(store))
         compatibility.say_replaced(index, source)
-        entries = Records(codes, rows + first, ids, labels, coarse)
-        changed = _commit(beside, index, gone, entries, source)
+        added = Records(codes, rows + first, ids, labels, coarse)
+        manifest = _commit(beside, index, gone, added, source)
     count = index.ntotal + len(rows) - len(gone)
     log.info("%s: %d added, %d replaced", settings.index, len(rows), len(gone))
-    _advise(settings.index, changed, index)
+    _advise(settings.index, manifest, index)
     return {
         "index": str(settings.index),
         "added": len(rows),
         "replaced": len(gone),
         "rows": count,
-        "generation": changed.generation,
+        "generation": manifest.generation,
     }
 
 
@@ -94,7 +106,7 @@ def remove(settings: RemoveSettings) -> dict[str, Any]:
     """
     names = _named(settings)
     with _changing(settings.index, verify=settings.verify) as (beside, index):
-        gone, known = index.items.located(set(names))
+        gone, known = index.items.rows_of_ids(set(names))
         missing = [name for name in names if name not in known]
         if missing and not settings.ignore_missing:
             raise UsageError(_unknown(settings.index, index, missing, len(names)))
@@ -105,9 +117,9 @@ def remove(settings: RemoveSettings) -> dict[str, Any]:
             )
         generation = index.generation
         if len(gone):
-            changed = _commit(beside, index, gone)
-            generation = changed.generation
-            _advise(settings.index, changed, index)
+            manifest = _commit(beside, index, gone)
+            generation = manifest.generation
+            _advise(settings.index, manifest, index)
     return {
         "index": str(settings.index),
         "removed": len(gone),
@@ -132,8 +144,8 @@ def compact(settings: CompactSettings) -> dict[str, Any]:
         if merged is None:
             log.info("%s has no changes: nothing to do", settings.index)
         else:
-            _take_place(_compacted(index, merged).save(beside / folder.COMPACTED), index)
-            folder.tidy(beside, None)
+            _take_place(_compacted(index, merged).save(beside / COMPACTED), index)
+            tidy(beside, None)
     return {
         "index": str(settings.index),
         "rows": index.ntotal,
@@ -150,24 +162,25 @@ def _changing(path: Path, *, verify: bool) -> Iterator[tuple[Path, Index]]:
     What a killed writer has left goes first, and what this one leaves if it fails. A link is followed once: it may be
     made to lead elsewhere meanwhile.
     """
-    path = folder.itself(path)
-    Index.open(path, verify=False)  # refuses what is no index before anything is made beside it
-    with folder.locked(path) as beside:
+    path = require_file(linked_file(path), "index", "sdc encode")
+    read_manifest(changes_folder(path))  # one that cannot be read is refused before anything is made beside it
+    with locked(path) as beside:
         index = Index.open(path, verify=verify)
         if not index.vouched:
             raise UsageError(f"{path} was written by plain FAISS and is only read: make one with `sdc encode`")
-        folder.tidy(beside, index.changes)
+        tidy(beside, index.changes)
         try:
             yield beside, index
         except BaseException:
             with contextlib.suppress(SdcError, OSError):
-                folder.tidy(beside, Index.open(path, verify=False).changes)
+                tidy(beside, Index.open(path, verify=False).changes)
             raise
 
 
 def _compacted(index: Index, merged: Manifest) -> Index:
+    """The index with its changes in it."""
     try:
-        return index.merged(**folder.follows(merged, merged=True))
+        return index.merged(**follows(merged, merged=True))
     except UsageError as error:
         raise UsageError(
             f"{error}: what was added remains beside {index.path}; remove some of it, or encode all features anew with "
@@ -196,43 +209,38 @@ def _commit(
     beside: Path,
     index: Index,
     gone: np.ndarray,
-    entries: Records | None = None,
+    items: Records | None = None,
     source: Source | None = None,
 ) -> Manifest:
     """Writes one change: the files, then the manifest that makes them count.
 
     Args:
         gone: rows to be removed.
-        entries, source: what is added, if anything.
+        items, source: what is added, if anything.
     """
-    generation, changes = index.generation + 1, () if index.changes is None else index.changes.changes
-    change = Change(generation)
-    added = removed = None
-    if entries is not None:
-        path = beside / change.added_name
-        _segment(entries, generation).save(path)
-        trailer = file_format.read(path, verify=True).checksum
-        assert trailer is not None
-        added = Part(len(entries), trailer)
+    past = () if index.changes is None else index.changes.changes
+    change = Change(index.generation + 1)
+    if items is not None:
+        added = Part(len(items), _write_added(beside / change.added_name, items, change.generation))
+        change = replace(change, added=added, source=source)
     if len(gone):
-        data = rows_as_bytes(gone)
-        with atomic_write(beside / change.removed_name) as temporary:
-            temporary.write_bytes(data)
-        removed = Part(len(gone), checksum(data))
-    assert index.trailer is not None
+        change = replace(change, removed=write_removed(beside, change, gone))
+    assert index.checksum is not None
     next_row = _next_row(index) if source is None else source.first + source.count
-    changed = Manifest(index.trailer, generation, next_row, (*changes, Change(generation, added, source, removed)))
-    changed.write(beside)
-    return changed
+    manifest = Manifest(index.checksum, change.generation, next_row, (*past, change))
+    manifest.write(beside)
+    return manifest
 
 
-def _segment(entries: Records, generation: int) -> Index:
-    return Index.build(
-        entries.codes,
-        ids=entries.ids,
-        labels=entries.labels,
-        labels_coarse=entries.labels_coarse,
-        rows=entries.rows,
+def _write_added(path: Path, items: Records, generation: int) -> str:
+    """Writes what a change adds, a flat db.bin; returns its checksum."""
+    return write_new_index(
+        path,
+        items.codes,
+        ids=items.ids,
+        labels=items.labels,
+        labels_coarse=items.labels_coarse,
+        rows=items.rows,
         metadata={"generation": generation},
         copy=False,
     )
@@ -242,14 +250,14 @@ def _next_row(index: Index) -> int:
     """The first row number that no item has, and no source of items."""
     if index.changes is not None:
         return index.changes.next_row
-    parts = [part.rows for part in (index.items.base, index.queries) if part is not None]
     free = (index.metadata.get("follows") or {}).get("next_row", 0)
-    return int(max(free, *(rows.max(initial=-1) + 1 for rows in parts)))
+    queries = -1 if index.queries is None else index.queries.rows.max(initial=-1)
+    return int(max(free, index.database.rows.max(initial=-1) + 1, queries + 1))
 
 
 def _named(settings: RemoveSettings) -> list[bytes]:
     """The ids that are to be removed, each once."""
-    names = [name.encode("utf-8", "surrogateescape") for name in settings.ids]
+    names = [encode_id(name) for name in settings.ids]
     if settings.listed is not None:
         names += read_ids(settings.listed, "--ids")
     if not names:
@@ -258,7 +266,7 @@ def _named(settings: RemoveSettings) -> list[bytes]:
 
 
 def _unknown(path: Path, index: Index, missing: Sequence[bytes], count: int) -> str:
-    name = _decoded(missing[0])
+    name = decode_id(missing[0])
     hint = did_you_mean(name, index.items.nearest(name))
     return (
         f"{path} has no {_some(missing)} ({len(missing)} of {count} ids are unknown): {hint}nothing is removed; "
@@ -267,18 +275,14 @@ def _unknown(path: Path, index: Index, missing: Sequence[bytes], count: int) -> 
 
 
 def _some(names: Sequence[bytes]) -> str:
-    return ", ".join(repr(_decoded(name)) for name in names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+    return ", ".join(repr(decode_id(name)) for name in names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
-def _decoded(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _advise(path: Path, changed: Manifest, index: Index) -> None:
-    share = (changed.added + changed.removed) / len(index.items.base)
-    if share > _MANY or len(changed.changes) > _FILES:
+def _advise(path: Path, manifest: Manifest, index: Index) -> None:
+    share = (manifest.added + manifest.removed) / len(index.items.stored)
+    if share > _MANY or len(manifest.changes) > _FILES:
         log.info(
             "%d items were added or removed since %s was written (%.0f %% of its items, in %d changes): `sdc compact` "
             "merges them, and makes searches faster",
-            changed.added + changed.removed, path, 100 * share, len(changed.changes),
+            manifest.added + manifest.removed, path, 100 * share, len(manifest.changes),
         )  # fmt: skip

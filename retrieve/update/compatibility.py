@@ -29,15 +29,15 @@ def addable(settings: AddSettings, index: Index, store: FeatureStore, dimension:
     if not len(store.splits["database"]):
         raise SdcError(f"{settings.features} has no rows in its database split: there is nothing to add")
     for name in ("labels", "labels_coarse"):
-        found, held = (_kind(getattr(each, name)) for each in (store, index.items.base))
-        if found != held:
+        old, new = (_kind(getattr(each, name)) for each in (index.items.stored, store))
+        if old != new:
             raise UsageError(
-                f"{settings.features} has {found} {name}, {settings.index} has {held}: they must be of one kind; "
+                f"{settings.features} has {new} {name}, {settings.index} has {old}: they must be of one kind; "
                 "import or extract the new items as the others were"
             )
     ours, theirs = (
-        {name: held.get(name) for name in ("source", "backbone", "weights_sha256", "preprocessing")}
-        for held in (index.metadata.get("features", {}).get("provenance", {}), store.provenance)
+        {name: provenance.get(name) for name in ("source", "backbone", "weights_sha256", "preprocessing")}
+        for provenance in (index.metadata.get("features", {}).get("provenance", {}), store.provenance)
     )
     different = differing(ours, theirs)
     if different:

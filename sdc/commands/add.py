@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import PATH, as_json, features, index, verify
 from sdc.commands.printing import print_change
-from sdc.retrieve.update.settings import AddSettings
+from sdc.retrieve.update import AddSettings
 
 
 @click.command()
@@ -23,7 +23,7 @@ def add(as_json: bool, **options: Any) -> None:
 
     Whoever searches at the same time finds all of it or nothing; a kill leaves the index as it was.
     """
-    from sdc.retrieve.update.changes import add as change
+    from sdc.retrieve.update import add as change
 
     found = change(AddSettings(**options))
     print_change(found, as_json, f"{found['added']} added{_replaced(found['replaced'])}")

@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import as_json, index
 from sdc.commands.printing import print_change
-from sdc.retrieve.update.settings import CompactSettings
+from sdc.retrieve.update import CompactSettings
 
 
 @click.command()
@@ -17,9 +17,9 @@ from sdc.retrieve.update.settings import CompactSettings
 def compact(as_json: bool, index: Path) -> None:
     """Merge what was added and removed into a new db.bin.
 
-    Searches need no longer look in two places then, and an index of type ivf gets new lists.
+    Searches need no longer look in two places then, and the index is built anew.
     """
-    from sdc.retrieve.update.changes import compact as change
+    from sdc.retrieve.update import compact as change
 
     found = change(CompactSettings(index))
     print_change(found, as_json, f"{found['added']} added and {found['removed']} removed items merged")

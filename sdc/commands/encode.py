@@ -9,6 +9,7 @@ import click
 from sdc.commands.options import PATH, SIZE, as_json, features, out, overwrite
 from sdc.commands.printing import print_file
 from sdc.retrieve.encode import EncodeSettings
+from sdc.retrieve.index import index_type_help, index_type_names
 
 
 @click.command()
@@ -16,18 +17,17 @@ from sdc.retrieve.encode import EncodeSettings
 @click.option("--model", type=PATH, default=EncodeSettings.model, show_default=True)
 @click.option(
     "--index-type",
-    metavar="auto|flat|ivf",
+    metavar="|".join(index_type_names()),
     default=EncodeSettings.index_type,
     show_default=True,
-    help="flat: exact search.  ivf: faster and approximate, for millions of codes.  auto: whichever reaches --recall "
-    "faster, measured on these codes.",
+    help=index_type_help(),
 )
 @click.option(
     "--recall",
     type=float,
     default=EncodeSettings.recall,
     show_default=True,
-    help="Of the 10 nearest codes, how many IVF is to find.",
+    help="Of the 10 nearest codes, how many an approximate type is to find.",
 )
 @click.option("--memory", type=SIZE, metavar="SIZE", help="What searching the codes may take, e.g. 4GB.")
 @click.option(

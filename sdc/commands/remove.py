@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import PATH, as_json, index, verify
 from sdc.commands.printing import print_change
-from sdc.retrieve.update.settings import RemoveSettings
+from sdc.retrieve.update import RemoveSettings
 
 
 @click.command()
@@ -23,7 +23,7 @@ def remove(as_json: bool, **options: Any) -> None:
 
     All of them in one change, or none where an id is unknown.
     """
-    from sdc.retrieve.update.changes import remove as change
+    from sdc.retrieve.update import remove as change
 
     found = change(RemoveSettings(**options))
     missing = f", {found['missing']} unknown" if found["missing"] else ""

@@ -11,6 +11,7 @@ from sdc.commands.options import PATH, Parsed, as_json, verify
 from sdc.commands.printing import print_json
 from sdc.errors import UsageError
 from sdc.retrieve.engines import is_url
+from sdc.retrieve.index import search_option_help
 from sdc.retrieve.rerank import RECALL, Factor, shortlist_size
 from sdc.retrieve.search_settings import SearchSettings
 
@@ -57,9 +58,7 @@ _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a pa
 )
 @click.option("--recall", type=float, help=f"Of the features' nearest, for --rerank auto.  [default: {RECALL}]")
 @click.option("--features", type=PATH, help="The features that were encoded, for --rerank.  [default: where they were]")
-@click.option(
-    "--nprobe", type=int, help="Lists of an IVF index to scan: more find more.  [default: chosen at `sdc encode`]"
-)
+@click.option("--nprobe", type=int, help=search_option_help("nprobe"))
 @click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for --image.")
 @click.option("--explain", is_flag=True, help="Say how the search is carried out, and why.")

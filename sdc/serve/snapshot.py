@@ -87,7 +87,7 @@ class Snapshot:
         for part in self.parts:
             place = part.find(name)
             if place >= 0:
-                return self._answer(part.entries.codes[place][None], [name], how)
+                return self._answer(part.records.codes[place][None], [name], how)
         raise HTTPRefusal(404, f"unknown id {name!r}: the index has no such item")
 
     def has(self, name: str) -> bool:

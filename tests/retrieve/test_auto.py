@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from sdc.errors import UsageError
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate import EvaluateSettings, evaluate
-from sdc.retrieve.index import autotune, ivf
+from sdc.retrieve.index.flat_search import FlatSearcher
 from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.index_types import autotune, ivf, ivf_lists, ivf_nprobe
+from sdc.retrieve.index.index_types.measure import QuerySample
 from sdc.retrieve.index.records import Records
 
 MANY = autotune.SMALL + 20_000
@@ -47,7 +49,7 @@ def chosen():
     """Chosen on clustered codes by recall as it is and by made-up times: real ones say something of millions only."""
     split = Records(clustered(400, seed=5), np.arange(MANY, MANY + 400))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autotune, "timed", lambda searches, codes: [0.5, 0.1])
+        patch.setattr(ivf, "timed", lambda searches, codes: [0.5, 0.1])
         return Index.build(clustered(MANY), queries=split, index_type="auto", recall=0.95)
 
 
@@ -66,7 +68,7 @@ def test_on_clustered_codes_it_keeps_its_promise_on_queries_it_has_not_seen(chos
 
 def test_where_ivf_is_hardly_faster_flat_is_chosen(monkeypatch):
     monkeypatch.setattr(autotune, "SMALL", 100)
-    monkeypatch.setattr(autotune, "timed", lambda searches, codes: [0.5, 0.45])
+    monkeypatch.setattr(ivf, "timed", lambda searches, codes: [0.5, 0.45])
     plan = Index.build(clustered(3000), index_type="auto").metadata["plan"]
     assert (plan["index_type"], plan["milliseconds"], plan["recall"]) == ("flat", 0.5, 1)
     assert plan["why"].startswith("IVF takes 0.45 ms for recall 0.9")
@@ -111,7 +113,7 @@ def test_on_structureless_codes_flat_is_chosen_and_why_is_said(caplog):
 
 
 def test_few_codes_are_flat_without_any_measuring(monkeypatch):
-    monkeypatch.setattr(ivf, "train", None)
+    monkeypatch.setattr(ivf_lists, "train", None)
     plan = Index.build(clustered(1000), index_type="auto").metadata["plan"]
     assert plan["index_type"] == "flat"
     assert plan["why"] == "1000 codes of 64 bits are compared in a fraction of a millisecond"
@@ -128,8 +130,8 @@ def test_few_codes_of_many_bits_are_measured():
 def test_what_does_not_fit_into_the_memory_is_not_chosen_or_refused(monkeypatch):
     codes = entries(clustered(1000))
     monkeypatch.setattr(autotune, "SMALL", 100)
-    choice, index = autotune.choose(codes, None, "auto", memory=9000)
-    assert (choice.index_type, index) == ("flat", None)
+    choice, searcher = autotune.choose(codes, None, "auto", memory=9000)
+    assert (choice.index_type, type(searcher)) == ("flat", FlatSearcher)
     assert choice.why == "IVF would take 17024 bytes, --memory allows 9000"
     for kind in ("auto", "flat"):
         with pytest.raises(UsageError, match=r"1000 codes of 64 bits take 8000 bytes as flat, --memory allows 7000$"):
@@ -158,7 +160,7 @@ def test_settings_out_of_range_are_refused(kind, recall, memory, message):
     ("exact", "approximate", "pays"), [(1.0, 0.5, True), (1.0, 0.8, True), (1.0, 0.81, False), (0.1, 0.2, False)]
 )
 def test_ivf_must_be_clearly_faster_to_be_chosen(exact, approximate, pays):
-    assert autotune.pays(exact, approximate) == pays
+    assert ivf.pays(exact, approximate) == pays
 
 
 @settings(max_examples=40, deadline=None)
@@ -167,13 +169,11 @@ def test_the_ranks_of_lists_tell_the_recall_of_every_search(n, lists, own, value
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, values, (n, 4), dtype=np.uint8)
     places = rng.integers(0, n, 5) if own else np.full(5, -1)
-    queries = autotune.QuerySample(
-        codes[places] if own else rng.integers(0, values, (5, 4), dtype=np.uint8), places, ""
-    )
-    centroids = ivf.train(codes, min(lists, n))
-    assigned = ivf.assign(codes, centroids)
+    queries = QuerySample(codes[places] if own else rng.integers(0, values, (5, 4), dtype=np.uint8), places, "")
+    centroids = ivf_lists.train(codes, min(lists, n))
+    assigned = ivf_lists.assign(codes, centroids)
     k = min(10, n - own)
-    ranks, order = autotune.list_ranks(codes, queries, centroids, assigned)
+    ranks, order = ivf_nprobe.list_ranks(codes, queries, centroids, assigned)
     assert ranks.shape == (5, k)
     for nprobe in range(1, len(centroids) + 1):
         found = 0
@@ -183,13 +183,13 @@ def test_the_ranks_of_lists_tell_the_recall_of_every_search(n, lists, own, value
             farthest = np.sort(distances[others])[k - 1]
             scanned = others & np.isin(assigned, lists_of[:nprobe])
             found += min(k, int((distances[scanned] <= farthest).sum()))
-        assert autotune.recall_at(ranks, nprobe) == pytest.approx(found / (5 * k))
+        assert (ranks < nprobe).mean() == pytest.approx(found / (5 * k))
     for asked in (0.1, 0.5, 0.95):
         by_nprobe = [(ranks < nprobe).mean(axis=1) for nprobe in range(1, len(centroids) + 1)]
         just = next(found for found in by_nprobe if found.mean() >= asked)
         enough = min(asked + just.std() / np.sqrt(5), 1) - 1e-9
         expected = next(n for n, found in enumerate(by_nprobe, 1) if found.mean() >= enough)
-        assert autotune.least_nprobe(ranks, asked) == expected
+        assert ivf_nprobe.least_nprobe(ranks, asked) == expected
 
 
 def far_from(codes, bits=10, seed=2):
@@ -217,23 +217,23 @@ def test_few_queries_unlike_the_database_are_measured_with_too(count, origin, ca
 @pytest.mark.parametrize("count", [100, 400])
 def test_over_seeds_the_promise_is_kept_and_little_more_is_scanned(count):
     codes, others = clustered(5000), clustered(3000, seed=6)
-    centroids = ivf.train(codes, 128)
-    assigned = ivf.assign(codes, centroids)
-    ranks, _ = autotune.list_ranks(codes, autotune.QuerySample(others, np.full(3000, -1), ""), centroids, assigned)
+    centroids = ivf_lists.train(codes, 128)
+    assigned = ivf_lists.assign(codes, centroids)
+    ranks, _ = ivf_nprobe.list_ranks(codes, QuerySample(others, np.full(3000, -1), ""), centroids, assigned)
     for seed in range(40):
         order = np.random.default_rng(seed).permutation(3000)
-        nprobe, unseen = autotune.least_nprobe(ranks[order[:count]], 0.9), ranks[order[count:]]
-        assert autotune.recall_at(unseen, nprobe) >= 0.88
-        assert autotune.recall_at(unseen, (nprobe - 1) // 2) < 0.9  # not more than twice what would do
+        nprobe, unseen = ivf_nprobe.least_nprobe(ranks[order[:count]], 0.9), ranks[order[count:]]
+        assert (unseen < nprobe).mean() >= 0.88
+        assert (unseen < (nprobe - 1) // 2).mean() < 0.9  # not more than twice what would do
 
 
 def test_large_databases_are_first_looked_at_in_a_sample(monkeypatch):
     monkeypatch.setattr(autotune, "SMALL", 100)
-    monkeypatch.setattr(autotune, "_TRIAL", 2000)
+    monkeypatch.setattr(ivf, "_TRIAL", 2000)
     trained = []
-    train = ivf.train
+    train = ivf_lists.train
     monkeypatch.setattr(
-        ivf, "train", lambda codes, *rest, **more: trained.append(len(codes)) or train(codes, *rest, **more)
+        ivf_lists, "train", lambda codes, *rest, **more: trained.append(len(codes)) or train(codes, *rest, **more)
     )
     plan = Index.build(structureless(5000), index_type="auto").metadata["plan"]
     assert "in a sample of 2000 codes" in plan["why"]

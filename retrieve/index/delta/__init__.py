@@ -1,4 +1,4 @@
-"""A living index: what was added to a db.bin and removed from it since, beside it, and merged into it at times.
+"""What was added to a db.bin and removed from it since it was written: files beside it, taken in when it is opened.
 
 Beside the file itself, that is, where db.bin is a link.
 
@@ -12,6 +12,44 @@ A change is one manifest: before it is there nothing counts, afterwards all does
 change, so readers need no lock. Compaction writes a new db.bin, which says in its metadata which one it `follows`, up
 to which change: with its renaming the manifest of that one is past, whether or not it is still there.
 
-manifest: the format. folder: the lock, what is left over. live: the items as they stand. items: joins and look-ups of
-entries. searcher: the search. checks: what may be added. changes: the commands add, remove and compact.
+manifest: the format. folder: the lock, and what a killed writer leaves. segments: the files that a manifest names.
+tombstones, merged_view: the items as they stand. merged_search: their search. The commands that change an index are in
+`sdc.retrieve.update`.
 """
+
+from sdc.retrieve.index.delta.folder import (
+    COMPACTED,
+    changes_folder,
+    follows,
+    linked_file,
+    locked,
+    manifest_identity,
+    superseded,
+    tidy,
+)
+from sdc.retrieve.index.delta.manifest import Change, Identity, Manifest, Part, Source, identity, read_manifest
+from sdc.retrieve.index.delta.merged_search import MergedSearcher
+from sdc.retrieve.index.delta.merged_view import MergedView
+from sdc.retrieve.index.delta.segments import read_changes, write_removed
+
+__all__ = [
+    "COMPACTED",
+    "Change",
+    "Identity",
+    "Manifest",
+    "MergedSearcher",
+    "MergedView",
+    "Part",
+    "Source",
+    "changes_folder",
+    "follows",
+    "identity",
+    "linked_file",
+    "locked",
+    "manifest_identity",
+    "read_changes",
+    "read_manifest",
+    "superseded",
+    "tidy",
+    "write_removed",
+]

@@ -1,4 +1,4 @@
-"""The folder db.bin.changes: who may write in it, and what in it counts."""
+"""The folder db.bin.changes: who may write in it, and which of its files count."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from typing import Any
 from sdc.errors import SdcError, log
 from sdc.files import sync
 from sdc.retrieve.index.delta import manifest
-from sdc.retrieve.index.delta.manifest import NAME, Manifest
+from sdc.retrieve.index.delta.manifest import NAME, Identity, Manifest
 
 LOCK = "lock"
 COMPACTED = "compacted.bin"  # a new db.bin that is being written
-_OURS = (".added.bin", ".removed.bin", ".tmp", COMPACTED)  # how names of what may be left over end
+_OURS = (".added.bin", ".removed.bin", ".tmp", COMPACTED)  # how the names of files end that a killed writer leaves
 
 
-def of(index: Path) -> Path:
-    """Where the changes of a db.bin are: beside the file itself, by whatever links it is reached."""
-    index = itself(index)
+def changes_folder(index: Path) -> Path:
+    """The folder of a db.bin's changes; where db.bin is a link, it is beside the file that it leads to."""
+    index = linked_file(index)
     return index.parent / f"{index.name}.changes"
 
 
-def itself(index: Path) -> Path:
+def manifest_identity(index: Path) -> Identity:
+    """Which file the manifest of a db.bin's changes is; None where there is none."""
+    return manifest.identity(changes_folder(index) / NAME)
+
+
+def linked_file(index: Path) -> Path:
     """The file that links to a db.bin lead to. Folders stay as they are named, as `sdc encode` records them."""
     while index.is_symlink() and os.path.exists(index):  # not for ever in a circle
         index = index.parent / os.readlink(index)
@@ -38,7 +43,7 @@ def locked(index: Path) -> Iterator[Path]:
     Raises:
         SdcError: no permission, or a full disk.
     """
-    folder = of(index)
+    folder = changes_folder(index)
     try:
         descriptor = _acquire(folder)
     except OSError as error:
@@ -74,21 +79,21 @@ def _acquire(folder: Path) -> int:
             except BlockingIOError:
                 log.info("%s is being changed by another process: waiting for it", folder.with_suffix(""))
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            held, found = manifest.identity_of(os.fstat(descriptor)), manifest.identity(folder / LOCK)
+            locked_file, present = manifest.identity_of(os.fstat(descriptor)), manifest.identity(folder / LOCK)
         except BaseException:
             os.close(descriptor)
             raise
-        if held == found:
+        if locked_file == present:
             return descriptor
         os.close(descriptor)  # of a folder that is gone
 
 
-def tidy(folder: Path, kept: Manifest | None) -> None:
-    """Removes what does not count: a manifest that is past, and files that `kept` does not name."""
-    if kept is None and (folder / NAME).exists():
+def tidy(folder: Path, current: Manifest | None) -> None:
+    """Removes what does not count: a manifest that is past, and files that the current one does not name."""
+    if current is None and (folder / NAME).exists():
         os.unlink(folder / NAME)
         sync(folder)
-    named = {name for change in kept.changes for name in change.names} if kept else set()
+    named = {name for change in current.changes for name in change.names} if current else set()
     for name in sorted(os.listdir(folder)):
         if name.endswith(_OURS) and name not in named:
             os.unlink(folder / name)
@@ -99,15 +104,15 @@ def superseded(index: Path) -> Iterator[dict[str, Any]]:
     """Around the replacement of a db.bin by one that was made without its changes.
 
     Yields:
-        What the new one's metadata has to say beside its own, so that with its renaming the changes are past. Nothing
-        where it takes the place of a link: the db.bin that this one leads to stays, with its changes.
+        What the new file's metadata has to say beside its own, so that with its renaming the changes are past. Nothing
+        where it takes the place of a link: the db.bin that the link leads to stays, with its changes.
     """
-    if index.is_symlink() or not (index.exists() or of(index).exists()):
+    if index.is_symlink() or not (index.exists() or changes_folder(index).exists()):
         yield {}
         return
     with locked(index) as folder:
         try:
-            past, _ = manifest.read(folder)
+            past, _ = manifest.read_manifest(folder)
         except SdcError as error:
             log.warning("%s", error)
             past = None
@@ -122,6 +127,6 @@ def superseded(index: Path) -> Iterator[dict[str, Any]]:
 
 
 def follows(past: Manifest, *, merged: bool) -> dict[str, Any]:
-    """What a db.bin says of itself that takes the place of another one, whose changes are merged into it or dropped."""
-    said = {"changes": "merged", "next_row": past.next_row} if merged else {"changes": "dropped"}
-    return {"follows": {"base": past.base, "generation": past.generation, **said}}
+    """The metadata of a db.bin that takes the place of another one, whose changes are merged into it or dropped."""
+    changes = {"changes": "merged", "next_row": past.next_row} if merged else {"changes": "dropped"}
+    return {"follows": {"base": past.base, "generation": past.generation, **changes}}

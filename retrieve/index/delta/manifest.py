@@ -85,7 +85,7 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Changes with the content, which the manifest's checksums vouch for."""
+        """A fingerprint of all that the changes added and removed: the manifest has the checksums of their files."""
         return fingerprint(asdict(self))
 
     @property
@@ -115,7 +115,7 @@ class Manifest:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> tuple[Manifest | None, Identity]:
+def read_manifest(folder: Path) -> tuple[Manifest | None, Identity]:
     """The manifest in a folder, and which file that was; (None, None) where there is none.
 
     Raises:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sdc.retrieve.index import file_format
+from sdc.retrieve.index import faiss_layout
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Records
@@ -117,7 +117,7 @@ def test_damaged_files_are_refused_without_a_crash_or_an_answer(tmp_path, kind):
     folder, made = tmp_path / "damaged", {}
     folder.mkdir()
     for number, (what, data) in enumerate(damaged(path.read_bytes())):
-        if data != path.read_bytes()[: file_format.FAISS_HEADER.size + 300 * 8]:  # cut just there it is plain FAISS'
+        if data != path.read_bytes()[: faiss_layout.FLAT_HEADER.size + 300 * 8]:  # cut just there it is plain FAISS'
             made[f"{number:04}"] = what
             (folder / f"{number:04}").write_bytes(data)
     assert len(made) >= 500

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from sdc.errors import SdcError
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.index import flat as scan
+from sdc.retrieve.index import flat_search as scan
 from sdc.retrieve.index import gpu as gpus
 from sdc.retrieve.index import threads
-from sdc.retrieve.index.flat import FlatSearcher
+from sdc.retrieve.index.flat_search import FlatSearcher
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.search_plan import Plan
 from sdc.retrieve.index.threads import faiss_module, run_parallel

@@ -18,7 +18,7 @@ import sdc
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.index import file_format
-from sdc.retrieve.index.file_format import FAISS_HEADER
+from sdc.retrieve.index.faiss_layout import FLAT_HEADER
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Records
@@ -145,12 +145,12 @@ GOLDEN_ROWS = [[19, 40, 49], [1, 43, 22]]
 def damaged_variants():
     """About 600: the file cut at many lengths, and a bit flipped in every region and at most places."""
     whole = GOLDEN.read_bytes()
-    faiss_bytes = FAISS_HEADER.size + 24 * 4
+    faiss_bytes = FLAT_HEADER.size + 24 * 4
     rng = np.random.default_rng(0)
     cuts = {*range(0, len(whole), 17), *range(len(whole) - 60, len(whole)), *range(faiss_bytes - 3, faiss_bytes + 9)}
     for length in sorted(cuts - {faiss_bytes}):  # cut just there it is what plain FAISS writes
         yield f"cut at {length}", whole[:length]
-    places = {*range(FAISS_HEADER.size + 8), *range(len(whole) - 56, len(whole)), *range(0, len(whole), 7)}
+    places = {*range(FLAT_HEADER.size + 8), *range(len(whole) - 56, len(whole)), *range(0, len(whole), 7)}
     for place in sorted(places):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << int(rng.integers(8))

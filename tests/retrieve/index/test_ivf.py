@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import hamming
-from sdc.retrieve.index import ivf
 from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.index_types import ivf_lists, ivf_search
 from sdc.retrieve.index.threads import faiss_module
 
 faiss = faiss_module()
@@ -28,9 +28,9 @@ def clustered(count, width=8, centres=40, seed=0):
 
 
 def inverted(codes, lists, nprobe):
-    centroids = ivf.train(codes, lists)
-    assigned = ivf.assign(codes, centroids)
-    return ivf.IVFSearcher(ivf.build(codes, centroids, assigned), codes, nprobe), centroids, assigned
+    centroids = ivf_lists.train(codes, lists)
+    assigned = ivf_lists.assign(codes, centroids)
+    return ivf_search.IVFSearcher(ivf_lists.build(codes, centroids, assigned), codes, nprobe), centroids, assigned
 
 
 def within_lists(query, codes, centroids, assigned, nprobe):
@@ -117,25 +117,25 @@ def test_restricted_to_rows_a_search_is_exact(share):
 
 def test_lists_and_results_are_the_same_again():
     codes = clustered(4000)
-    first, again = (ivf.train(codes, 64, seed=3) for _ in range(2))
+    first, again = (ivf_lists.train(codes, 64, seed=3) for _ in range(2))
     assert (first == again).all()
-    assert (ivf.train(codes, 64, seed=4) != first).any()
+    assert (ivf_lists.train(codes, 64, seed=4) != first).any()
 
 
 def test_training_brings_codes_nearer_to_their_centroids_and_leaves_few_lists_empty():
     codes = clustered(4000)
     rng = np.random.default_rng(0)
     drawn = hamming(codes, codes[rng.choice(4000, 64, replace=False)]).min(axis=1).mean()
-    centroids = ivf.train(codes, 64)
+    centroids = ivf_lists.train(codes, 64)
     assert hamming(codes, centroids).min(axis=1).mean() < 0.9 * drawn
-    assert len(np.unique(ivf.assign(codes, centroids))) > 50
+    assert len(np.unique(ivf_lists.assign(codes, centroids))) > 50
 
 
 @pytest.mark.parametrize(
     ("count", "lists"), [(1, 1), (3, 3), (100, 32), (10_000, 512), (10**6, 4096), (10**7, 16384), (10**9, 16384)]
 )
 def test_the_number_of_lists_goes_by_the_number_of_codes(count, lists):
-    assert ivf.list_count(count) == lists
+    assert ivf_lists.list_count(count) == lists
 
 
 @pytest.fixture(scope="module")

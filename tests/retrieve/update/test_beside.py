@@ -101,9 +101,9 @@ def test_what_is_no_folder_is_refused_in_its_place(shelf):
 
 def test_reading_starts_again_where_compaction_removes_what_is_read(shelf, monkeypatch):
     shelf.add(["x"])
-    from sdc.retrieve.index.delta import merged_view
+    from sdc.retrieve.index.delta import segments
 
-    read, compacted = merged_view._read_added, []
+    read, compacted = segments._read_added, []
 
     def compact_first(*args, **options):
         if not compacted:
@@ -111,7 +111,7 @@ def test_reading_starts_again_where_compaction_removes_what_is_read(shelf, monke
             shelf.compact()
         return read(*args, **options)
 
-    monkeypatch.setattr(merged_view, "_read_added", compact_first)
+    monkeypatch.setattr(segments, "_read_added", compact_first)
     index = Index.open(shelf.path)
     monkeypatch.undo()
     assert index.changes is None

@@ -260,7 +260,7 @@ def test_search_does_not_put_the_database_together(shelf, monkeypatch):
     shelf.add(["x", "y"])
     shelf.remove(["first/004"])
     index = Index.open(shelf.path)
-    monkeypatch.setattr("sdc.retrieve.index.delta.merged_view.items.joined", None)  # what would do it
+    monkeypatch.setattr("sdc.retrieve.index.records.Records.joined", None)  # what would do it
     codes = index.codes(np.array([0, 41]))
     _, rows = index.search(codes, 3)
     assert index.ids(rows[:, 0]) == ["first/000", "y"]
@@ -311,7 +311,7 @@ def test_the_golden_folder_reads_and_is_written_the_same(tmp_path):
     np.testing.assert_array_equal(index.database.codes[:, 0], [0, 1, 3, 4, 5, 100, 102])
     changes.compact(CompactSettings(tmp_path / "golden" / "db.bin"))
     assert Index.open(tmp_path / "golden" / "db.bin").database.names() == ["0", "1", "3", "4", "5", "x", "y"]
-    held, _ = manifest.read(golden / "db.bin.changes")
+    held, _ = manifest.read_manifest(golden / "db.bin.changes")
     (tmp_path / "again").mkdir()
     held.write(tmp_path / "again")
     assert (tmp_path / "again" / "manifest.json").read_bytes() == (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdc.errors import UsageError
-from sdc.retrieve.index.delta import items
+from sdc.retrieve.index import ids as ids_module
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.update import changes
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
@@ -56,13 +56,13 @@ def test_ids_are_told_apart_whatever_bytes_they_have(shelf):
 
 
 def test_ids_are_looked_up_as_a_dictionary_would(monkeypatch):
-    monkeypatch.setattr(items, "_LOOKED", 7)
+    monkeypatch.setattr(ids_module, "_SEARCHED", 7)
     chance = random.Random(0)
     for _ in range(200):
         count = chance.randint(1, 40)
         ids = ["".join(chance.choices("ab\0é", k=chance.randint(0, 18))) for _ in range(count)]
         names = {name.encode() for name in chance.sample(ids, chance.randint(0, count))}
         names |= {"".join(chance.choices("ab", k=chance.randint(0, 9))).encode() for _ in range(5)}
-        rows, found = Index.build(np.zeros((count, 1), np.uint8), ids=ids).items.located(names)
+        rows, found = Index.build(np.zeros((count, 1), np.uint8), ids=ids).items.rows_of_ids(names)
         assert rows.tolist() == [row for row, name in enumerate(ids) if name.encode() in names]
         assert found == {name.encode() for name in ids} & names

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdc.retrieve.index import ivf
 from sdc.retrieve.index.delta import merged_search
-from sdc.retrieve.index.flat import FlatSearcher
+from sdc.retrieve.index.flat_search import FlatSearcher
 from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.index_types import ivf_search
 from sdc.retrieve.update import changes
 from sdc.retrieve.update.settings import RemoveSettings
 
@@ -45,7 +45,7 @@ def test_neighbours_of_a_class_that_was_removed(without_a_class, monkeypatch, ce
 def test_no_more_neighbours_are_asked_for_at_once_than_fit(without_a_class, monkeypatch):
     path, codes, labels = without_a_class
     index, asked = Index.open(path), []
-    kind = ivf.IVFSearcher if index.approximate else FlatSearcher
+    kind = ivf_search.IVFSearcher if index.approximate else FlatSearcher
     search = kind.search
 
     def counted(self, queries, k, within=None):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sdc.devices import cpu_count
 from sdc.errors import log
 from sdc.kernels import hamming_available, hamming_nearest
-from sdc.retrieve.index import file_format
+from sdc.retrieve.index.faiss_layout import flat_header
 from sdc.retrieve.index.gpu import Gpus
 from sdc.retrieve.index.search_plan import QUERY_GROUP, Plan, plan
 from sdc.retrieve.index.threads import faiss_module, run_parallel
@@ -38,6 +38,11 @@ class FlatSearcher:
         self._gpus: Gpus | None = None
         self._gpu_lock = threading.Lock()  # one search at a time: they share FAISS' resources on the devices
         self._gpu_failed = False
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """None: an exact search has nothing to choose."""
+        return {}
 
     def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> Plan:
         """How `search` carries out so many queries."""
@@ -73,7 +78,7 @@ class FlatSearcher:
     def write(self, write: Callable[[bytes | memoryview], None]) -> None:
         """The index as FAISS' IndexBinaryFlat is written."""
         count, width = self.codes.shape
-        write(file_format.FAISS_HEADER.pack(b"IBxF", width * 8, width, count, True, 1, count * width))
+        write(flat_header(count, width))
         for start in range(0, count, _GATHERED // width + 1):
             write(np.ascontiguousarray(self.codes[start : start + _GATHERED // width + 1]).reshape(-1).data)
 

@@ -1,0 +1,130 @@
+"""How an index is made of codes, in memory, and written to db.bin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sdc._version import __version__
+from sdc.errors import UsageError, log
+from sdc.retrieve.index import file_format
+from sdc.retrieve.index.ids import Ids
+from sdc.retrieve.index.index_types import RECALL, IndexType, choose, load_index_type
+from sdc.retrieve.index.records import Records
+from sdc.retrieve.index.searcher import StoredSearcher
+
+_BLOCK = 1 << 20  # row numbers looked at at once
+# What the metadata of an index says that is not true of one that is built of its items anew.
+_OF_ONE_FILE = ("count", "bits", "bit_order", "index_type", "version", "plan", "follows")
+
+
+class NewIndex(NamedTuple):
+    """What the constructor of `sdc.retrieve.index.Index` takes."""
+
+    searcher: StoredSearcher
+    index_type: IndexType
+    database: Records
+    queries: Records | None
+    metadata: Mapping[str, Any]
+
+
+def build_index(
+    codes: np.ndarray,
+    *,
+    ids: Sequence[str] | Ids | None = None,
+    labels: np.ndarray | None = None,
+    labels_coarse: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
+    queries: Records | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    index_type: str = "flat",
+    recall: float = RECALL,
+    memory: int | None = None,
+    copy: bool = True,
+) -> NewIndex:
+    """Makes an index of codes; for the arguments see `Index.build`."""
+    codes = np.array(codes, order="C") if copy else np.ascontiguousarray(codes)
+    numbers = np.arange(len(codes), dtype=np.int64) if rows is None else np.asarray(rows)
+    database = Records(
+        codes,
+        numbers.astype(np.int64, copy=False) if numbers.dtype.kind in "iu" else numbers,
+        None if ids is None else Ids.of(ids),
+        None if labels is None else np.asarray(labels),
+        None if labels_coarse is None else np.asarray(labels_coarse),
+    )
+    if not len(database):
+        raise UsageError("an index needs at least one code, found none")
+    if not all(_ascend(numbers[start : start + _BLOCK + 1]) for start in range(0, len(numbers), _BLOCK)):
+        # FAISS breaks ties by position: with ascending rows that is the order (distance, row).
+        database = database.take(np.argsort(numbers, kind="stable"))
+        twice = database.rows[1:][np.diff(database.rows) == 0]
+        if len(twice):
+            raise UsageError(f"row numbers must be distinct, but {twice[0]} occurs twice")
+    database.codes.setflags(write=False)
+    choice, searcher = choose(database, queries, index_type, recall=recall, memory=memory)
+    facts = {
+        "count": len(database),
+        "bits": codes.shape[1] * 8,
+        "bit_order": "least significant first",
+        "index_type": choice.index_type,
+        "version": __version__,
+    }
+    if index_type != "flat":
+        log.info("%s", choice)
+        facts["plan"] = choice.described()
+    return NewIndex(searcher, load_index_type(choice.index_type), database, queries, {**facts, **(metadata or {})})
+
+
+def write_new_index(path: Path, codes: np.ndarray, **arguments: Any) -> str:
+    """Makes an index of codes, with the arguments of `build_index`, and writes it to a file; returns its checksum."""
+    return write_index(path, *build_index(codes, **arguments))
+
+
+def rebuild_index(
+    database: Records, queries: Records | None, metadata: Mapping[str, Any], extra: Mapping[str, Any]
+) -> NewIndex:
+    """Makes an index of the items of another one, of the type that was asked for there.
+
+    Args:
+        metadata: of the other index.
+        extra: what the new one has to say beside that.
+    """
+    lasting = {name: value for name, value in metadata.items() if name not in _OF_ONE_FILE}
+    asked = {**metadata.get("plan", {}), **metadata.get("settings", {})}
+    return build_index(
+        database.codes,
+        ids=database.ids,
+        labels=database.labels,
+        labels_coarse=database.labels_coarse,
+        rows=database.rows,
+        queries=queries,
+        metadata={**lasting, **extra},
+        index_type=asked.get("index_type", "flat"),
+        recall=asked.get("recall", RECALL),
+        memory=asked.get("memory"),
+        copy=False,
+    )
+
+
+def write_index(
+    path: Path,
+    searcher: StoredSearcher,
+    index_type: IndexType,
+    database: Records,
+    queries: Records | None,
+    metadata: Mapping[str, Any],
+) -> str:
+    """Writes an index to a file, whole or not at all; returns the checksum, `Container.checksum`."""
+    arrays = database.arrays("database")
+    if queries is not None:
+        arrays |= {"queries.codes": queries.codes, **queries.arrays("queries")}
+    if not index_type.keeps_order:
+        arrays[file_format.CODES] = database.codes
+    return file_format.write(path, searcher.write, metadata, arrays)
+
+
+def _ascend(numbers: np.ndarray) -> bool:
+    return bool((numbers[1:] > numbers[:-1]).all())
