@@ -33,8 +33,8 @@ import numpy as np
 
 from sdc.devices import cpu_count
 from sdc.extract.store import IdArray, Listing, write_features
-from sdc.retrieve.bits import pack
-from sdc.retrieve.encode import EncodeSettings, run
+from sdc.retrieve import EncodeSettings, pack
+from sdc.retrieve import encode_database as run
 from sdc.retrieve.index import Index, write_new_index
 from sdc.retrieve.index.delta import Change, Manifest, Part, changes_folder, write_removed
 from sdc.retrieve.update import AddSettings, CompactSettings, RemoveSettings, changes

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from sdc.extract.store import Listing, write_features
-from sdc.retrieve.bits import unpack
-from sdc.retrieve.encode import EncodeSettings, run
+from sdc.retrieve import EncodeSettings, unpack
+from sdc.retrieve import encode_database as run
 from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
 from sdc.retrieve.index import Index, faiss_module
 from sdc.train.model import Model

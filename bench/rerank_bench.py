@@ -34,9 +34,8 @@ import click
 import numpy as np
 
 from sdc.extract.store import FeatureStore, Listing, write_features
-from sdc.retrieve.bits import hamming, pack
-from sdc.retrieve.encode import EncodeSettings
-from sdc.retrieve.encode import run as encode
+from sdc.retrieve import EncodeSettings, hamming, pack
+from sdc.retrieve import encode_database as encode
 from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import Index, faiss_module
 from sdc.retrieve.rerank import WIDTH, Reranker, rerank

@@ -26,7 +26,7 @@ from disk_bench import capped
 
 from sdc.devices import cpu_count
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.bits import hamming, pack
+from sdc.retrieve import hamming, pack
 from sdc.retrieve.index import Index
 from sdc.train.model import Model
 

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from sdc.devices import cpu_count
-from sdc.retrieve.bits import hamming
+from sdc.retrieve import hamming
 from sdc.retrieve.index import Index, Records, faiss_module
 
 CASES = {"1M64": (1_000_000, 64), "1M256": (1_000_000, 256), "10M64": (10_000_000, 64)}

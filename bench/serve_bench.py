@@ -38,8 +38,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from sdc.devices import cpu_count
+from sdc.retrieve import encode_vectors
 from sdc.retrieve.index import Index
-from sdc.retrieve.queries import encode_vectors
 from sdc.train.model import Model
 
 BITS, DIMENSION, K, REQUESTS = 64, 512, 10, 64

@@ -1,0 +1,32 @@
+"""Indexes of codes: encoding, searching, evaluating, changing and diagnosing them."""
+
+from sdc.retrieve.answer import Neighbors, answer_schema, build_answer, equal_neighbors, ragged_neighbors
+from sdc.retrieve.bits import byte_signs, check_bits, hamming, pack, unpack
+from sdc.retrieve.encode import EncodeSettings, encode_rows
+from sdc.retrieve.encode import run as encode_database
+from sdc.retrieve.filters import matching_rows
+from sdc.retrieve.queries import QueryEncoder, encode_vectors, load_index_model
+from sdc.retrieve.search import search as search_index
+from sdc.retrieve.search_settings import SearchSettings
+
+__all__ = [
+    "EncodeSettings",
+    "Neighbors",
+    "QueryEncoder",
+    "SearchSettings",
+    "answer_schema",
+    "build_answer",
+    "byte_signs",
+    "check_bits",
+    "encode_database",
+    "encode_rows",
+    "encode_vectors",
+    "equal_neighbors",
+    "hamming",
+    "load_index_model",
+    "matching_rows",
+    "pack",
+    "ragged_neighbors",
+    "search_index",
+    "unpack",
+]

@@ -15,7 +15,7 @@ import numpy as np
 Neighbors = list[dict[str, Any]]
 
 
-def neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray], limits: Iterable[int]) -> list[Neighbors]:
+def ragged_neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray], limits: Iterable[int]) -> list[Neighbors]:
     """The neighbors of each query.
 
     Args:
@@ -28,13 +28,13 @@ def neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray], limits: Ite
     return [items[first:last] for first, last in pairwise(limits)]
 
 
-def of_equal_length(ids: Sequence[str], columns: Mapping[str, np.ndarray]) -> list[Neighbors]:
-    """`neighbors` of columns (Q, k)."""
+def equal_neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray]) -> list[Neighbors]:
+    """`ragged_neighbors` of columns (Q, k)."""
     count, k = next(iter(columns.values())).shape
-    return neighbors(ids, columns, range(0, count * k + 1, k) if k else [0] * (count + 1))
+    return ragged_neighbors(ids, columns, range(0, count * k + 1, k) if k else [0] * (count + 1))
 
 
-def answer(
+def build_answer(
     index: str,
     k: int,
     names: Sequence[str],
@@ -61,7 +61,7 @@ def answer(
     }
 
 
-def schema(leave_out: Collection[str] = ()) -> dict[str, Any]:
+def answer_schema(leave_out: Collection[str] = ()) -> dict[str, Any]:
     """The JSON schema of an answer, without the properties of some names."""
     whole = copy.deepcopy(_schema())
     _drop(whole, leave_out)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import UsageError, did_you_mean, log
-from sdc.retrieve.answer import Neighbors, answer, neighbors, of_equal_length
+from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, ragged_neighbors
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
 from sdc.retrieve.queries import Queries, QueryEncoder
@@ -63,7 +63,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     else:
         results = scan.reranked(reranker, *reranker.features_and_outputs(parts))
     rerank = reranker.described() if reranker else None
-    return answer(str(settings.index), k, names, results, radius=settings.radius, rerank=rerank)
+    return build_answer(str(settings.index), k, names, results, radius=settings.radius, rerank=rerank)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Scan:
         """All within the radius."""
         for part in self._batches(1):
             limits, distances, rows = self.index.range_search(self.codes[part], radius, within=self.within)
-            yield from neighbors(self.index.ids(rows), {"row": rows, "distance": distances}, limits.tolist())
+            yield from ragged_neighbors(self.index.ids(rows), {"row": rows, "distance": distances}, limits.tolist())
 
     def reranked(self, reranker: Reranker, features: np.ndarray, outputs: np.ndarray) -> Iterator[Neighbors]:
         """The k nearest of queries with these features (Q, d) and outputs (Q, bits)."""
@@ -102,7 +102,7 @@ class _Scan:
 
     def _equal(self, positions: np.ndarray, columns: dict[str, np.ndarray]) -> list[Neighbors]:
         items = self.index.items
-        return of_equal_length(items.names(positions.ravel()), {"row": items.rows(positions), **columns})
+        return equal_neighbors(items.names(positions.ravel()), {"row": items.rows(positions), **columns})
 
 
 def _queries(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> list[Queries]:

@@ -82,7 +82,7 @@ class Hasher:
 
     def encode(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
         """Packed codes (N, bits // 8) uint8; bit j is [output_j > 0], in byte j // 8, least significant first."""
-        from sdc.retrieve.bits import pack
+        from sdc.retrieve import pack
 
         return pack(self.outputs(embeddings))
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.retrieve.answer import Neighbors, answer, neighbors
+from sdc.retrieve.answer import Neighbors, build_answer, ragged_neighbors
 from sdc.retrieve.engines.base import Engine, Hits, Record
 from sdc.retrieve.engines.registry import connect, parse
 from sdc.retrieve.engines.urls import Target
@@ -64,7 +64,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
         hits = _hits(settings, engine, codes, k)
     if settings.radius is not None and k < count and any(len(each.rows) == k for each in hits):
         raise UsageError(f"--radius {settings.radius} takes in more than {k}, the most that the engine returns")
-    return answer(target.url, k, names, map(_neighbors, hits), radius=settings.radius)
+    return build_answer(target.url, k, names, map(_neighbors, hits), radius=settings.radius)
 
 
 def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -> list[Hits]:
@@ -83,7 +83,7 @@ def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -
 
 
 def _neighbors(hits: Hits) -> Neighbors:
-    return neighbors(hits.ids, {"row": hits.rows, "distance": hits.distances}, [0, len(hits.ids)])[0]
+    return ragged_neighbors(hits.ids, {"row": hits.rows, "distance": hits.distances}, [0, len(hits.ids)])[0]
 
 
 def _check(settings: SearchSettings) -> None:

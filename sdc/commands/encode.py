@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import PATH, SIZE, as_json, features, out, overwrite
 from sdc.commands.printing import print_file
-from sdc.retrieve.encode import EncodeSettings
+from sdc.retrieve import EncodeSettings
 from sdc.retrieve.index import index_type_help, index_type_names
 
 
@@ -41,6 +41,6 @@ from sdc.retrieve.index import index_type_help, index_type_names
 @as_json
 def encode(as_json: bool, **options: Any) -> None:
     """Encode the database split into a searchable index of binary codes."""
-    from sdc.retrieve.encode import run
+    from sdc.retrieve import encode_database as run
 
     print_file(run(EncodeSettings(**options)), as_json)

@@ -10,10 +10,10 @@ import click
 from sdc.commands.options import PATH, Parsed, as_json, verify
 from sdc.commands.printing import print_json
 from sdc.errors import UsageError
+from sdc.retrieve import SearchSettings
 from sdc.retrieve.engines import is_url
 from sdc.retrieve.index import search_option_help
 from sdc.retrieve.rerank import RECALL, Factor, shortlist_size
-from sdc.retrieve.search_settings import SearchSettings
 
 
 def _factor(text: str) -> Factor:
@@ -72,7 +72,7 @@ def search(as_json: bool, **options: Any) -> None:
     if is_url(options["index"]):
         from sdc.retrieve.engines import search_engine as find
     else:
-        from sdc.retrieve.search import search as find
+        from sdc.retrieve import search_index as find
 
     named = options["queries"] or options["images"] or options["ids"]
     if options["limit"] is None and not named and not as_json:

@@ -21,8 +21,7 @@ import numpy as np
 from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
-from sdc.retrieve.bits import byte_signs, hamming, pack
-from sdc.retrieve.encode import encode_rows
+from sdc.retrieve import byte_signs, encode_rows, hamming, pack
 from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
 from sdc.train.methods import METHODS

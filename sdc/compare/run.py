@@ -29,7 +29,7 @@ from sdc.experiments import write_csv
 from sdc.extract import stratified
 from sdc.extract.store import FeatureStore, Listing
 from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors
-from sdc.retrieve.bits import check_bits
+from sdc.retrieve import check_bits
 from sdc.retrieve.evaluate import share_label
 from sdc.retrieve.features import CUTOFFS, nearest
 from sdc.retrieve.index import faiss_module, own_positions

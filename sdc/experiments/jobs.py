@@ -114,7 +114,7 @@ def compute(cell: Cell, kept: Path) -> None:
     Raises:
         SdcError: anything but a failure of the settings themselves, which is written as `refused`.
     """
-    from sdc.retrieve import encode
+    from sdc.retrieve import EncodeSettings, encode_database
     from sdc.retrieve.diagnose import DiagnoseSettings, diagnose
     from sdc.retrieve.evaluate import EvaluateSettings, evaluate
     from sdc.train import run as train
@@ -133,7 +133,7 @@ def compute(cell: Cell, kept: Path) -> None:
     else:
         found["seconds"] = time.monotonic() - started
         features = cell.encoded or cell.features
-        encode.run(encode.EncodeSettings(features=features, model=model, out=index, overwrite=True))
+        encode_database(EncodeSettings(features=features, model=model, out=index, overwrite=True))
         found["evaluate"] = evaluate(
             EvaluateSettings(index=index, features=features, neighbors="float" if cell.diagnosed else None)
         )

@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from sdc._version import __version__
-from sdc.retrieve.answer import schema
+from sdc.retrieve import answer_schema
 from sdc.serve.request_parsing import K
 from sdc.serve.settings import MOST_EXAMPLES, MOST_LABELS, MOST_VECTORS, ServeSettings
 
@@ -24,7 +24,7 @@ ROUTES = tuple(_TEXT["document"]["paths"])
 
 def describe(settings: ServeSettings) -> dict[str, Any]:
     """The description of a service with these limits."""
-    answer = schema(leave_out=_NOT_SERVED)
+    answer = answer_schema(leave_out=_NOT_SERVED)
     neighbor = answer["properties"]["results"]["items"]["properties"]["neighbors"]["items"]
     values = {
         "version": __version__,

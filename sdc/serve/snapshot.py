@@ -9,10 +9,16 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, log
-from sdc.retrieve.answer import Neighbors, answer, neighbors, of_equal_length
-from sdc.retrieve.filters import matching_rows
+from sdc.retrieve import (
+    Neighbors,
+    build_answer,
+    encode_vectors,
+    equal_neighbors,
+    load_index_model,
+    matching_rows,
+    ragged_neighbors,
+)
 from sdc.retrieve.index import IdLookup, Index, Records
-from sdc.retrieve.queries import encode_vectors, load_index_model
 from sdc.serve.images import Embedder, origin_of
 from sdc.serve.limits import HTTPRefusal
 from sdc.serve.request_parsing import How, Query
@@ -137,7 +143,7 @@ class Snapshot:
             found = self._equal(positions, {"distance": distances})
         else:
             found = self._inside(distances, positions, names, how.radius)
-        return answer(self.settings.index.name, k, names, found, radius=how.radius)
+        return build_answer(self.settings.index.name, k, names, found, radius=how.radius)
 
     def _inside(self, distances: np.ndarray, positions: np.ndarray, names: list[str], radius: int) -> list[Neighbors]:
         """Of each query those of its nearest (Q, k) that lie within the radius."""
@@ -148,12 +154,12 @@ class Snapshot:
             raise HTTPRefusal(422, f"more than {most} lie within {radius} of {name!r}: choose a smaller radius")
         limits = [0, *np.cumsum(counts).tolist()]
         ids, columns = self._described(positions[inside], {"distance": distances[inside]})
-        return neighbors(ids, columns, limits)
+        return ragged_neighbors(ids, columns, limits)
 
     def _equal(self, positions: np.ndarray, columns: dict[str, np.ndarray]) -> list[Neighbors]:
         """The JSON of neighbors (Q, k)."""
         ids, described = self._described(positions.ravel(), {name: column.ravel() for name, column in columns.items()})
-        return of_equal_length(ids, {name: column.reshape(positions.shape) for name, column in described.items()})
+        return equal_neighbors(ids, {name: column.reshape(positions.shape) for name, column in described.items()})
 
     def _described(
         self, positions: np.ndarray, columns: dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.answer import schema
+from sdc.retrieve import answer_schema
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings
 from sdc.train.model import Model
@@ -37,22 +37,22 @@ def assert_valid(part, value):
 
 def test_the_readme_example_is_of_the_schema():
     (text,) = re.findall(r'^(\{"index":.*?\})\n```', README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert_valid(schema(), json.loads(text))
+    assert_valid(answer_schema(), json.loads(text))
 
 
 @pytest.mark.parametrize("options", [{}, {"radius": 2}, {"rerank": 2}, {"rerank": "auto", "recall": 0.5}, {"k": 999}])
 def test_each_kind_of_search_answers_by_the_schema(scene, options):
     answer = search(SearchSettings(scene.folder / "db.bin", limit=3, **options))
-    assert_valid(schema(), answer)
+    assert_valid(answer_schema(), answer)
     assert len(answer["results"]) == 3
 
 
 def test_properties_can_be_left_out_of_the_schema():
-    whole, part = schema(), schema(leave_out=("rerank", "score"))
+    whole, part = answer_schema(), answer_schema(leave_out=("rerank", "score"))
     assert set(whole["properties"]) - set(part["properties"]) == {"rerank"}
     assert "score" not in json.dumps(part)
     assert "similarity" in json.dumps(part)
-    assert schema() == whole
+    assert answer_schema() == whole
 
 
 @pytest.fixture
@@ -90,5 +90,5 @@ def test_rows_are_not_looked_up_in_a_search(scene, monkeypatch):
     np.save(scene.folder / "q.npy", np.random.default_rng(0).standard_normal((7, 24)).astype(np.float32))
     asked = SearchSettings(scene.folder / "db.bin", queries=scene.folder / "q.npy", rerank=2)
     expected = search(asked)
-    monkeypatch.setattr("sdc.retrieve.index.delta.merged_view.MergedView.places", None)
+    monkeypatch.setattr("sdc.retrieve.index.delta.merged_view.MergedView.positions", None)
     assert search(asked) == expected
