@@ -20,7 +20,7 @@ def ragged_neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray], limi
 
     Args:
         ids: of all neighbors of all queries, M of them.
-        columns: by key of the JSON, what else is said of each, of M values in all: row, distance, similarity, …
+        columns: by key of the JSON, what else the JSON has of each, M values: row, distance, similarity, …
         limits: (Q + 1,) those of query q are at limits[q]:limits[q + 1].
     """
     values = zip(ids, *(column.ravel().tolist() for column in columns.values()), strict=True)
@@ -38,7 +38,7 @@ def build_answer(
     index: str,
     k: int,
     names: Sequence[str],
-    found: Iterable[Neighbors],
+    lists: Iterable[Neighbors],
     *,
     radius: int | None = None,
     rerank: dict[str, Any] | None = None,
@@ -49,7 +49,7 @@ def build_answer(
         index: what was searched.
         k: as clamped to the database; of no meaning with a radius.
         names: of the queries.
-        found: of each query its neighbors, in their order.
+        lists: of each query its neighbors, in their order.
         rerank: what reranking did, where there was any.
     """
     return {
@@ -57,7 +57,7 @@ def build_answer(
         "k": k if radius is None else None,
         **({} if radius is None else {"radius": radius}),
         **({} if rerank is None else {"rerank": rerank}),
-        "results": [{"query": name, "neighbors": near} for name, near in zip(names, found, strict=True)],
+        "results": [{"query": name, "neighbors": near} for name, near in zip(names, lists, strict=True)],
     }
 
 

@@ -2,8 +2,8 @@
 
 Everything is measured on the pairs of a seeded sample of the database. With labels, the overlap of the similarities of
 positive and negative pairs, for the codes and for the features (the "intersection" of Ng et al., BMVC 2023); in any
-case how the codes use their bits, and how far their similarities are from those they were calibrated to. What the
-figures mean is said by `sdc.retrieve.diagnose.alarms`.
+case how the codes use their bits, and how far their similarities are from those they were calibrated to.
+`sdc.retrieve.diagnose.alarms` puts the figures into words.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CUTOFFS = (10, 100)
 COPIES = 0.95  # |correlation| from which on two bits say the same
 ALIKE = 0.8  # level of the cosines above which two items count as alike
 SMALL_CLASS = 20  # sampled items below which a class is too small to be judged
-_TIES, _PAIRS = 1 << 27, 1 << 22  # pairs looked at for tied neighbours (about a second), and held at once
+_TIES, _PAIRS = 1 << 27, 1 << 22  # pairs looked at for tied neighbors (about a second), and held at once
 _CENTRAL = np.array([0.01, 0.99])  # levels between which a distribution's range is taken
 
 InverseCdf = Callable[[np.ndarray], np.ndarray]
@@ -74,29 +74,29 @@ def run(settings: DiagnoseSettings) -> dict[str, Any]:
     database = index.database
     if len(database) < 2:
         raise SdcError(f"{settings.index} holds a single code: there are no pairs to diagnose")
-    random = np.random.default_rng(settings.seed)
-    chosen = random.choice(len(database), min(settings.sample, len(database)), replace=False)
+    rng = np.random.default_rng(settings.seed)
+    sample = rng.choice(len(database), min(settings.sample, len(database)), replace=False)
     store = _features(settings, index)
-    codes, labels = database.codes[chosen], None if database.labels is None else database.labels[chosen]
-    features = None if store is None else store.take(database.rows[chosen])
+    codes, labels = database.codes[sample], None if database.labels is None else database.labels[sample]
+    features = None if store is None else store.take(database.rows[sample])
     spec, target = _target(index)
     counts = similarity_histograms.count_pairs(codes, features, labels)
-    found = {
+    figures = {
         "bits": index.bits,
         "rows": len(database),
-        "sample": len(chosen),
+        "sample": len(sample),
         "method": index.metadata.get("model", {}).get("method"),
         "target": spec or f"binomial({index.bits}, 1/2)",
         "target_known": spec is not None,
         **measure(codes, labels, counts, target),
-        "ties": ties(database.codes, chosen, CUTOFFS),
+        "ties": ties(database.codes, sample, CUTOFFS),
     }
     if settings.out is not None:
         panels = {} if store is None else {"features": similarity_histograms.of_features(counts)}
         similarity_histograms.write(
             settings.out, {**panels, f"codes of {index.bits} bits": similarity_histograms.of_codes(counts)}
         )
-    return found | explain(found)
+    return figures | explain(figures)
 
 
 def _features(settings: DiagnoseSettings, index: Index) -> Features | None:
@@ -152,7 +152,7 @@ def measure(codes: np.ndarray, labels: np.ndarray | None, counts: np.ndarray, ta
     similarities, cosines = similarity_histograms.of_codes(counts), similarity_histograms.of_features(counts)
     mean, sd = similarities.mean_and_sd()
     sizes = np.unique(codes, axis=0, return_counts=True)[1]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "similarity": {"mean": mean, "sd": sd},
         "target_distance": similarities.distance(target),
         **bit_use(codes),
@@ -162,24 +162,24 @@ def measure(codes: np.ndarray, labels: np.ndarray | None, counts: np.ndarray, ta
     with_features = counts.shape[2] > 1
     positive, negative = int(similarities.positive.sum()), int(similarities.negative.sum())
     if labels is not None:
-        found["largest_code_of_a_class"] = _largest_of_a_class(codes, labels)
-        found["pairs"] = {"positive": positive, "negative": negative}
+        figures["largest_code_of_a_class"] = _largest_of_a_class(codes, labels)
+        figures["pairs"] = {"positive": positive, "negative": negative}
     if positive and negative:
-        found["overlap"] = {"codes": similarities.overlap()}
+        figures["overlap"] = {"codes": similarities.overlap()}
         if with_features:
-            found["overlap"]["features"] = cosines.overlap()
+            figures["overlap"]["features"] = cosines.overlap()
     if with_features:
         mean, sd = cosines.mean_and_sd()
         low, high = 2 * target(_CENTRAL) - 1
         first, last = cosines.quantiles(_CENTRAL)
         coverage = max(0.0, min(high, last) - max(low, first)) / (high - low)
-        found["feature_similarity"] = {"mean": mean, "sd": sd, "coverage": float(coverage)}
-        found["agreement"] = {"all": similarity_histograms.correlation(counts.sum(axis=0))}
+        figures["feature_similarity"] = {"mean": mean, "sd": sd, "coverage": float(coverage)}
+        figures["agreement"] = {"all": similarity_histograms.correlation(counts.sum(axis=0))}
         if counts[:, 0].any():
-            found["unlike"] = _unlike(counts.sum(axis=0))
+            figures["unlike"] = _unlike(counts.sum(axis=0))
         if positive:
-            found["agreement"]["within"] = similarity_histograms.correlation(counts[1])
-    return found
+            figures["agreement"]["within"] = similarity_histograms.correlation(counts[1])
+    return figures
 
 
 def _unlike(counts: np.ndarray) -> float:
@@ -227,34 +227,34 @@ def _largest_of_a_class(codes: np.ndarray, labels: np.ndarray) -> float:
     """The greatest share of a class (of at least `SMALL_CLASS` items) that have one code; 0 without such a class."""
     members = [labels == kind for kind in np.unique(labels)] if labels.ndim == 1 else list(labels.T > 0)
     largest = 0.0
-    for chosen in members:
-        if chosen.sum() >= SMALL_CLASS:
-            sizes = np.unique(codes[chosen], axis=0, return_counts=True)[1]
-            largest = max(largest, float(sizes.max() / chosen.sum()))
+    for mask in members:
+        if mask.sum() >= SMALL_CLASS:
+            sizes = np.unique(codes[mask], axis=0, return_counts=True)[1]
+            largest = max(largest, float(sizes.max() / mask.sum()))
     return largest
 
 
-def ties(codes: np.ndarray, chosen: np.ndarray, cutoffs: Sequence[int]) -> dict[str, dict[str, float]]:
-    """How many items of a database are as far from a query as its k-th neighbour, which is one of them.
+def ties(codes: np.ndarray, sample: np.ndarray, cutoffs: Sequence[int]) -> dict[str, dict[str, float]]:
+    """How many items of a database are as far from a query as its k-th neighbor, which is one of them.
 
     Args:
         codes: (N, K // 8) uint8.
-        chosen: places of the queries in it; of a large database fewer are taken. Their own codes do not count.
+        sample: places of the queries in it; of a large database fewer are taken. Their own codes do not count.
         cutoffs: values of k; those above N − 1 are left out.
 
     Returns:
         By k, the mean over queries: `items`, and their `share` of the database.
     """
     others = len(codes) - 1
-    queries = chosen[: max(1, _TIES // len(codes))]
-    found = {k: 0 for k in cutoffs if k <= others}
+    queries = sample[: max(1, _TIES // len(codes))]
+    totals = {k: 0 for k in cutoffs if k <= others}
     size = max(1, _PAIRS // len(codes))
     for start in range(0, len(queries), size):
         for distances in hamming(codes[queries[start : start + size]], codes):
             sizes = np.bincount(distances)
             sizes[0] -= 1
             ends = np.cumsum(sizes)
-            for k in found:
-                found[k] += int(sizes[np.searchsorted(ends, k)])
-    means = {k: total / len(queries) for k, total in found.items()}
+            for k in totals:
+                totals[k] += int(sizes[np.searchsorted(ends, k)])
+    means = {k: total / len(queries) for k, total in totals.items()}
     return {str(k): {"items": mean, "share": mean / others} for k, mean in means.items()}

@@ -1,4 +1,4 @@
-"""`sdc search` in another engine: the queries are encoded here, and their neighbours found there."""
+"""`sdc search` in another engine: the queries are encoded here, and their neighbors found there."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `category`: items that share a label. `relevant`: those listed for a query, as in Google Landmarks v2. `revisited`:
 those listed as easy, hard and junk, as in revisited Oxford and Paris. Where nothing is known, `neighbors`: the recall
-of the features' own neighbours alone.
+of the features' own neighbors alone.
 """
 
 from __future__ import annotations

@@ -67,10 +67,9 @@ def average_precision(
     limit = min(check_at(len(distances) if at is None else at), len(distances)) if len(distances) else 0
     total = int(relevant.sum())
     if ties == "row":
-        found = relevant[np.argsort(distances, kind="stable")[:limit]]
-        places = np.flatnonzero(found) + 1
-        precisions = np.arange(1, len(places) + 1) / places
-        return float(precisions.sum() / _divisor(denominator, len(places), total, limit)) if len(places) else 0.0
+        ranks = np.flatnonzero(relevant[np.argsort(distances, kind="stable")[:limit]]) + 1
+        precisions = np.arange(1, len(ranks) + 1) / ranks
+        return float(precisions.sum() / _divisor(denominator, len(ranks), total, limit)) if len(ranks) else 0.0
     if limit < len(distances):
         near = distances <= np.partition(distances, limit - 1)[limit - 1]
         distances, relevant = distances[near], relevant[near]
@@ -147,7 +146,7 @@ def precision_sums(n: np.ndarray, h: np.ndarray, t: np.ndarray, m: np.ndarray, o
 def _hypergeometric(size: int, relevant: int, places: int, m: np.ndarray) -> np.ndarray:
     """P(m of `places` drawn from `size`, `relevant` of them good, are good) for every m there can be.
 
-    By the ratios of neighbours from the mode outwards, which is exact to rounding; factorials would not be.
+    By the ratios of neighbors from the mode outwards, which is exact to rounding; factorials would not be.
     """
     low = m[:-1]
     ratios = (relevant - low) * (places - low) / ((low + 1.0) * (size - relevant - places + low + 1))

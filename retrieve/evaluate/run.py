@@ -142,7 +142,7 @@ def _check(settings: EvaluateSettings) -> None:
 
 
 def _check_curves(settings: EvaluateSettings, protocol: Protocol) -> None:
-    """Refuses curves where there are none; says so where the neighbours are evaluated instead of labels."""
+    """Refuses curves where there are none; says so where the neighbors are evaluated instead of labels."""
     if settings.curves and protocol.name == REVISITED:
         raise UsageError("the protocol revisited has three settings, and no curves: leave out --curves")
     if settings.curves and protocol.name == NEIGHBORS:

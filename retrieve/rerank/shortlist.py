@@ -22,7 +22,7 @@ from sdc.retrieve.index import Index, Records, own_positions
 from sdc.retrieve.rerank.scoring import WIDTH, asymmetric
 from sdc.train.model import Model
 
-RECALL = 0.95  # that is asked for unless said otherwise
+RECALL = 0.95  # asked for by default
 _QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is used
 # Standard errors by which the sample's recall must exceed what is asked for. On four sets of features, where .95 was
 # asked for, further queries then had it in 99.5 % of runs and more, with shortlists 1.03 to 1.19 times the smallest for
