@@ -28,7 +28,7 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str, already: int = 0, silent: bool = False) -> None:
         self.what, self.total, self.unit, self.done, self.already = what, total, unit, already, already
         self._note, self._silent = "", silent
-        self._start = self._said = time.monotonic()
+        self._start = self._logged = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -58,12 +58,12 @@ class Progress:
                 self._begin_bar()
             note = f"{rate:.4g} a second {self._note}"
             self._bar.update(self._task, completed=self.done, total=self.total, note=note)
-        elif now - self._said >= self.log_every:
-            self._said = now
-            left = (self.total - self.done) / rate if rate else float("inf")
+        elif now - self._logged >= self.log_every:
+            self._logged = now
+            seconds = (self.total - self.done) / rate if rate else float("inf")
             log.info(
                 "%s: %d of %d %s, %.4g a second, %.0f s left%s",
-                self.what, self.done, self.total, self.unit, rate, left, f", {self._note}" if self._note else "",
+                self.what, self.done, self.total, self.unit, rate, seconds, f", {self._note}" if self._note else "",
             )  # fmt: skip
 
     def _begin_bar(self) -> None:

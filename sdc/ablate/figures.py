@@ -77,8 +77,8 @@ def _number_columns(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
     """The varied settings that are numbers of several values."""
 
     def numeric(name: str) -> bool:
-        found = {row[name] for row in rows} - {None}
-        return len(found) > 1 and all(type(value) in (int, float) for value in found)
+        distinct = {row[name] for row in rows} - {None}
+        return len(distinct) > 1 and all(type(value) in (int, float) for value in distinct)
 
     return [name for name in varied if numeric(name)]
 
@@ -94,8 +94,8 @@ def _sensitivity(rows: Sequence[Row], varied: Sequence[str], score: str) -> Figu
     figure, panels = _panels(len(down), len(across))
     for line, (features,) in zip(panels, down, strict=True):
         for axes, place in zip(line, across, strict=True):
-            chosen = [row for row in across[place] if row["features"] == features]
-            draw(axes, chosen, axes_names, rest, score)
+            panel_rows = [row for row in across[place] if row["features"] == features]
+            draw(axes, panel_rows, axes_names, rest, score)
             named = describe(dict(zip(rest, place[1:], strict=False)), place[0])
             axes.set_title(f"{features}: {named}" if len(down) > 1 else named, fontsize=10)
     return figure
@@ -104,10 +104,10 @@ def _sensitivity(rows: Sequence[Row], varied: Sequence[str], score: str) -> Figu
 def _heat(axes: Axes, rows: Sequence[Row], names: Sequence[str], rest: Sequence[str], score: str) -> None:
     across, down = (list(dict.fromkeys(row[name] for row in rows)) for name in names)
     means = np.full((len(down), len(across)), np.nan)
-    for (x, y), own in grouped(rows, names).items():
-        found = mean_sd(own, score)
-        if found:
-            means[down.index(y), across.index(x)] = found[0]
+    for (x, y), group in grouped(rows, names).items():
+        scores = mean_sd(group, score)
+        if scores:
+            means[down.index(y), across.index(x)] = scores[0]
     bright = np.nanmin(means) + 0.6 * (np.nanmax(means) - np.nanmin(means)) if np.isfinite(means).any() else 0
     image = axes.imshow(means, origin="lower", cmap="viridis", aspect="auto")
     for (y, x), mean in np.ndenumerate(means):
@@ -124,14 +124,14 @@ def _heat(axes: Axes, rows: Sequence[Row], names: Sequence[str], rest: Sequence[
 def _lines(axes: Axes, rows: Sequence[Row], names: Sequence[str], rest: Sequence[str], score: str) -> None:
     ticks = list(dict.fromkeys(row[names[0]] for row in rows if row[names[0]] is not None))
     groups = grouped(rows, rest)
-    for own in groups.values():
-        found = {place: mean_sd(some, score) for (place,), some in grouped(own, names).items()}
-        drawn = [(ticks.index(at), *scores) for at, scores in found.items() if scores and at is not None]
-        if drawn:
-            _line(axes, drawn, _words(rest, own[0]))
-        untouched = found.get(None)  # by the setting, as a method solved at once is
+    for group in groups.values():
+        by_value = {place: mean_sd(some, score) for (place,), some in grouped(group, names).items()}
+        points = [(ticks.index(at), *scores) for at, scores in by_value.items() if scores and at is not None]
+        if points:
+            _line(axes, points, _words(rest, group[0]))
+        untouched = by_value.get(None)  # by the setting, as a method solved at once is
         if untouched:
-            axes.axhline(untouched[0], color="gray", linestyle="--", label=_words(rest, own[0]))
+            axes.axhline(untouched[0], color="gray", linestyle="--", label=_words(rest, group[0]))
     axes.set_xticks(range(len(ticks)), [f"{value:g}" for value in ticks])
     axes.set(xlabel=names[0], ylabel=_title(rows, score))
     _float_line(axes.axhline, rows, score)
@@ -145,7 +145,9 @@ def _line(axes: Axes, points: Sequence[tuple[Any, float, float]], label: str) ->
 
 
 def _bars(axes: Axes, rows: Sequence[Row], names: Sequence[str], rest: Sequence[str], score: str) -> None:
-    bars = [(_words(rest, own[0]), mean_sd(own, score) or (0.0, 0.0)) for own in grouped(rows, rest).values()][::-1]
+    bars = [(_words(rest, group[0]), mean_sd(group, score) or (0.0, 0.0)) for group in grouped(rows, rest).values()][
+        ::-1
+    ]
     labels, scores = zip(*bars, strict=True)
     means, sds = zip(*scores, strict=True)
     axes.barh(range(len(bars)), means, xerr=sds, capsize=3)
@@ -158,19 +160,19 @@ def _bars(axes: Axes, rows: Sequence[Row], names: Sequence[str], rest: Sequence[
 def _over_bits(rows: Sequence[Row], varied: Sequence[str], score: str) -> Figure:
     sets = grouped(rows, ["features"])
     figure, panels = _panels(1, len(sets))
-    for axes, ((features,), chosen) in zip(panels[0], sets.items(), strict=True):
-        groups = grouped(chosen, varied)
-        for own in groups.values():
-            found = {bits: mean_sd(some, score) for (bits,), some in grouped(own, ["bits"]).items()}
-            drawn = [(bits, *scores) for bits, scores in found.items() if scores]
-            if drawn:
-                _line(axes, drawn, _words(varied, own[0]))
-        lengths = sorted({int(row["bits"]) for row in chosen})
+    for axes, ((features,), set_rows) in zip(panels[0], sets.items(), strict=True):
+        groups = grouped(set_rows, varied)
+        for group in groups.values():
+            by_bits = {bits: mean_sd(some, score) for (bits,), some in grouped(group, ["bits"]).items()}
+            points = [(bits, *scores) for bits, scores in by_bits.items() if scores]
+            if points:
+                _line(axes, points, _words(varied, group[0]))
+        lengths = sorted({int(row["bits"]) for row in set_rows})
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [str(bits) for bits in lengths])
         axes.set(xlabel="bits", ylabel=_title(rows, score))
         axes.set_title(str(features), fontsize=10)
-        _float_line(axes.axhline, chosen, score)
+        _float_line(axes.axhline, set_rows, score)
         _legend(axes, len(groups))
     return figure
 
@@ -178,16 +180,16 @@ def _over_bits(rows: Sequence[Row], varied: Sequence[str], score: str) -> Figure
 def _against_overlap(rows: Sequence[Row], varied: Sequence[str], score: str) -> Figure:
     sets = grouped(rows, ["features"])
     figure, panels = _panels(1, len(sets))
-    for axes, ((features,), chosen) in zip(panels[0], sets.items(), strict=True):
-        groups = grouped(chosen, [*varied, "bits"])
-        for own in groups.values():
-            overlap, found = mean_sd(own, "overlap"), mean_sd(own, score)
-            if overlap and found:
-                label = describe({name: own[0][name] for name in varied}, own[0]["bits"])
-                axes.errorbar(overlap[0], found[0], found[1], overlap[1], marker="o", label=label)
-        overlap, found = mean_sd(chosen, "overlap_float"), mean_sd(chosen, f"{score}_float")
-        if overlap and found:
-            axes.plot(overlap[0], found[0], "k*", markersize=10, label="float features")
+    for axes, ((features,), set_rows) in zip(panels[0], sets.items(), strict=True):
+        groups = grouped(set_rows, [*varied, "bits"])
+        for group in groups.values():
+            overlap, scores = mean_sd(group, "overlap"), mean_sd(group, score)
+            if overlap and scores:
+                label = describe({name: group[0][name] for name in varied}, group[0]["bits"])
+                axes.errorbar(overlap[0], scores[0], scores[1], overlap[1], marker="o", label=label)
+        overlap, scores = mean_sd(set_rows, "overlap_float"), mean_sd(set_rows, f"{score}_float")
+        if overlap and scores:
+            axes.plot(overlap[0], scores[0], "k*", markersize=10, label="float features")
         axes.set(xlabel="overlap of positive and negative pairs", ylabel=_title(rows, score))
         axes.set_title(str(features), fontsize=10)
         _legend(axes, len(groups))
@@ -195,9 +197,9 @@ def _against_overlap(rows: Sequence[Row], varied: Sequence[str], score: str) -> 
 
 
 def _float_line(draw: Any, rows: Sequence[Row], score: str) -> None:
-    found = mean_sd(rows, f"{score}_float")
-    if found:
-        draw(found[0], color="black", linestyle=":", label="float features")
+    scores = mean_sd(rows, f"{score}_float")
+    if scores:
+        draw(scores[0], color="black", linestyle=":", label="float features")
 
 
 def _legend(axes: Axes, named: int) -> None:

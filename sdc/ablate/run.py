@@ -94,7 +94,7 @@ def ablate(settings: AblateSettings) -> Path:
         settings, {str(fixed.get("train_on", TrainSettings.train_on)), *map(str, over.get("train_on", []))}
     )
     cells = make_cells(stores, over, fixed, settings.bits, settings.seeds)
-    wanted = {
+    expected = {
         "features": [store.fingerprint for store in stores.values()],
         "over": over,
         "bits": list(settings.bits),
@@ -103,11 +103,11 @@ def ablate(settings: AblateSettings) -> Path:
     }
     folder = GridFolder(settings.out, "sdc ablate", FIGURES)
     with folder.claimed():
-        left = folder.left(cells, wanted, overwrite=settings.overwrite)
-        if left is not None:
+        remaining = folder.remaining(cells, expected, overwrite=settings.overwrite)
+        if remaining is not None:
             total = len({cell.name for cell in cells})
-            compute_all(left, settings.jobs or cpu_count(), folder.cells, total, "ablate")
-            _write(folder, cells, list(over), wanted)
+            compute_all(remaining, settings.jobs or cpu_count(), folder.cells, total, "ablate")
+            _write(folder, cells, list(over), expected)
     return settings.out
 
 
@@ -125,8 +125,8 @@ def _fixed(settings: AblateSettings) -> dict[str, Value]:
     varied = [text.partition("=")[0] for text in settings.over]
     defaults: dict[str, Value] = {"preset": settings.preset, "method": settings.method}
     epochs = [] if settings.epochs is None else [f"epochs={settings.epochs}"]
-    given = parse_fixed([*epochs, *settings.fixed])
-    return {name: value for name, value in defaults.items() if name not in varied} | given
+    further = parse_fixed([*epochs, *settings.fixed])
+    return {name: value for name, value in defaults.items() if name not in varied} | further
 
 
 def _stores(settings: AblateSettings, trained_on: set[str]) -> dict[Path, FeatureStore]:
@@ -142,17 +142,17 @@ def _stores(settings: AblateSettings, trained_on: set[str]) -> dict[Path, Featur
     return stores
 
 
-def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], wanted: Mapping[str, Any]) -> None:
+def _write(folder: GridFolder, cells: Sequence[Cell], varied: Sequence[str], expected: Mapping[str, Any]) -> None:
     """The tables and figures of finished cells."""
-    out, rows = folder.path, make_rows(cells, folder.found(cells))
+    out, rows = folder.path, make_rows(cells, folder.read_cells(cells))
     panels = _panels(folder.cells, cells, rows, varied)
     if panels:
         write_histograms(out / STRETCHING, panels)
     write_figures(out, rows, varied)
     write_csv(out / CSV, rows)
-    fixed = ", ".join(f"{name} {value}" for name, value in wanted["train"].items())
+    fixed = ", ".join(f"{name} {value}" for name, value in expected["train"].items())
     title = f"Ablation over {', '.join(varied)}" if varied else "Ablation"
-    notes = f"{fixed}; {wanted['seeds']} seed(s) a cell, mean ± sd; scores expected over ties; sdc {__version__}"
+    notes = f"{fixed}; {expected['seeds']} seed(s) a cell, mean ± sd; scores expected over ties; sdc {__version__}"
     with atomic_write(out / TABLE) as temporary:
         temporary.write_text(markdown(rows, varied, title, notes), encoding="utf-8")
     refused = sum(row["refused"] is not None for row in rows)
@@ -167,8 +167,8 @@ def _panels(folder: Path, cells: Sequence[Cell], rows: Sequence[Row], varied: Se
     names = {id(row): cell.name for row, cell in zip(rows, cells, strict=True)}
     sets = grouped([row for row in rows if row["refused"] is None], ["features"])
     panels: dict[str, Histogram] = {}
-    for (features,), own in sets.items():
-        shown = [max(group, key=lambda row: int(row["bits"])) for group in grouped(own, varied).values()]
+    for (features,), set_rows in sets.items():
+        shown = [max(group, key=lambda row: int(row["bits"])) for group in grouped(set_rows, varied).values()]
         if len(shown) > MOST:
             shown.sort(key=lambda row: float(row["overlap"] or 0))
             shown = [shown[0], shown[-1]]

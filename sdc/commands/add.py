@@ -25,8 +25,8 @@ def add(as_json: bool, **options: Any) -> None:
     """
     from sdc.retrieve.update import add as change
 
-    found = change(AddSettings(**options))
-    print_change(found, as_json, f"{found['added']} added{_replaced(found['replaced'])}")
+    result = change(AddSettings(**options))
+    print_change(result, as_json, f"{result['added']} added{_replaced(result['replaced'])}")
 
 
 def _replaced(count: int) -> str:

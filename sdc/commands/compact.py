@@ -21,5 +21,5 @@ def compact(as_json: bool, index: Path) -> None:
     """
     from sdc.retrieve.update import compact as change
 
-    found = change(CompactSettings(index))
-    print_change(found, as_json, f"{found['added']} added and {found['removed']} removed items merged")
+    result = change(CompactSettings(index))
+    print_change(result, as_json, f"{result['added']} added and {result['removed']} removed items merged")

@@ -17,11 +17,11 @@ def datasets(as_json: bool) -> None:
     \b
     With SDC_DATA=/data, the set NAME is sought in /data/NAME where --root names no folder.
     """
-    found = catalogue()
+    listed = catalogue()
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
-    for entry in found["datasets"]:
+    for entry in listed["datasets"]:
         needs: dict[str, list[str]] = {}
         for piece in entry["needs"]:
             needs.setdefault(piece["from"], []).append(piece["path"])

@@ -25,14 +25,14 @@ def diagnose(as_json: bool, **options: Any) -> None:
     """Say whether the codes have collapsed, how, and what to change."""
     from sdc.retrieve.diagnose import diagnose as run
 
-    found = run(DiagnoseSettings(**options))
+    diagnosis = run(DiagnoseSettings(**options))
     if as_json:
-        print_json(found)
+        print_json(diagnosis)
         return
-    findings, notes = found.pop("findings"), found.pop("notes")
-    print_numbers(found)
-    for kind, said in (("finding", findings), ("note", notes)):
-        for finding in said:
+    findings, notes = diagnosis.pop("findings"), diagnosis.pop("notes")
+    print_numbers(diagnosis)
+    for kind, messages in (("finding", findings), ("note", notes)):
+        for finding in messages:
             click.echo(f"{kind}: {finding['message']}")
     if not findings:
         click.echo("no sign of a collapse")

@@ -44,8 +44,8 @@ def evaluate(as_json: bool, **options: Any) -> None:
     """
     from sdc.retrieve.evaluate import evaluate as score
 
-    found = score(EvaluateSettings(**options))
+    scores = score(EvaluateSettings(**options))
     if as_json:
-        print_json(found)
+        print_json(scores)
         return
-    print_numbers(found)
+    print_numbers(scores)

@@ -19,11 +19,11 @@ def inspect(file: Path, as_json: bool) -> None:
     """Show what a file holds, where it came from, and whether it is whole."""
     from sdc.api import inspect as describe
 
-    found = describe(file)
+    description = describe(file)
     if as_json:
-        print_json(found)
+        print_json(description)
     else:
-        for key, value in found.items():
+        for key, value in description.items():
             click.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-    if not found["whole"]:
+    if not description["whole"]:
         sys.exit(1)

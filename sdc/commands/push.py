@@ -33,8 +33,8 @@ def push(as_json: bool, **options: Any) -> None:
     """
     from sdc.retrieve.engines import push_index
 
-    found = push_index(PushSettings(**options))
+    result = push_index(PushSettings(**options))
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        click.echo(f"{found['to']}: {found['count']} rows of {found['bits']} bits, {found['pushed']} of them new")
+        click.echo(f"{result['to']}: {result['count']} rows of {result['bits']} bits, {result['pushed']} of them new")

@@ -25,6 +25,6 @@ def remove(as_json: bool, **options: Any) -> None:
     """
     from sdc.retrieve.update import remove as change
 
-    found = change(RemoveSettings(**options))
-    missing = f", {found['missing']} unknown" if found["missing"] else ""
-    print_change(found, as_json, f"{found['removed']} removed{missing}")
+    result = change(RemoveSettings(**options))
+    missing = f", {result['missing']} unknown" if result["missing"] else ""
+    print_change(result, as_json, f"{result['removed']} removed{missing}")

@@ -46,13 +46,13 @@ def reproduce(table: str | None, as_json: bool, dry_run: bool, **options: Any) -
         return
     settings = ReproduceSettings(table=table, **options)
     if dry_run:
-        from sdc.reproduce import plan, plan_text
+        from sdc.reproduce import make_plan, plan_text
 
-        found = plan(settings)
+        plan = make_plan(settings)
         if as_json:
-            print_json(found)
+            print_json(plan)
         else:
-            click.echo(plan_text(found))
+            click.echo(plan_text(plan))
         return
     from sdc.reproduce import reproduce as run
 
@@ -66,11 +66,11 @@ def reproduce(table: str | None, as_json: bool, dry_run: bool, **options: Any) -
 def _list_tables(as_json: bool) -> None:
     from sdc.reproduce import catalogue
 
-    found = catalogue()
+    tables = catalogue()
     if as_json:
-        print_json({"tables": found})
+        print_json({"tables": tables})
         return
-    for table in found:
+    for table in tables:
         trained = "" if table["trained_on"] == table["data"] else f", trained on {table['trained_on']}"
         bits = ",".join(map(str, table["bits"]))
         click.echo(f"{table['name']}: {table['about']} ({table['place']})")

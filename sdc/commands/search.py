@@ -77,11 +77,11 @@ def search(as_json: bool, **options: Any) -> None:
     named = options["queries"] or options["images"] or options["ids"]
     if options["limit"] is None and not named and not as_json:
         options["limit"] = 10
-    found = find(SearchSettings(**options))
+    answer = find(SearchSettings(**options))
     if as_json:
-        print_json(found)
+        print_json(answer)
         return
-    for result in found["results"]:
+    for result in answer["results"]:
         neighbors = "  ".join(f"{n['id']} ({_nearness(n)})" for n in result["neighbors"])
         click.echo(f"{result['query']}: {neighbors or 'nothing'}")
 

@@ -69,41 +69,41 @@ def advise(results: Sequence[Result], database: int) -> Advice | None:
 
 
 def _on_neighbors(lead: Result, fitting: Sequence[Result], best: Sequence[Result], k: int) -> list[str]:
-    nearest, own, top = _nearest(k), f"{_value(lead, 'recall'):.3f}", best[0]
+    nearest, lead_recall, top = _nearest(k), f"{_value(lead, 'recall'):.3f}", best[0]
     size = f"at {lead.bytes} bytes a vector"
     if lead in best:
         level = _level_with(lead, [one for one in best if one is not lead])
-        return [f"{size.capitalize()} no method finds clearly more of {nearest} than SDC, {own}{level}."]
+        return [f"{size.capitalize()} no method finds clearly more of {nearest} than SDC, {lead_recall}{level}."]
     cost, in_float = _cost(top, lead), next((one for one in fitting if one.method == IN_FLOAT), None)
     if in_float in best:
         verb = "finds" if len(best) == 1 else "find"
-        said = [
+        sentences = [
             f"{size.capitalize()} {_with_values(best, 'recall')} {verb} most of {nearest}, SDC by Hamming distance "
-            f"{own}{f'; {_name(top)} takes {cost}' if cost else ''}."
+            f"{lead_recall}{f'; {_name(top)} takes {cost}' if cost else ''}."
         ]
     else:
-        said = [
-            f"SDC is not the best choice for exact neighbours here: {size} it finds {own} of {nearest}, "
+        sentences = [
+            f"SDC is not the best choice for exact neighbours here: {size} it finds {lead_recall} of {nearest}, "
             f"{_with_values(best, 'recall')}{f', at {cost}' if cost else ''}."
         ]
     if in_float and _clearly_above(in_float, lead, "recall"):
-        found = "" if in_float in best else f", which finds {_value(in_float, 'recall'):.3f}"
-        said.append(
-            f"`sdc search --rerank` compares a shortlist of SDC's codes with the query in float{found}; then the "
+        recall_text = "" if in_float in best else f", which finds {_value(in_float, 'recall'):.3f}"
+        sentences.append(
+            f"`sdc search --rerank` compares a shortlist of SDC's codes with the query in float{recall_text}; then the "
             "shortlist's features, where they are at hand."
         )
     by_hamming = _best([one for one in fitting if one.query == lead.query], "recall")
     if lead in by_hamming:
-        said.append("Of the codes compared by Hamming distance none finds clearly more than SDC.")
-        return said
+        sentences.append("Of the codes compared by Hamming distance none finds clearly more than SDC.")
+        return sentences
     if by_hamming[0] is not top:
-        said.append(f"Of the codes compared by Hamming distance the best: {_with_values(by_hamming, 'recall')}.")
+        sentences.append(f"Of the codes compared by Hamming distance the best: {_with_values(by_hamming, 'recall')}.")
     if lead.locality:
-        said.append(
+        sentences.append(
             f"SDC was trained with locality {lead.locality:.2g}, which keeps items of a kind together at the cost of "
             "exact neighbours: `sdc train --locality 0` turns that off."
         )
-    return said
+    return sentences
 
 
 def _level_with(lead: Result, level: Sequence[Result]) -> str:
@@ -124,19 +124,19 @@ def _on_labels(
     in_float = next((one for one in fitting if one.method == IN_FLOAT), None)
     ours = [one for one in fitting if one in (lead, in_float)]
     others = [one for one in labels if one not in ours]
-    own = f"{_value(lead, 'map'):.3f}"
+    lead_map = f"{_value(lead, 'map'):.3f}"
     if in_float and _clearly_above(in_float, lead, "map"):
-        own += f", {_value(in_float, 'map'):.3f} with the query in float"
+        lead_map += f", {_value(in_float, 'map'):.3f} with the query in float"
     if others == [*labels]:
         verb, too = "is" if len(others) == 1 else "are", " too" if labels[0] is neighbors[0] else ""
-        return [f"By labels {_list(map(_name, others))} {verb} best{too}: mAP {_values(others)}; SDC {own}."]
+        return [f"By labels {_list(map(_name, others))} {verb} best{too}: mAP {_values(others)}; SDC {lead_map}."]
     if others:
         level = _list([*map(_name, others), "SDC"])
-        text = f"By labels {level} are level: mAP {_values(others)}; SDC {own}."
+        text = f"By labels {level} are level: mAP {_values(others)}; SDC {lead_map}."
     else:
         rest = sorted((one for one in fitting if one not in ours), key=lambda one: -_value(one, "map"))
         following = f"; next {_name(rest[0])} {_values(rest[:1])}" if rest else ""
-        text = f"By labels SDC is the best choice: mAP {own}{following}."
+        text = f"By labels SDC is the best choice: mAP {lead_map}{following}."
     if any(one in ours for one in neighbors):
         return [text]
     first = neighbors[0]

@@ -101,8 +101,8 @@ class Scored(Contender):
     _index: Any
 
     def search(self, prepared: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        found: tuple[np.ndarray, np.ndarray] = self._index.search(prepared, k)
-        return found
+        results: tuple[np.ndarray, np.ndarray] = self._index.search(prepared, k)
+        return results
 
     def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
         distances, places = self.search(prepared, depth)
@@ -165,8 +165,8 @@ def quantize(name: str, store: FeatureStore, rows: np.ndarray, database: np.ndar
     if name == FLOAT16:
         index = faiss.IndexScalarQuantizer(store.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         return Quantized(index, (), 0.0).add(store, database)
-    chosen = np.random.default_rng(seed).permutation(rows)[:SAMPLE]
-    sample = unit_rows(store.take(np.sort(chosen)), np.float32)
+    sample_rows = np.random.default_rng(seed).permutation(rows)[:SAMPLE]
+    sample = unit_rows(store.take(np.sort(sample_rows)), np.float32)
     centre = sample.mean(axis=0)
     sample -= centre
     try:

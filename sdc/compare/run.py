@@ -81,15 +81,15 @@ def compare(settings: CompareSettings) -> Path:
             raise SdcError(
                 f"{settings.features} has no rows in its {split} split: make features that have (see `sdc import`)"
             )
-    wanted = _wanted(settings, store)
-    if _is_there(settings, wanted):
+    expected = _recorded_settings(settings, store)
+    if _is_there(settings, expected):
         return settings.out
     contest = _contest(settings, store)
     results = measure(contest, settings.methods, settings.bits, settings.seed)
     if all(result.refused for result in results):
         raise UsageError(f"none of these methods can be compared; {results[0].method}: {results[0].refused}")
     with_advice = [advise(of_length(results, bits), len(contest.database)) for bits in settings.bits]
-    _write(settings, contest, results, [advice for advice in with_advice if advice], wanted)
+    _write(settings, contest, results, [advice for advice in with_advice if advice], expected)
     return settings.out
 
 
@@ -106,11 +106,11 @@ def read_comparison(out: Path) -> dict[str, Any]:
     """
     path = out / JSON
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found["settings"], found["results"], found["advice"]  # are they there?
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["settings"], content["results"], content["advice"]  # are they there?
     except (OSError, ValueError, KeyError, TypeError):
         raise SdcError(f"{path} is damaged or missing: remove it, and run the command again") from None
-    return found
+    return content
 
 
 def _check(settings: CompareSettings) -> None:
@@ -130,18 +130,18 @@ def _check(settings: CompareSettings) -> None:
             raise UsageError(f"--{option} {value}: must be from {least} to {MOST_SEED}")
 
 
-def _wanted(settings: CompareSettings, store: FeatureStore) -> dict[str, Any]:
-    chosen = {name: value for name, value in vars(settings).items() if name not in ("out", "overwrite")}
-    return {**chosen, "features": store.fingerprint, "bits": list(settings.bits), "methods": list(settings.methods)}
+def _recorded_settings(settings: CompareSettings, store: FeatureStore) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(settings).items() if name not in ("out", "overwrite")}
+    return {**fields, "features": store.fingerprint, "bits": list(settings.bits), "methods": list(settings.methods)}
 
 
-def _is_there(settings: CompareSettings, wanted: Mapping[str, Any]) -> bool:
+def _is_there(settings: CompareSettings, expected: Mapping[str, Any]) -> bool:
     """Whether the folder holds these very results; refuses one that can't be filled, before any work is done."""
     out = settings.out
     check_output_folder(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
     if settings.overwrite or not (out / JSON).exists():
         return False
-    check_same_settings(out, read_comparison(out)["settings"], wanted)
+    check_same_settings(out, read_comparison(out)["settings"], expected)
     return True
 
 
@@ -149,8 +149,8 @@ def _contest(settings: CompareSettings, store: FeatureStore) -> Contest:
     """Draws queries and database, and finds the exact neighbours."""
     queries, database = store.splits["query"], store.splits["database"]
     if len(queries) > settings.queries:
-        chosen = np.random.default_rng(settings.seed).choice(len(queries), settings.queries, replace=False)
-        queries = queries[np.sort(chosen)]
+        sample = np.random.default_rng(settings.seed).choice(len(queries), settings.queries, replace=False)
+        queries = queries[np.sort(sample)]
     labels = store.labels
     if settings.limit is not None and settings.limit < len(database):
         names = [str(row) for row in database]
@@ -177,14 +177,14 @@ def _contest(settings: CompareSettings, store: FeatureStore) -> Contest:
 
 def _write(
     settings: CompareSettings, contest: Contest, results: Sequence[Result], advice: Sequence[Advice],
-    wanted: Mapping[str, Any],
+    expected: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """The folder; results.json, which says that it is whole, is written last."""
     out, cutoffs, at = settings.out, contest.cutoffs, contest.at
     with explain_os_errors(out):
         out.mkdir(exist_ok=True)
         (out / JSON).unlink(missing_ok=True)
-    found = {
+    content = {
         "features": str(settings.features),
         "dimension": contest.store.dimension,
         "database": len(contest.database),
@@ -194,7 +194,7 @@ def _write(
         "at": at if contest.relevant else None,
         "machine": _machine(),
         "version": __version__,
-        "settings": wanted,
+        "settings": expected,
         "results": [json_record(result, cutoffs) for result in results],
         "advice": [asdict(one) for one in advice],
     }
@@ -202,9 +202,9 @@ def _write(
         draw(temporary, results, cutoffs, at)
     write_csv(out / CSV, [csv_row(result, cutoffs) for result in results])
     with atomic_write(out / TABLE) as temporary:
-        temporary.write_text(_markdown(settings, found, results, advice), encoding="utf-8")
+        temporary.write_text(_markdown(settings, content, results, advice), encoding="utf-8")
     with atomic_write(out / JSON) as temporary:
-        temporary.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     log.info("%s: %d results", out, len(results))
 
 
@@ -214,20 +214,20 @@ def _machine() -> str:
 
 
 def _markdown(
-    settings: CompareSettings, found: Mapping[str, Any], results: Sequence[Result], advice: Sequence[Advice]
+    settings: CompareSettings, content: Mapping[str, Any], results: Sequence[Result], advice: Sequence[Advice]
 ) -> str:
-    near = near_cutoff(found["cutoffs"])
+    near = near_cutoff(content["cutoffs"])
     parts = [
-        f"# {settings.features}: {found['dimension']} dimensions",
-        f"{found['queries']:,} queries against {found['database']:,} vectors, all methods trained on the same "
-        f"{found['train']:,}. Recall of the exact nearest neighbours by cosine, expected over ties; ± is the standard "
-        "error over queries. query: what a query is compared as, its code (by Hamming distance) or float numbers. "
-        "build: training and encoding, with all processors. Single queries in one thread, "
+        f"# {settings.features}: {content['dimension']} dimensions",
+        f"{content['queries']:,} queries against {content['database']:,} vectors, all methods trained on the same "
+        f"{content['train']:,}. Recall of the exact nearest neighbours by cosine, expected over ties; ± is the "
+        "standard error over queries. query: what a query is compared as, its code (by Hamming distance) or float "
+        "numbers. build: training and encoding, with all processors. Single queries in one thread, "
         f"{near} neighbour{'s' * (near > 1)}: encode is from the features to what is searched for (median), search "
-        f"from there (median and 99th percentile). {found['machine']}, sdc {__version__}, seed {settings.seed}.",
+        f"from there (median and 99th percentile). {content['machine']}, sdc {__version__}, seed {settings.seed}.",
     ]
     for bits in settings.bits:
         parts += [f"## {bits} bits, {bits // 8} bytes"]
-        parts += [table(of_length(results, bits), found["cutoffs"], found["at"] or 0)]
+        parts += [table(of_length(results, bits), content["cutoffs"], content["at"] or 0)]
         parts += ["\n".join(f"- {line}" for one in advice if one.bits == bits for line in one.text)]
     return "\n\n".join([*filter(None, parts), f"![Scores over bytes a vector]({PLOT})"]) + "\n"

@@ -42,16 +42,16 @@ def measure(contest: Contest, methods: Sequence[str], lengths: Sequence[int], se
     faiss_module()  # before PyTorch, so that its threads sleep while they wait
     if any(name not in QUANTIZERS for name in methods):
         _warm_up()
-    found: list[_Entry | Result] = []
+    outcomes: list[_Entry | Result] = []
     for bits in lengths:
         heads: dict[str, Head] = {}
-        found += [_enter(name, bits, seed, contest, heads) for name in methods if name != FLOAT16]
+        outcomes += [_enter(name, bits, seed, contest, heads) for name in methods if name != FLOAT16]
     if FLOAT16 in methods:
-        found.append(_enter(FLOAT16, None, seed, contest, {}))
-    entries = [one for one in found if isinstance(one, _Entry)]
+        outcomes.append(_enter(FLOAT16, None, seed, contest, {}))
+    entries = [one for one in outcomes if isinstance(one, _Entry)]
     features, near = contest.store.take(contest.queries[:_TIMED]), near_cutoff(contest.cutoffs)
     timings = dict(zip(entries, time_queries([one.contender for one in entries], features, near), strict=True))
-    return [one if isinstance(one, Result) else _result(one, timings[one], entries, near) for one in found]
+    return [one if isinstance(one, Result) else _result(one, timings[one], entries, near) for one in outcomes]
 
 
 def _result(entry: _Entry, timings: Timings, entries: Sequence[_Entry], near: int) -> Result:
@@ -76,10 +76,10 @@ def _result(entry: _Entry, timings: Timings, entries: Sequence[_Entry], near: in
 
 def _above(scores: Scores, others: Scores, near: int) -> dict[str, Mean]:
     """By how much scores are above others, query by query."""
-    found = {"recall": Mean.of(scores.recall[near] - others.recall[near])}
+    differences = {"recall": Mean.of(scores.recall[near] - others.recall[near])}
     if scores.ap is not None and others.ap is not None:
-        found["map"] = Mean.of(scores.ap - others.ap)
-    return found
+        differences["map"] = Mean.of(scores.ap - others.ap)
+    return differences
 
 
 def _warm_up() -> None:

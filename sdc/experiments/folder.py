@@ -70,49 +70,56 @@ class GridFolder:
         finally:
             os.close(descriptor)
 
-    def left(self, cells: Sequence[Cell], wanted: Mapping[str, Any], *, overwrite: bool) -> dict[str, Cell] | None:
+    def remaining(
+        self, cells: Sequence[Cell], expected: Mapping[str, Any], *, overwrite: bool
+    ) -> dict[str, Cell] | None:
         """The cells to compute, by name; None where all is there. Records the settings of a new folder.
 
         Says how many cells are kept, and warns where another version of sdc computed some of them.
 
         Raises:
-            UsageError: the folder is of other settings than `wanted`, and not `overwrite`.
+            UsageError: the folder is of other settings than `expected`, and not `overwrite`.
         """
         out, recorded = self.path, self.path / SETTINGS
         for path in self.cells.glob(".*"):  # of cells that were under way when a run was killed
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         names = {cell.name: cell for cell in cells}
-        left = {name: cell for name, cell in names.items() if not self._file(name).exists()}
+        remaining = {name: cell for name, cell in names.items() if not self._file(name).exists()}
         if recorded.exists():
-            found = {name: value for name, value in _read(recorded).items() if name != "version"}
-            whole = not left and all((out / name).exists() for name in (CSV, TABLE))
-            different = differing(found, wanted)
+            recorded_settings = {name: value for name, value in _read(recorded).items() if name != "version"}
+            whole = not remaining and all((out / name).exists() for name in (CSV, TABLE))
+            different = differing(recorded_settings, expected)
             if not overwrite and (whole or different):
-                check_same_settings(out, found, wanted)
+                check_same_settings(out, recorded_settings, expected)
                 self._warn_of_versions(names)
                 return None
             if different:
                 self._clear(names)
         with atomic_write(recorded) as temporary:
-            temporary.write_text(json.dumps({**wanted, "version": __version__}, ensure_ascii=False, indent=1))
-        if len(left) < len(names):
-            log.info("%s: %d cells are there and kept, %d are left to compute", out, len(names) - len(left), len(left))
-            self._warn_of_versions(names.keys() - left.keys())
-        return left
+            temporary.write_text(json.dumps({**expected, "version": __version__}, ensure_ascii=False, indent=1))
+        if len(remaining) < len(names):
+            log.info(
+                "%s: %d cells are there and kept, %d are left to compute",
+                out,
+                len(names) - len(remaining),
+                len(remaining),
+            )
+            self._warn_of_versions(names.keys() - remaining.keys())
+        return remaining
 
-    def found(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    def read_cells(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """What is known of each finished cell, see `sdc.experiments.jobs.compute`."""
         return [_read(self._file(cell.name)) for cell in cells]
 
     def _file(self, name: str) -> Path:
         return self.cells / f"{name}.json"
 
-    def _clear(self, kept: Mapping[str, Cell]) -> None:
+    def _clear(self, names: Mapping[str, Cell]) -> None:
         """Removes what was made with other settings."""
         for name in (CSV, TABLE, *self.drawn):
             (self.path / name).unlink(missing_ok=True)
         for path in self.cells.iterdir():
-            if path.stem not in kept:
+            if path.stem not in names:
                 path.unlink()
 
     def _warn_of_versions(self, names: Iterable[str]) -> None:
@@ -127,7 +134,7 @@ class GridFolder:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise SdcError(f"{path} is damaged: remove it, and run the command again") from None
-    return found
+    return content

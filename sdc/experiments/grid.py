@@ -157,11 +157,11 @@ def make_cells(
     """
     _check_conflicts(over, fixed)
     combinations = _combinations(over, fixed)
-    made = []
+    cells = []
     for seed, (path, store), values, length in product(range(seeds), stores.items(), combinations, bits):
-        settings = TrainSettings(features=path, bits=length, seed=seed, **_chosen(values, fixed))
-        made.append(Cell(path, values, settings, cell_name(settings, store.fingerprint)))
-    return made
+        settings = TrainSettings(features=path, bits=length, seed=seed, **_train_fields(values, fixed))
+        cells.append(Cell(path, values, settings, cell_name(settings, store.fingerprint)))
+    return cells
 
 
 def _check_conflicts(over: Mapping[str, list[Value]], fixed: Mapping[str, Value]) -> None:
@@ -176,14 +176,14 @@ def _check_conflicts(over: Mapping[str, list[Value]], fixed: Mapping[str, Value]
 
 
 def _combinations(over: Mapping[str, list[Value]], fixed: Mapping[str, Value]) -> list[dict[str, Value]]:
-    made = []
+    distinct = []
     for combination in product(*over.values()):
         values = dict(zip(over, combination, strict=True))
         method = str(values.get("method", fixed.get("method", Recipe.method)))
         values |= dict.fromkeys(name for name in over if not _matters(FIELDS.get(name, name), method))
-        if values not in made:
-            made.append(values)
-    return made
+        if values not in distinct:
+            distinct.append(values)
+    return distinct
 
 
 def _matters(field: str, method: str) -> bool:
@@ -195,25 +195,25 @@ def _matters(field: str, method: str) -> bool:
     return field != "calibration" or method in CALIBRATED
 
 
-def _chosen(values: Mapping[str, Value], fixed: Mapping[str, Value]) -> dict[str, Any]:
+def _train_fields(values: Mapping[str, Value], fixed: Mapping[str, Value]) -> dict[str, Any]:
     """The fields of `TrainSettings` that a combination of values, and the fixed settings, give."""
-    chosen: dict[str, Any] = dict(fixed)
+    settings: dict[str, Any] = dict(fixed)
     for name, value in values.items():
         if name not in ("alpha", "beta") and value is not None:
-            chosen[FIELDS.get(name, name)] = value
+            settings[FIELDS.get(name, name)] = value
     a, b = values.get("alpha"), values.get("beta")
     if b is not None and a is None:
-        a = _recorded_alpha(TrainSettings(**chosen).recipe().calibration)
+        a = _recorded_alpha(TrainSettings(**settings).recipe().calibration)
     if a is not None:
-        chosen["calibration"] = f"beta:{a:g},{a if b is None else b:g}"
-    return chosen
+        settings["calibration"] = f"beta:{a:g},{a if b is None else b:g}"
+    return settings
 
 
 def _recorded_alpha(calibration: str) -> float:
-    found = re.fullmatch(r"beta:([^,]+),.+", calibration)
-    if found is None:
+    match = re.fullmatch(r"beta:([^,]+),.+", calibration)
+    if match is None:
         raise UsageError(f"--over beta alone keeps the alpha of beta:alpha,beta, and the calibration is {calibration}")
-    return float(found[1])
+    return float(match[1])
 
 
 def cell_name(settings: TrainSettings, features: str, **further: Value) -> str:
@@ -225,5 +225,5 @@ def cell_name(settings: TrainSettings, features: str, **further: Value) -> str:
     """
     recipe = settings.recipe()
     others = settings.record(always=("train_on", "imbalance"))
-    made_of = fingerprint({**recipe.record(), **others, **further, "features": features})
-    return f"{recipe.method}-{recipe.bits}-{recipe.seed}-{made_of[:16]}"
+    digest = fingerprint({**recipe.record(), **others, **further, "features": features})
+    return f"{recipe.method}-{recipe.bits}-{recipe.seed}-{digest[:16]}"

@@ -45,7 +45,7 @@ def compute_all(cells: Mapping[str, Cell], jobs: int, folder: Path, total: int, 
     if not cells:
         return
     context = multiprocessing.get_context("spawn")
-    lifeline, held = context.Pipe(duplex=False)  # the jobs end when `held` is closed, by us or with us
+    lifeline, open_end = context.Pipe(duplex=False)  # the jobs end when `open_end` is closed, by us or with us
     with _environment(ONE_THREAD), Progress(what, total, "cells", total - len(cells)) as progress:
         pool = ProcessPoolExecutor(min(jobs, len(cells)), context, initializer=_start_job, initargs=(lifeline,))
         try:
@@ -61,7 +61,7 @@ def compute_all(cells: Mapping[str, Cell], jobs: int, folder: Path, total: int, 
                 "command goes on"
             ) from None
         finally:
-            held.close()
+            open_end.close()
             lifeline.close()
             pool.shutdown(cancel_futures=True)
 
@@ -104,12 +104,12 @@ def _start_job(lifeline: Connection) -> None:
     Hasher(bits=8, epochs=1, batch_size=8).fit(np.random.default_rng(0).standard_normal((32, 16)))
 
 
-def compute(cell: Cell, kept: Path) -> None:
+def compute(cell: Cell, path: Path) -> None:
     """Trains, encodes, evaluates and, where it is to be, diagnoses; writes what was found, and histograms beside it.
 
     Args:
         cell: what to compute; where its model goes is decided here.
-        kept: the cell's .json file, the last to be written.
+        path: the cell's .json file, the last to be written.
 
     Raises:
         SdcError: anything but a failure of the settings themselves, which is written as `refused`.
@@ -119,27 +119,27 @@ def compute(cell: Cell, kept: Path) -> None:
     from sdc.retrieve.evaluate import EvaluateSettings, evaluate
     from sdc.train import run as train
 
-    work = kept.parent / f".{kept.stem}"
+    work = path.parent / f".{path.stem}"
     work.mkdir(exist_ok=True)
     model, index = work / "model.safetensors", work / "db.bin"
-    found: dict[str, Any] = {"version": __version__}
+    record: dict[str, Any] = {"version": __version__}
     started = time.monotonic()
     try:
         train.run(replace(cell.settings, out=model, overwrite=True))
     except SdcError as error:
         if error.exit_code == 130 or isinstance(error.__cause__, OSError):  # interrupted, or a full disk
             raise
-        found["refused"] = " ".join(str(error).split())
+        record["refused"] = " ".join(str(error).split())
     else:
-        found["seconds"] = time.monotonic() - started
+        record["seconds"] = time.monotonic() - started
         features = cell.encoded or cell.features
         encode_database(EncodeSettings(features=features, model=model, out=index, overwrite=True))
-        found["evaluate"] = evaluate(
+        record["evaluate"] = evaluate(
             EvaluateSettings(index=index, features=features, neighbors="float" if cell.diagnosed else None)
         )
         if cell.diagnosed:
-            asked = DiagnoseSettings(index=index, features=features, out=kept.with_suffix(".csv"))
-            found["diagnose"] = diagnose(asked)
-    with atomic_write(kept) as temporary:
-        temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+            asked = DiagnoseSettings(index=index, features=features, out=path.with_suffix(".csv"))
+            record["diagnose"] = diagnose(asked)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(work)

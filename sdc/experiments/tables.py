@@ -56,26 +56,28 @@ def shown_columns() -> dict[str, tuple[str, str]]:
     }
 
 
-def make_rows(cells: Sequence[Cell], found: Sequence[Mapping[str, Any]]) -> list[Row]:
+def make_rows(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The rows of results.csv of cells and what was found in each; what was not measured is None.
 
     `map`, `recall@k` and `overlap` are those of `sdc evaluate` and `sdc diagnose`, `map_float` and `overlap_float` the
     same of the float features; `findings` are the alarms of `sdc diagnose`, by name; `refused` is why there are none.
     """
-    optional = {name: path for name, path in OPTIONAL.items() if any(_look_up(one, path) is not None for one in found)}
+    optional = {
+        name: path for name, path in OPTIONAL.items() if any(_look_up(result, path) is not None for result in results)
+    }
     columns, rows = {**measured_columns(), **optional}, []
-    for cell, one in zip(cells, found, strict=True):
+    for cell, result in zip(cells, results, strict=True):
         place = {"features": str(cell.features), **cell.values, "bits": cell.settings.bits, "seed": cell.settings.seed}
-        measured = {name: _look_up(one, path) for name, path in columns.items()}
-        findings = " ".join(finding["finding"] for finding in one.get("diagnose", {}).get("findings", ()))
-        rows.append({**place, **measured, "findings": findings or None, "refused": one.get("refused")})
+        measured = {name: _look_up(result, path) for name, path in columns.items()}
+        findings = " ".join(finding["finding"] for finding in result.get("diagnose", {}).get("findings", ()))
+        rows.append({**place, **measured, "findings": findings or None, "refused": result.get("refused")})
     return rows
 
 
-def _look_up(found: Any, path: Sequence[str]) -> Any:
+def _look_up(result: Any, path: Sequence[str]) -> Any:
     for key in path:
-        found = found.get(key) if found is not None else None
-    return found
+        result = result.get(key) if result is not None else None
+    return result
 
 
 def values(rows: Iterable[Row], column: str) -> list[float]:
@@ -85,8 +87,8 @@ def values(rows: Iterable[Row], column: str) -> list[float]:
 
 def mean_sd(rows: Iterable[Row], column: str) -> tuple[float, float] | None:
     """The mean and sample standard deviation (0 of one value); None where nothing was measured."""
-    found = values(rows, column)
-    return (statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0) if found else None
+    measured = values(rows, column)
+    return (statistics.mean(measured), statistics.stdev(measured) if len(measured) > 1 else 0.0) if measured else None
 
 
 def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[tuple[Value, ...], list[Row]]:
@@ -100,8 +102,8 @@ def grouped(rows: Iterable[Row], columns: Sequence[str]) -> dict[tuple[Value, ..
 def markdown(rows: Sequence[Row], varied: Sequence[str], title: str, notes: str) -> str:
     """One table a set: a line for each combination of the varied settings and bits, mean ± sd over seeds."""
     sections = [f"# {title}", notes]
-    for (features,), own in grouped(rows, ["features"]).items():
-        sections += [f"## {features}", _table(own, varied), *_reasons(own, varied)]
+    for (features,), set_rows in grouped(rows, ["features"]).items():
+        sections += [f"## {features}", _table(set_rows, varied), *_reasons(set_rows, varied)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -112,22 +114,22 @@ def _table(rows: Sequence[Row], varied: Sequence[str]) -> str:
     at = values(rows, "at")
     titles = [f"{title}@{at[0]}" if column == "map" and at else title for column, (title, _) in shown.items()]
     lines = []
-    for place, own in grouped(rows, [*varied, "bits"]).items():
-        scores = [_score(own, column, style) for column, (_, style) in shown.items()]
+    for place, group in grouped(rows, [*varied, "bits"]).items():
+        scores = [_score(group, column, style) for column, (_, style) in shown.items()]
         lines.append([*map(show, place), *scores])
     exact = [values(rows, f"{column}_float")[:1] for column in shown]
     if any(exact):
         styles = [style for _, style in shown.values()]
-        floats = ["".join(f"{value:{style}}" for value in own) for own, style in zip(exact, styles, strict=True)]
+        floats = ["".join(f"{value:{style}}" for value in group) for group, style in zip(exact, styles, strict=True)]
         lines.append(["float features, cosine", *[""] * len(varied), *floats])
     return markdown_table([*varied, "bits", *titles], lines)
 
 
 def _score(rows: Sequence[Row], column: str, style: str) -> str:
-    found = mean_sd(rows, column)
-    if found is None:
+    scores = mean_sd(rows, column)
+    if scores is None:
         return DASH
-    count, (mean, sd) = len(values(rows, column)), found
+    count, (mean, sd) = len(values(rows, column)), scores
     text = with_spread(mean, sd if count > 1 else None, style)
     return text if count == len(rows) else f"{text} ({count} of {len(rows)} seeds)"
 
@@ -135,9 +137,9 @@ def _score(rows: Sequence[Row], column: str, style: str) -> str:
 def _reasons(rows: Iterable[Row], varied: Sequence[str]) -> list[str]:
     """Why there are dashes, or fewer seeds: a line for each combination and reason."""
     lines = []
-    for (*_, bits, reason), own in grouped(rows, [*varied, "bits", "refused"]).items():
+    for (*_, bits, reason), group in grouped(rows, [*varied, "bits", "refused"]).items():
         if reason is not None:
-            seeds = ", ".join(str(row["seed"]) for row in own)
-            place = describe({name: own[0][name] for name in varied}, bits)
-            lines.append(f"{DASH} {place}, seed{'s' * (len(own) > 1)} {seeds}: {reason}")
+            seeds = ", ".join(str(row["seed"]) for row in group)
+            place = describe({name: group[0][name] for name in varied}, bits)
+            lines.append(f"{DASH} {place}, seed{'s' * (len(group) > 1)} {seeds}: {reason}")
     return lines

@@ -36,7 +36,7 @@ BATCH, STEPS = 8, 3  # images and training steps that are timed
 CHECKPOINT = 3  # times the size of a model: its weights, and Adam's two moments
 
 
-def plan(settings: ReproduceSettings) -> dict[str, Any]:
+def make_plan(settings: ReproduceSettings) -> dict[str, Any]:
     """What a run with these settings would do. Nothing is written.
 
     Returns:
@@ -85,9 +85,9 @@ def _extraction(job: Job, source: Source) -> dict[str, Any]:
     split = [name for name in SPLITS if name != "train" or not category]
     step["images"] = sum(step["splits"][name] for name in split)
     if settings is None:
-        made = DIMENSIONS.get(job.table.backbone, 0)
+        dimension = DIMENSIONS.get(job.table.backbone, 0)
         missing = f"no features file at {source.path}: make one with `sdc import`, or name another file"
-        return {**step, "state": "missing", "missing": missing, "dimension": made}
+        return {**step, "state": "missing", "missing": missing, "dimension": dimension}
     try:
         with job.naming(source):
             listing = load_dataset(source.data, settings.root).listing
@@ -145,15 +145,15 @@ def _seconds(call: Any) -> float:
 def _grid(job: Job, evaluated: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     total = job.settings.seeds * len(job.entries) * len(job.bits)
     jobs = min(job.settings.jobs or cpu_count(), total)
-    left = dict.fromkeys(job.entries, job.settings.seeds * len(job.bits))
+    remaining_by_method = dict.fromkeys(job.entries, job.settings.seeds * len(job.bits))
     if all(source.path.is_file() for source in job.sources):
         stores = {source.path: FeatureStore(source.path, verify=False) for source in job.sources}
         missing = [cell for cell in job.cells(stores) if not (job.folder.cells / f"{cell.name}.json").exists()]
-        left = {name: sum(cell.values["method"] == name for cell in missing) for name in job.entries}
+        remaining_by_method = {name: sum(cell.values["method"] == name for cell in missing) for name in job.entries}
     bits, dimension = max(job.bits), trained["dimension"]
     coded = evaluated["splits"]["query"] + evaluated["splits"]["database"]
     seconds, largest, untimed = 0.0, 0, []
-    for name, count in left.items():
+    for name, count in remaining_by_method.items():
         recipe = TrainSettings(bits=bits, **job.entries[name].settings).recipe().resolved(dimension)
         if not count:
             continue
@@ -165,7 +165,7 @@ def _grid(job: Job, evaluated: Mapping[str, Any], trained: Mapping[str, Any]) ->
         batch = max(min(recipe.batch_size, trained["splits"]["train"]), 2)
         steps = recipe.epochs * (trained["splits"]["train"] // batch)
         seconds += count * steps * _step_seconds(replace(recipe, batch_size=batch), dimension, job.settings.device)
-    remaining = sum(left.values())
+    remaining = sum(remaining_by_method.values())
     index = coded * bits // 8
     return {
         "step": "train, encode and evaluate",
@@ -194,8 +194,8 @@ def _step_seconds(recipe: Recipe, dimension: int, device: str | None) -> float:
 
     def short(epochs: int) -> float:
         # Without a start that is solved: with thousands of dimensions it takes minutes, which are no steps.
-        chosen = replace(recipe, epochs=epochs, patience=0, decay_at=0, space="raw", locality=0.0, init="random")
-        return _seconds(lambda: fit(features, np.arange(len(features)), chosen, views=views, device=device))
+        shortened = replace(recipe, epochs=epochs, patience=0, decay_at=0, space="raw", locality=0.0, init="random")
+        return _seconds(lambda: fit(features, np.arange(len(features)), shortened, views=views, device=device))
 
     with _quietly_in_one_thread():
         return max(short(2) - short(1), 1e-6) / steps
@@ -215,10 +215,10 @@ def _quietly_in_one_thread() -> Iterator[None]:
         log.setLevel(level)
 
 
-def plan_text(found: Mapping[str, Any]) -> str:
+def plan_text(plan: Mapping[str, Any]) -> str:
     """The plan as text."""
-    lines = [f"{found['table']}: {found['about']}, into {found['out']}"]
-    for step in found["steps"]:
+    lines = [f"{plan['table']}: {plan['about']}, into {plan['out']}"]
+    for step in plan["steps"]:
         if step["step"] == "features":
             lines.append(f"- features of {step['data']}, {step['file']}: {step['state']}")
             size = f"    {step['images']} images of {step['dimension']} dimensions"
@@ -236,8 +236,8 @@ def plan_text(found: Mapping[str, Any]) -> str:
                 f"of up to {_size(step['model_bytes'])} with its checkpoint; predicted {_time(step['seconds'])}"
                 + (f" without {', '.join(step['untimed'])}" if step["untimed"] else "")
             )
-    lines += [f"missing: {one}" for one in found["missing"]]
-    lines.append(f"in all: {_size(found['bytes'])} of {_size(found['free'])} free, predicted {_time(found['seconds'])}")
+    lines += [f"missing: {one}" for one in plan["missing"]]
+    lines.append(f"in all: {_size(plan['bytes'])} of {_size(plan['free'])} free, predicted {_time(plan['seconds'])}")
     return "\n".join(lines)
 
 

@@ -35,20 +35,20 @@ NEARLY = 0.01  # by which a split's size may differ from the paper's, whose own 
 
 def departures(table: Table, limit: int | None, evaluated: FeatureStore, trained: FeatureStore) -> list[str]:
     """Why figures of these features cannot be compared with the published ones; empty where they can."""
-    found = [] if limit is None else [f"--limit {limit}: a sample of the images"]
+    reasons = [] if limit is None else [f"--limit {limit}: a sample of the images"]
     for split in SPLITS:
         store = trained if split == "train" else evaluated
         expected = _images(table)[split]
         count = len(store.splits[split])
         if abs(count - expected) > NEARLY * expected:
-            found.append(f"{count} {split} images, the paper has {expected}")
+            reasons.append(f"{count} {split} images, the paper has {expected}")
     for store in dict.fromkeys((evaluated, trained)):
         backbone, weights = store.provenance.get("backbone"), str(store.provenance.get("weights"))
         if backbone is not None and backbone != table.backbone:
-            found.append(f"{store.path.name} is of {backbone}, the paper's features are of {table.backbone}")
+            reasons.append(f"{store.path.name} is of {backbone}, the paper's features are of {table.backbone}")
         if weights.startswith("random:"):
-            found.append(f"{store.path.name} is of random weights")
-    return found
+            reasons.append(f"{store.path.name} is of random weights")
+    return reasons
 
 
 def _images(table: Table) -> Mapping[str, int]:
@@ -65,9 +65,9 @@ def write(folder: GridFolder, name: str, cells: Sequence[Cell], notes: Sequence[
         name: the table's.
         notes: why it cannot be compared, see `departures`.
     """
-    table, found = table_of(name), folder.found(cells)
-    rows = compared(table, make_rows(cells, found))
-    conventions: Mapping[str, str] = next((one["evaluate"]["conventions"] for one in found if "evaluate" in one), {})
+    table, results = table_of(name), folder.read_cells(cells)
+    rows = compared(table, make_rows(cells, results))
+    conventions: Mapping[str, str] = next((one["evaluate"]["conventions"] for one in results if "evaluate" in one), {})
     content = {
         "table": name,
         "place": table.place,
@@ -97,31 +97,31 @@ def compared(table: Table, rows: Sequence[Row]) -> list[Row]:
 
     What is not known is None.
     """
-    made: list[Row] = []
-    for (method, bits), own in grouped(rows, ["method", "bits"]).items():
+    lines: list[Row] = []
+    for (method, bits), group in grouped(rows, ["method", "bits"]).items():
         assert isinstance(method, str)
         assert isinstance(bits, int)
-        reasons = [str(row["refused"]) for row in own if row["refused"]]
+        reasons = [str(row["refused"]) for row in group if row["refused"]]
         for score in table.scores:
-            found = mean_sd(own, score)
-            ours = None if found is None else 100 * found[0]
+            scores = mean_sd(group, score)
+            ours = None if scores is None else 100 * scores[0]
             published = table.published.get((method, bits))
-            made.append(
+            lines.append(
                 {
                     "method": method,
                     "label": table.entries[method].label,
                     "bits": bits,
                     "score": score,
                     "ours": ours,
-                    "sd": 100 * found[1] if found and len(values(own, score)) > 1 else None,
-                    "seeds": len(values(own, score)),
+                    "sd": 100 * scores[1] if scores and len(values(group, score)) > 1 else None,
+                    "seeds": len(values(group, score)),
                     "published": published,
                     "difference": None if ours is None or published is None else ours - published,
-                    "seconds": (mean_sd(own, "seconds") or (None,))[0],
+                    "seconds": (mean_sd(group, "seconds") or (None,))[0],
                     "refused": reasons[0] if reasons else None,
                 }
             )
-    return made
+    return lines
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -130,7 +130,10 @@ def markdown(content: Mapping[str, Any]) -> str:
     comparable = "" if content["comparable"] else "Not comparable with the published figures: "
     departures = f"{comparable}{'; '.join(content['departures'])}." if content["departures"] else ""
     trained = "" if content["trained_on"] == content["data"] else f", heads trained on {content['trained_on']}"
-    own = {entry: ", ".join(f"{k} {v}" for k, v in chosen.items()) for entry, chosen in content["settings"].items()}
+    settings = {
+        entry: ", ".join(f"{k} {v}" for k, v in entry_settings.items())
+        for entry, entry_settings in content["settings"].items()
+    }
     sections = [
         f"# {content['about']} ({content['place']})",
         f"{content['data']}, {_backbone(content['backbone'])}{trained}. {_score(content)} in percent: ours, "
@@ -138,7 +141,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         departures,
         _table(rows),
         "\n".join(f"- {key}: {value}" for key, value in content["conventions"].items()),
-        "\n".join(f"- {entry}: {chosen}" for entry, chosen in own.items()),
+        "\n".join(f"- {entry}: {entry_settings}" for entry, entry_settings in settings.items()),
         "\n".join(f"- {note}" for note in content["notes"]),
         "\n".join(
             f"{DASH} {row['label']}, {row['bits']} bits: {row['refused']}"

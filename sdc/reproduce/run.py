@@ -116,15 +116,15 @@ class Job:
         evaluated, trained = stores[self.evaluated.path], stores[self.trained.path]
         other = self.evaluated is not self.trained
         further = {"encoded": evaluated.fingerprint} if other else {}
-        made = []
+        cells = []
         for seed, (name, entry), bits in product(range(self.settings.seeds), self.entries.items(), self.bits):
             settings = TrainSettings(
                 features=self.trained.path, bits=bits, seed=seed, device=self.settings.device, **entry.settings
             )
             called = cell_name(settings, trained.fingerprint, diagnosed=False, **further)
             place = self.evaluated.path if other else None
-            made.append(Cell(self.trained.path, {"method": name}, settings, called, place, diagnosed=False))
-        return made
+            cells.append(Cell(self.trained.path, {"method": name}, settings, called, place, diagnosed=False))
+        return cells
 
 
 def reproduce(settings: ReproduceSettings) -> Path:
@@ -150,7 +150,7 @@ def reproduce(settings: ReproduceSettings) -> Path:
                 "take features of one backbone"
             )
         cells = job.cells(stores)
-        wanted = {
+        expected = {
             "table": settings.table,
             "features": evaluated.fingerprint,
             "trained_on": trained.fingerprint,
@@ -158,10 +158,10 @@ def reproduce(settings: ReproduceSettings) -> Path:
             "bits": list(job.bits),
             "seeds": settings.seeds,
         }
-        left = job.folder.left(cells, wanted, overwrite=settings.overwrite)
-        if left is not None:
+        remaining = job.folder.remaining(cells, expected, overwrite=settings.overwrite)
+        if remaining is not None:
             total = len({cell.name for cell in cells})
-            compute_all(left, settings.jobs or cpu_count(), job.folder.cells, total, "reproduce")
+            compute_all(remaining, settings.jobs or cpu_count(), job.folder.cells, total, "reproduce")
             notes = report.departures(job.table, settings.limit, evaluated, trained)
             report.write(job.folder, settings.table, cells, notes)
     return job.folder.path

@@ -115,8 +115,10 @@ GAUSSIAN = "gaussian"
 
 def calibrations(preset: str) -> dict[str, Entry]:
     """The rows of the supplement's Table 1, all without L_cl."""
-    made = {f"beta-{a}": Entry(f"Beta({a}, {a})", {"preset": preset, "calibration": f"beta:{a},{a}"}) for a in ALPHAS}
-    return {**made, GAUSSIAN: Entry("Gaussian (0, 0.3)", {"preset": preset, "calibration": "truncnorm:0.3"})}
+    entries = {
+        f"beta-{a}": Entry(f"Beta({a}, {a})", {"preset": preset, "calibration": f"beta:{a},{a}"}) for a in ALPHAS
+    }
+    return {**entries, GAUSSIAN: Entry("Gaussian (0, 0.3)", {"preset": preset, "calibration": "truncnorm:0.3"})}
 
 
 CIFAR10 = {"train": 5000, "query": 1000, "database": 59000}

@@ -120,13 +120,13 @@ class Service:
             raise HTTPRefusal(404, "no images are shown: the service was started without --images")
         snapshot = self.reloader.snapshot
 
-        def found() -> FileResponse:
+        def file_response() -> FileResponse:
             path, kind = shown(folder, name)
             if not snapshot.has(name):
                 raise HTTPRefusal(404, "no image of this id")
             return FileResponse(path, media_type=kind, stat_result=path.stat(), headers={"cache-control": "no-cache"})
 
-        return await self._soon(found)
+        return await self._soon(file_response)
 
     async def health(self, request: Request) -> Response:
         about = {

@@ -61,8 +61,8 @@ class Connection(H11Protocol):
                 self.transport.close()
         elif age >= self.timeout * _ANSWERED or (self._idle and age >= self.timeout):
             self.transport.abort()  # it was closed, but the client does not read what is left
-        left = self.timeout * (1 if self._idle else _ANSWERED) - age
-        self._watch = self.loop.call_later(min(max(left, self.timeout / 10), self.timeout), self._check)
+        remaining = self.timeout * (1 if self._idle else _ANSWERED) - age
+        self._watch = self.loop.call_later(min(max(remaining, self.timeout / 10), self.timeout), self._check)
 
     def _make_room(self) -> None:
         """Ends the connection that has kept its request back for longest, or this one where all are being answered."""

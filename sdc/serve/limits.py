@@ -108,9 +108,9 @@ class RequestLimits:
     async def _fill(self, body: bytearray, request: Request, deadline: float) -> None:
         from starlette.requests import ClientDisconnect
 
-        left = deadline - asyncio.get_running_loop().time()
+        seconds = deadline - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait_for(self._receive(body, request.stream()), max(left, 0))
+            await asyncio.wait_for(self._receive(body, request.stream()), max(seconds, 0))
         except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
             raise HTTPRefusal(408, "the body came too slowly", close=True) from None
         except ClientDisconnect:

@@ -28,26 +28,26 @@ class Reloader:
 
     async def follow(self) -> None:
         """Takes up changes for ever."""
-        delay, said = POLL, ""
+        delay, last_error = POLL, ""
         while True:
             await asyncio.sleep(delay)
             try:
-                taken = await asyncio.get_running_loop().run_in_executor(self.thread, self._newer)
+                newer = await asyncio.get_running_loop().run_in_executor(self.thread, self._newer)
             except Exception as error:  # whatever a damaged file leads to: the one that is served stays
                 self.outdated = True
                 self._metrics.failed_reloads.inc()
-                if str(error) != said:
+                if str(error) != last_error:
                     log.warning("the index has changed, but cannot be opened: %s", error)
-                delay, said = min(2 * delay, _LONGEST), str(error)
+                delay, last_error = min(2 * delay, _LONGEST), str(error)
                 continue
-            if taken is not None:
-                log.info("the index has changed: generation %d has %d codes", taken.generation, taken.index.ntotal)
-                replaced, self.snapshot = self.snapshot.embedder, taken
-                if replaced and replaced is not taken.embedder:
-                    asyncio.get_running_loop().call_later(taken.settings.timeout, replaced.close)
+            if newer is not None:
+                log.info("the index has changed: generation %d has %d codes", newer.generation, newer.index.ntotal)
+                replaced, self.snapshot = self.snapshot.embedder, newer
+                if replaced and replaced is not newer.embedder:
+                    asyncio.get_running_loop().call_later(newer.settings.timeout, replaced.close)
                 self._metrics.reloads.inc()
-                self._metrics.serves(taken.index.ntotal, taken.generation)
-            delay, said, self.outdated = POLL, "", False
+                self._metrics.serves(newer.index.ntotal, newer.generation)
+            delay, last_error, self.outdated = POLL, "", False
 
     def _newer(self) -> Snapshot | None:
         return None if self.snapshot.index.current() else Snapshot.open(self.snapshot.settings, self.snapshot)

@@ -54,21 +54,21 @@ def of_json(body: bytes | bytearray, max_k: int, dimension: int) -> Query:
     Raises:
         HTTPRefusal: 400 it is no JSON object, 422 it asks for what there is not.
     """
-    found = _parsed(body, MOST_VECTORS * dimension)
-    for key in found:
+    request = _parsed(body, MOST_VECTORS * dimension)
+    for key in request:
         if key not in (*_WHATS, *_HOWS):
             raise HTTPRefusal(422, str(unknown_name_error("key", key[:100], (*_WHATS, *_HOWS))))
-    named = [key for key in _WHATS if key in found]
+    named = [key for key in _WHATS if key in request]
     if len(named) != 1:
         raise HTTPRefusal(422, f"expected one of vector, vectors and id, found {' and '.join(named) or 'none of them'}")
-    how = _how(found, max_k)
-    if "id" in found:
-        if not isinstance(found["id"], str):
-            raise HTTPRefusal(422, f"id: expected a string, found {_described(found['id'])}")
-        if len(found["id"]) > _LONGEST:  # the search for what resembles it would take long
+    how = _how(request, max_k)
+    if "id" in request:
+        if not isinstance(request["id"], str):
+            raise HTTPRefusal(422, f"id: expected a string, found {_described(request['id'])}")
+        if len(request["id"]) > _LONGEST:  # the search for what resembles it would take long
             raise HTTPRefusal(404, f"unknown id: it has more than {_LONGEST} characters")
-        return Query(how, id=found["id"])
-    vectors = _matrix([found["vector"]] if "vector" in found else found["vectors"], named[0])
+        return Query(how, id=request["id"])
+    vectors = _matrix([request["vector"]] if "vector" in request else request["vectors"], named[0])
     neighbors = len(vectors) * (how.k or max_k)
     if neighbors > MOST_NEIGHBORS:
         raise HTTPRefusal(
@@ -83,7 +83,7 @@ def of_parameters(parameters: Mapping[str, list[str]], max_k: int) -> How:
     Raises:
         HTTPRefusal: 422 a parameter is unknown, given twice, or out of its range.
     """
-    found: dict[str, Any] = {}
+    parameter_values: dict[str, Any] = {}
     for key, values in parameters.items():
         if key not in _HOWS:
             raise HTTPRefusal(422, str(unknown_name_error("parameter", key[:100], _HOWS)))
@@ -93,8 +93,8 @@ def of_parameters(parameters: Mapping[str, list[str]], max_k: int) -> How:
             raise HTTPRefusal(422, f"{key}: expected a whole number, found {values[0][:40]!r}") from None
         if key != "only_label" and len(numbers) > 1:
             raise HTTPRefusal(422, f"{key} is given {len(numbers)} times, expected once")
-        found[key] = numbers if key == "only_label" else numbers[0]
-    return _how(found, max_k)
+        parameter_values[key] = numbers if key == "only_label" else numbers[0]
+    return _how(parameter_values, max_k)
 
 
 def _parsed(body: bytes | bytearray, numbers: int) -> dict[str, Any]:
@@ -103,31 +103,31 @@ def _parsed(body: bytes | bytearray, numbers: int) -> dict[str, Any]:
         if body.count(sign) > most + _SIGNS:
             raise HTTPRefusal(400, f"the body has more {sign.decode()} than {MOST_VECTORS} vectors need")
     try:
-        found = json.loads(body, parse_constant=_refuse_constant)
+        request = json.loads(body, parse_constant=_refuse_constant)
     except RecursionError:
         raise HTTPRefusal(400, "the body is nested too deeply") from None
     except ValueError as error:
         raise HTTPRefusal(400, f"the body is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise HTTPRefusal(400, f"the body is {_described(found)}, expected a JSON object")
-    return found
+    if not isinstance(request, dict):
+        raise HTTPRefusal(400, f"the body is {_described(request)}, expected a JSON object")
+    return request
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in it")
 
 
-def _how(found: Mapping[str, Any], max_k: int) -> How:
-    if "k" in found and "radius" in found:
+def _how(request: Mapping[str, Any], max_k: int) -> How:
+    if "k" in request and "radius" in request:
         raise HTTPRefusal(422, "k asks for the nearest, radius for all within a distance: give one of them")
-    labels = found.get("only_label", [])
+    labels = request.get("only_label", [])
     labels = labels if isinstance(labels, list) else [labels]
     if len(labels) > MOST_LABELS:
         raise HTTPRefusal(422, f"only_label has {len(labels)} labels, expected at most {MOST_LABELS}")
-    chosen = tuple(_whole("only_label", label, 0, 2**31 - 1) for label in labels)
-    if "radius" in found:
-        return How(None, _whole("radius", found["radius"], 0, 2**31 - 1), chosen)
-    return How(_whole("k", found.get("k", K), 1, max_k) if "k" in found else min(K, max_k), None, chosen)
+    classes = tuple(_whole("only_label", label, 0, 2**31 - 1) for label in labels)
+    if "radius" in request:
+        return How(None, _whole("radius", request["radius"], 0, 2**31 - 1), classes)
+    return How(_whole("k", request.get("k", K), 1, max_k) if "k" in request else min(K, max_k), None, classes)
 
 
 def _whole(what: str, value: Any, least: int, most: int) -> int:

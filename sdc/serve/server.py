@@ -123,8 +123,8 @@ def _is_loopback(listener: socket.socket) -> bool:
 def _bound(host: str, port: int) -> socket.socket:
     """A socket at the first address of the host; who connects waits until there is a service."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = addresses[0]
     except (socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else "it is no name"
         raise UsageError(f"--host {host}: unknown ({reason}); expected a name or address of this machine") from None
