@@ -1,4 +1,4 @@
-"""The command `sdc`: its commands stand in sdc/commands, and parse, call a stage, print."""
+"""The command `sdc`, and how errors end it. Its commands are in sdc/commands."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def is_main_process() -> bool:
 
 
 def torch_device(name: str | None) -> torch.device:
-    """The device of this name, tried; by default CUDA where there is one.
+    """The device of this name, checked to work; by default CUDA where there is one.
 
     Raises:
         UsageError: it cannot be used here.
@@ -39,5 +39,5 @@ MOST_SEED = 2**31 - 1  # of any seed, that all generators take
 
 
 def cpu_count() -> int:
-    """How many of them this process may use."""
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

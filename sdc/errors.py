@@ -10,13 +10,13 @@ log = logging.getLogger("sdc")
 
 
 class SdcError(Exception):
-    """A user's data or environment is not as it must be. One line: what, where, expected, what to do."""
+    """A fault of the user's data or environment. Its message is one line: what, where, expected, what to do."""
 
     exit_code = 1
 
 
 class UsageError(SdcError):
-    """The request itself does not fit: an unknown name, settings that differ, a bad combination."""
+    """A fault of the request itself: an unknown name, settings that differ, a bad combination."""
 
     exit_code = 2
 
@@ -28,6 +28,6 @@ def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UsageError
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question for the nearest of `known` with a space behind it, or nothing where none is like `name`."""
+    """The text "did you mean …? " with the nearest of `known`, or nothing where none is like `name`."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]!r}? " if near else ""

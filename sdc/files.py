@@ -94,7 +94,7 @@ def _short(value: Any) -> str:
 
 
 def check_same_settings(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Accepts an existing, whole output made with `found` settings, or refuses it.
+    """Accepts an existing, whole output if its settings, `found`, are the `wanted` ones.
 
     Raises:
         UsageError: the settings differ; the message names each that does.
@@ -137,7 +137,7 @@ def temporary(path: Path) -> Path:
 
 @functools.cache
 def machine() -> str:
-    """Where this process' id means something: 8 hex digits for the host since it started, or the container on it."""
+    """8 hex digits that name this host since its start, or this container: process ids are unique within it."""
     marks = [platform.node()]
     with contextlib.suppress(OSError):  # where there is no /proc
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -147,7 +147,7 @@ def machine() -> str:
 
 
 def writable(path: Path, *sources: Path) -> None:
-    """Refuses an output that could not be written; to be asked before any work is done for it.
+    """Refuses an output that could not be written. Call it before any work is done for it.
 
     Args:
         sources: the files it is made from, which it must not replace.
@@ -172,7 +172,7 @@ def writable(path: Path, *sources: Path) -> None:
 
 
 def check_output_folder(folder: Path, main: str, command: str, own: Collection[str] | None) -> None:
-    """Refuses a folder that a command could not, or should not, fill; to be asked before any work is done for it.
+    """Refuses a folder that a command could not, or should not, fill. Call it before any work is done for it.
 
     Args:
         main: the name of the file in it by which the command knows its own folders.

@@ -34,7 +34,7 @@ def read_histograms(path: Path) -> dict[str, Histogram]:
 
 
 def write_figures(folder: Path, rows: Sequence[Row], varied: Sequence[str]) -> list[Path]:
-    """Draws what the rows, which results.csv has, allow.
+    """Draws the figures that there is data for, from the rows of results.csv.
 
     sensitivity.png: the score over the varied settings: a heat map where two of them are numbers, lines where one is,
     else bars; a panel for each set and length. bits.png, where there are several lengths: the score over bits.
@@ -74,7 +74,7 @@ def _words(varied: Sequence[str], row: Row) -> str:
 
 
 def _number_columns(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
-    """The varied settings that are numbers of several values."""
+    """The varied settings that have several numbers as values."""
 
     def numeric(name: str) -> bool:
         distinct = {row[name] for row in rows} - {None}
@@ -93,10 +93,10 @@ def _sensitivity(rows: Sequence[Row], varied: Sequence[str], score: str) -> Figu
     across = grouped(rows, ["bits", *(rest if draw is _heat else [])])
     figure, panels = _panels(len(down), len(across))
     for line, (features,) in zip(panels, down, strict=True):
-        for axes, place in zip(line, across, strict=True):
-            panel_rows = [row for row in across[place] if row["features"] == features]
+        for axes, combination in zip(line, across, strict=True):
+            panel_rows = [row for row in across[combination] if row["features"] == features]
             draw(axes, panel_rows, axes_names, rest, score)
-            named = describe(dict(zip(rest, place[1:], strict=False)), place[0])
+            named = describe(dict(zip(rest, combination[1:], strict=False)), combination[0])
             axes.set_title(f"{features}: {named}" if len(down) > 1 else named, fontsize=10)
     return figure
 
@@ -125,7 +125,7 @@ def _lines(axes: Axes, rows: Sequence[Row], names: Sequence[str], rest: Sequence
     ticks = list(dict.fromkeys(row[names[0]] for row in rows if row[names[0]] is not None))
     groups = grouped(rows, rest)
     for group in groups.values():
-        by_value = {place: mean_sd(some, score) for (place,), some in grouped(group, names).items()}
+        by_value = {value: mean_sd(some, score) for (value,), some in grouped(group, names).items()}
         points = [(ticks.index(at), *scores) for at, scores in by_value.items() if scores and at is not None]
         if points:
             _line(axes, points, _words(rest, group[0]))

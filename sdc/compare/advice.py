@@ -1,4 +1,4 @@
-"""What the standings of `sdc compare` mean for somebody who has to choose; it says where SDC is not the best choice.
+"""Advice from the results of `sdc compare`: which method to choose, and where SDC is not the best choice.
 
 One method is clearly above another where the mean of their difference over the queries is more than two of its
 standard errors; otherwise the two are level.
@@ -29,7 +29,7 @@ Score = Literal["recall", "map"]
 
 @dataclass(frozen=True)
 class Advice:
-    """For one length of code.
+    """Advice for one length of code.
 
     Attributes:
         bits: the length.
@@ -107,7 +107,7 @@ def _on_neighbors(lead: Result, fitting: Sequence[Result], best: Sequence[Result
 
 
 def _level_with(lead: Result, level: Sequence[Result]) -> str:
-    """Those that find as much as SDC, and which of them is built sooner."""
+    """Names the methods that find as much as SDC, and the one of them that is built sooner."""
     if not level:
         return ""
     text = f"; {_with_values(level, 'recall')} {'is' if len(level) == 1 else 'are'} level with it"
@@ -120,7 +120,7 @@ def _level_with(lead: Result, level: Sequence[Result]) -> str:
 def _on_labels(
     lead: Result, fitting: Sequence[Result], neighbors: Sequence[Result], labels: Sequence[Result]
 ) -> list[str]:
-    """SDC's codes count as SDC's whether the query stays in float or not."""
+    """Advice by mAP. A query in float against SDC's codes counts as SDC too."""
     in_float = next((one for one in fitting if one.method == IN_FLOAT), None)
     ours = [one for one in fitting if one in (lead, in_float)]
     others = [one for one in labels if one not in ours]
@@ -173,7 +173,7 @@ def _on_float(results: Sequence[Result], lead: Result, database: int) -> list[st
 
 
 def _best(results: Sequence[Result], score: Score) -> list[Result]:
-    """The one with the highest score, and those it is not clearly above, in falling order."""
+    """The method with the highest score and those that are level with it, in falling order."""
     top, *others = sorted(results, key=lambda result: -_value(result, score))
     return [top, *(other for other in others if not _clearly_above(top, other, score))]
 
@@ -189,7 +189,7 @@ def _value(result: Result, score: Score) -> float:
 
 
 def _cost(one: Result, lead: Result) -> str:
-    """2.1 × the time of a query and 3 × the time to build: what differs."""
+    """How much longer it takes than SDC, such as "2.1 × the time of a query and 3 × the time to build"."""
     costs = {}
     if one.latency and lead.latency:
         costs["of a query"] = one.latency.total[0] / lead.latency.total[0]
@@ -215,6 +215,6 @@ def _with_values(results: Sequence[Result], score: Score) -> str:
 
 
 def _list(names: Iterable[str]) -> str:
-    """A, B and C."""
+    """Names as a text: A, B and C."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

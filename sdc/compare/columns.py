@@ -83,10 +83,10 @@ def json_record(result: Result, cutoffs: Sequence[int]) -> dict[str, Any]:
         if groups and value is None:  # of a method that could not be built
             record.setdefault(groups[0], {} if groups[0] == "recall" else None)
             continue
-        place = record
+        target = record
         for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value._asdict() if column.mean and value else value
+            target = target.setdefault(group, {})
+        target[last] = value._asdict() if column.mean and value else value
     return record
 
 

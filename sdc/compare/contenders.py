@@ -39,7 +39,7 @@ _BLOCK = 8192
 
 
 def check_method(name: str) -> None:
-    """Raises UsageError unless there is such a contender."""
+    """Raises UsageError for a name that is no contender's."""
     if name.removesuffix(ASYMMETRIC) not in METHODS and name not in QUANTIZERS:
         raise unknown_name_error("method", name, [*METHODS, *QUANTIZERS, f"sdc{ASYMMETRIC}"])
 
@@ -61,7 +61,7 @@ class Contender(ABC):
 
     @abstractmethod
     def search(self, prepared: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest by FAISS: distances and places in the database, each (b, k)."""
+        """The k nearest by FAISS: distances and positions in the database, each (b, k)."""
 
     @abstractmethod
     def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
@@ -95,7 +95,7 @@ class Codes(Contender):
 
 
 class Scored(Contender):
-    """What FAISS compares by real numbers. Items that tie across the last place looked at stand in FAISS' order."""
+    """What FAISS compares by real numbers. FAISS' order decides between items that tie at the search's depth."""
 
     query = "float"
     _index: Any
@@ -105,12 +105,12 @@ class Scored(Contender):
         return results
 
     def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
-        distances, places = self.search(prepared, depth)
+        distances, positions = self.search(prepared, depth)
         out = np.full((len(prepared), self._index.ntotal), depth, np.int32)
         steps = np.zeros(distances.shape, np.int32)
         steps[:, 1:] = distances[:, 1:] != distances[:, :-1]
-        query, column = np.nonzero(places >= 0)  # −1 stands where FAISS found no more
-        out[query, places[query, column]] = np.cumsum(steps, axis=1)[query, column]
+        query, column = np.nonzero(positions >= 0)  # −1 stands where FAISS found no more
+        out[query, positions[query, column]] = np.cumsum(steps, axis=1)[query, column]
         return out, depth + 1
 
 

@@ -27,7 +27,7 @@ class Contest:
         store: of the features.
         queries: (Q,) rows.
         database: (N,) rows.
-        own: (Q,) the place of each query's own row in the database, which is left out of its ranking, or −1.
+        own: (Q,) the position of each query's own row in the database, which is left out of its ranking, or −1.
         near: each query's exact nearest neighbours, as many as the greatest cut-off.
         cutoffs: values of k, ascending, all at most the items a query is ranked against.
         relevant: from consecutive queries to (b, N) bools, the items that share a label; None without labels.
@@ -46,7 +46,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Scores:
-    """By query, both expected over the orders of tied items.
+    """The scores of each query, expected over the orders of tied items.
 
     Attributes:
         recall: by k, (Q,) |top k ∩ the k nearest by cosine| / k.

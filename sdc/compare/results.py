@@ -96,7 +96,7 @@ def near_cutoff(cutoffs: Sequence[int]) -> int:
 
 
 def of_length(results: Sequence[Result], bits: int) -> list[Result]:
-    """Those of codes of `bits`, and float16."""
+    """The results of codes of `bits`, and that of float16."""
     return [result for result in results if result.bits in (bits, None)]
 
 
@@ -116,14 +116,14 @@ def draw(path: Path, results: Sequence[Result], cutoffs: Sequence[int], at: int)
     ticks = sorted({result.bytes for result in results if result.bits and result.bytes})
     for number, (title, of) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), number + 1)
-        for place, method in enumerate(methods):
+        for series, method in enumerate(methods):
             points = sorted((r.bytes or 0, *of(r)) for r in results if r.method == method and not r.refused)
             sizes, means, errors = zip(*points, strict=True)
-            x = np.array(sizes) * 2 ** (_APART * (place - (len(methods) - 1) / 2))
+            x = np.array(sizes) * 2 ** (_APART * (series - (len(methods) - 1) / 2))
             axes.errorbar(
                 x, means, [error or 0 for error in errors], label=method, markersize=5, linewidth=1.5,
-                color=_COLORS[place % len(_COLORS)], marker=_MARKERS[place % len(_MARKERS)],
-                linestyle=_DASHES[place % len(_DASHES)],
+                color=_COLORS[series % len(_COLORS)], marker=_MARKERS[series % len(_MARKERS)],
+                linestyle=_DASHES[series % len(_DASHES)],
             )  # fmt: skip
         for result in results:
             if result.bits is None and not result.refused:

@@ -136,7 +136,7 @@ def _recorded_settings(settings: CompareSettings, store: FeatureStore) -> dict[s
 
 
 def _is_there(settings: CompareSettings, expected: Mapping[str, Any]) -> bool:
-    """Whether the folder holds these very results; refuses one that can't be filled, before any work is done."""
+    """Whether the folder holds results of these settings. Refuses a folder that cannot be filled."""
     out = settings.out
     check_output_folder(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
     if settings.overwrite or not (out / JSON).exists():
@@ -179,7 +179,7 @@ def _write(
     settings: CompareSettings, contest: Contest, results: Sequence[Result], advice: Sequence[Advice],
     expected: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """The folder; results.json, which says that it is whole, is written last."""
+    """Writes the folder. results.json is written last: where it is there, the folder is whole."""
     out, cutoffs, at = settings.out, contest.cutoffs, contest.at
     with explain_os_errors(out):
         out.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ _TIMED = 1000  # queries that single ones are taken from for timing, at most
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A contender, what it took to build it, and what it reached."""
+    """A contender, the time to build it, and its scores."""
 
     method: str
     bits: int | None
@@ -75,7 +75,7 @@ def _result(entry: _Entry, timings: Timings, entries: Sequence[_Entry], near: in
 
 
 def _above(scores: Scores, others: Scores, near: int) -> dict[str, Mean]:
-    """By how much scores are above others, query by query."""
+    """The mean difference of two contenders' scores over the queries."""
     differences = {"recall": Mean.of(scores.recall[near] - others.recall[near])}
     if scores.ap is not None and others.ap is not None:
         differences["map"] = Mean.of(scores.ap - others.ap)
@@ -83,7 +83,7 @@ def _above(scores: Scores, others: Scores, near: int) -> dict[str, Mean]:
 
 
 def _warm_up() -> None:
-    """What is loaded and built at the first training is no part of any method's time."""
+    """Trains once, so that no method's time includes what is loaded and built at the first training."""
     from sdc.train.loop.fit import fit
     from sdc.train.recipe import make_recipe
 

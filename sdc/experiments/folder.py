@@ -1,4 +1,4 @@
-"""The folder of a grid: cells/ with a file for each finished cell, the settings it is of, and the results made of them.
+"""The folder of a grid: a file for each finished cell in cells/, the settings, and tables of the results.
 
 A finished cell is kept and not computed again: a run that is killed loses the cells under way.
 """
@@ -24,7 +24,7 @@ CELLS, SETTINGS, CSV, TABLE = "cells", "settings.json", "results.csv", "results.
 
 @dataclass(frozen=True)
 class GridFolder:
-    """Where a command keeps a grid.
+    """The folder in which a command keeps a grid.
 
     Attributes:
         path: the folder.
@@ -108,7 +108,7 @@ class GridFolder:
         return remaining
 
     def read_cells(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-        """What is known of each finished cell, see `sdc.experiments.jobs.compute`."""
+        """The content of each finished cell's file, see `sdc.experiments.jobs.compute`."""
         return [_read(self._file(cell.name)) for cell in cells]
 
     def _file(self, name: str) -> Path:

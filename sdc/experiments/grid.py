@@ -1,4 +1,4 @@
-"""The grid of `sdc ablate`: which settings of `sdc train` are varied, over what, and the cells that makes."""
+"""The grid of `sdc ablate`: the settings of `sdc train` that are varied, their values, and the cells."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What sets it apart from others, in words."""
+        """The cell in words, for the progress shown."""
         return f"{describe(self.values, self.settings.bits)}, seed {self.settings.seed}"
 
 
@@ -187,7 +187,7 @@ def _combinations(over: Mapping[str, list[Value]], fixed: Mapping[str, Value]) -
 
 
 def _matters(field: str, method: str) -> bool:
-    """Whether what `sdc train` calls `field` can change what a method makes."""
+    """Whether a setting of `sdc train` has an effect on a method."""
     if field == "method" or method not in METHODS or field not in RECIPE | {"preset"}:
         return True
     if isinstance(load_method(method), ClosedForm):
@@ -196,7 +196,7 @@ def _matters(field: str, method: str) -> bool:
 
 
 def _train_fields(values: Mapping[str, Value], fixed: Mapping[str, Value]) -> dict[str, Any]:
-    """The fields of `TrainSettings` that a combination of values, and the fixed settings, give."""
+    """The fields of `TrainSettings` for a combination of values and the fixed settings."""
     settings: dict[str, Any] = dict(fixed)
     for name, value in values.items():
         if name not in ("alpha", "beta") and value is not None:

@@ -68,7 +68,7 @@ def compute_all(cells: Mapping[str, Cell], jobs: int, folder: Path, total: int, 
 
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C for the moment, and for good in processes started meanwhile: it reaches those through us."""
+    """Blocks Ctrl-C meanwhile, and for good in processes that are started meanwhile: this process ends those."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -105,7 +105,7 @@ def _start_job(lifeline: Connection) -> None:
 
 
 def compute(cell: Cell, path: Path) -> None:
-    """Trains, encodes, evaluates and, where it is to be, diagnoses; writes what was found, and histograms beside it.
+    """Trains, encodes, evaluates and, where it is asked for, diagnoses a cell, and writes its file.
 
     Args:
         cell: what to compute; where its model goes is decided here.

@@ -57,7 +57,7 @@ def shown_columns() -> dict[str, tuple[str, str]]:
 
 
 def make_rows(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The rows of results.csv of cells and what was found in each; what was not measured is None.
+    """The rows of results.csv, from cells and their results; what was not measured is None.
 
     `map`, `recall@k` and `overlap` are those of `sdc evaluate` and `sdc diagnose`, `map_float` and `overlap_float` the
     same of the float features; `findings` are the alarms of `sdc diagnose`, by name; `refused` is why there are none.
@@ -67,10 +67,15 @@ def make_rows(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> li
     }
     columns, rows = {**measured_columns(), **optional}, []
     for cell, result in zip(cells, results, strict=True):
-        place = {"features": str(cell.features), **cell.values, "bits": cell.settings.bits, "seed": cell.settings.seed}
+        settings = {
+            "features": str(cell.features),
+            **cell.values,
+            "bits": cell.settings.bits,
+            "seed": cell.settings.seed,
+        }
         measured = {name: _look_up(result, path) for name, path in columns.items()}
         findings = " ".join(finding["finding"] for finding in result.get("diagnose", {}).get("findings", ()))
-        rows.append({**place, **measured, "findings": findings or None, "refused": result.get("refused")})
+        rows.append({**settings, **measured, "findings": findings or None, "refused": result.get("refused")})
     return rows
 
 
@@ -81,7 +86,7 @@ def _look_up(result: Any, path: Sequence[str]) -> Any:
 
 
 def values(rows: Iterable[Row], column: str) -> list[float]:
-    """What was measured of a column."""
+    """The values of a column that were measured."""
     return [row[column] for row in rows if row.get(column) is not None]
 
 
@@ -114,9 +119,9 @@ def _table(rows: Sequence[Row], varied: Sequence[str]) -> str:
     at = values(rows, "at")
     titles = [f"{title}@{at[0]}" if column == "map" and at else title for column, (title, _) in shown.items()]
     lines = []
-    for place, group in grouped(rows, [*varied, "bits"]).items():
+    for combination, group in grouped(rows, [*varied, "bits"]).items():
         scores = [_score(group, column, style) for column, (_, style) in shown.items()]
-        lines.append([*map(show, place), *scores])
+        lines.append([*map(show, combination), *scores])
     exact = [values(rows, f"{column}_float")[:1] for column in shown]
     if any(exact):
         styles = [style for _, style in shown.values()]
@@ -140,6 +145,6 @@ def _reasons(rows: Iterable[Row], varied: Sequence[str]) -> list[str]:
     for (*_, bits, reason), group in grouped(rows, [*varied, "bits", "refused"]).items():
         if reason is not None:
             seeds = ", ".join(str(row["seed"]) for row in group)
-            place = describe({name: group[0][name] for name in varied}, bits)
-            lines.append(f"{DASH} {place}, seed{'s' * (len(group) > 1)} {seeds}: {reason}")
+            combination = describe({name: group[0][name] for name in varied}, bits)
+            lines.append(f"{DASH} {combination}, seed{'s' * (len(group) > 1)} {seeds}: {reason}")
     return lines

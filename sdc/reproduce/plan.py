@@ -119,7 +119,7 @@ def _nominal(data: str) -> dict[str, int]:
 
 
 def _images_per_second(data: str, settings: ExtractSettings) -> tuple[float, int]:
-    """The rate of the backbone, whose weights do not matter to it, and how many features it makes of an image."""
+    """Images a second that the backbone takes, measured with random weights, and the dimension of its features."""
     from sdc.extract import Encoder
 
     longest = about_dataset(data).resize == "longest"
@@ -182,7 +182,7 @@ def _grid(job: Job, evaluated: Mapping[str, Any], trained: Mapping[str, Any]) ->
 
 
 def _step_seconds(recipe: Recipe, dimension: int, device: str | None) -> float:
-    """The time of a training step, in one thread as in a job: of two short runs, what the longer one took more."""
+    """Seconds of a training step in one thread, as a job has it: the difference between two short runs."""
     from sdc.train.loop.fit import fit
 
     method = load_method(recipe.method)

@@ -1,4 +1,4 @@
-"""What `sdc reproduce` found, beside what was published: results.csv, results.md and results.json."""
+"""The results of `sdc reproduce` beside the published ones: results.csv, results.md and results.json."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def departures(table: Table, limit: int | None, evaluated: FeatureStore, trained
 
 
 def _images(table: Table) -> Mapping[str, int]:
-    """What the splits are in the paper; heads may be trained on another set."""
+    """How many images each split has in the paper. The train split may be another set's."""
     if table.trained_on is None:
         return table.images
     return {**table.images, "train": table_of(table.trained_on).images["train"]}
@@ -125,7 +125,7 @@ def compared(table: Table, rows: Sequence[Row]) -> list[Row]:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The table as it is printed."""
+    """The text of results.md."""
     rows: Sequence[Row] = content["rows"]
     comparable = "" if content["comparable"] else "Not comparable with the published figures: "
     departures = f"{comparable}{'; '.join(content['departures'])}." if content["departures"] else ""
@@ -169,6 +169,6 @@ def _table(rows: Sequence[Row]) -> str:
         ours = DASH if row["ours"] is None else with_spread(row["ours"], row["sd"], ".1f")
         published = UNKNOWN if row["published"] is None else f"{row['published']:.1f}"
         difference = DASH if row["difference"] is None else f"{row['difference']:+.1f}"
-        place = [row["score"].removeprefix("map_")] if several else []
-        lines.append([row["label"], str(row["bits"]), *place, ours, published, difference])
+        difficulty = [row["score"].removeprefix("map_")] if several else []
+        lines.append([row["label"], str(row["bits"]), *difficulty, ours, published, difference])
     return markdown_table(titles, lines)

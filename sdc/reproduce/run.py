@@ -77,7 +77,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """What the settings come to.
+    """The settings, checked against the table.
 
     Attributes:
         entries, bits: the methods and lengths that were chosen.
@@ -99,7 +99,7 @@ class Job:
 
     @contextlib.contextmanager
     def naming(self, source: Source) -> Iterator[None]:
-        """Makes errors about a set name the option that is meant here."""
+        """Puts --train-root for --root into errors about the set that heads are trained on."""
         try:
             yield
         except SdcError as error:

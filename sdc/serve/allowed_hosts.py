@@ -1,4 +1,4 @@
-"""Which names the service answers to.
+"""The host names that the service answers to.
 
 A web page can give its own name the address of a service on the visitor's machine, and then ask it as if it were its
 own (DNS rebinding). The browser says that name in the Host header, so names that are not known are refused.
@@ -15,7 +15,7 @@ _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,252}[a-z0-9_.])?")
 
 
 class AllowedHosts:
-    """The names.
+    """The host names that are allowed.
 
     Args:
         names: beside localhost and any address, which no page can take for its name.

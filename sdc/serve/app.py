@@ -59,7 +59,7 @@ class Service:
 
     @property
     def routes(self) -> list[Route]:
-        """What is answered at which address."""
+        """The paths and what answers them."""
         return [
             Route("/", self.index_page),
             Route("/search", self.search, methods=["POST"]),
@@ -161,7 +161,7 @@ class Service:
                 self.reloader.snapshot.embedder.close()
 
     async def _in(self, threads: Executor, work: Callable[[], T], deadline: float) -> T:
-        """Runs in one of these threads; one that began is not stopped at the deadline, but nobody waits for it.
+        """Runs work in one of these threads. At the deadline nobody waits for it any more; it is not stopped.
 
         Raises:
             HTTPRefusal: 503, it was not done in time.

@@ -1,4 +1,4 @@
-"""What uvicorn leaves unbounded: the time that headers may take and answers may be read in, and how many may wait."""
+"""Limits that uvicorn lacks: seconds to send headers and to read an answer, and the number of connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ANSWERED = 3  # times the time limit: to send headers, to send the body and wai
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1, in which no connection outlives its time, and the slowest makes room for new ones."""
+    """uvicorn's HTTP/1.1 protocol with a time limit; at the limit of connections the slowest is closed."""
 
     timeout: float  # seconds
     most: int  # connections
@@ -49,7 +49,7 @@ class Connection(H11Protocol):
 
     @property
     def _idle(self) -> bool:
-        """Whether no request is here whose headers are whole."""
+        """Whether no request with complete headers is unanswered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _check(self) -> None:
@@ -65,7 +65,7 @@ class Connection(H11Protocol):
         self._watch = self.loop.call_later(min(max(remaining, self.timeout / 10), self.timeout), self._check)
 
     def _make_room(self) -> None:
-        """Ends the connection that has kept its request back for longest, or this one where all are being answered."""
+        """Closes the connection that has waited longest for its request, or this one where all are being answered."""
         others = [
             other
             for other in self.connections

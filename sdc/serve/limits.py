@@ -1,4 +1,4 @@
-"""What requests may take: the size of a body and the time it comes in, the bytes and searches of all at once."""
+"""Limits of requests: the size of a body and its time, and the bytes and searches of all requests at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DISCARDED = 64 << 20  # bytes read beyond the limit, so that a client that send
 
 
 class HTTPRefusal(Exception):  # noqa: N818 — named as Starlette's HTTPException is
-    """A request is not carried out.
+    """The answer that a request is not carried out.
 
     Attributes:
         status: of HTTP.
@@ -30,12 +30,12 @@ class HTTPRefusal(Exception):  # noqa: N818 — named as Starlette's HTTPExcepti
 
 
 def busy(message: str, *, close: bool = False) -> HTTPRefusal:
-    """The refusal of what would be carried out at another time."""
+    """A refusal that holds for the moment only."""
     return HTTPRefusal(503, f"{message}; try again", close=close)
 
 
 class RequestLimits:
-    """Counts what unfinished requests hold.
+    """Counts the searches and bytes of unfinished requests, and refuses more than the limits.
 
     Attributes:
         searches: how many run or wait.
@@ -66,7 +66,7 @@ class RequestLimits:
 
     @contextlib.contextmanager
     def search(self) -> Iterator[None]:
-        """Lets a search in.
+        """Counts a search while it runs.
 
         Raises:
             HTTPRefusal: 503, as many run or wait as may.
@@ -81,7 +81,7 @@ class RequestLimits:
 
     @contextlib.contextmanager
     def answer(self, size: int) -> Iterator[None]:
-        """Lets an answer out, which is held until the client has read it.
+        """Counts an answer until the client has read it.
 
         Raises:
             HTTPRefusal: 503, others hold too much.

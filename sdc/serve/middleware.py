@@ -66,7 +66,7 @@ class Observed:
 
 
 def _route(path: str) -> str:
-    """One of few names, whatever is asked for."""
+    """The route of a path, for the metrics; all unknown paths are one."""
     if path.startswith(IMAGES):
         return IMAGES + "{id}"
     return path if path in openapi.ROUTES else "other"

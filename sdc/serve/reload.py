@@ -1,4 +1,4 @@
-"""Keeps the service at the newest index: watches its files, opens what is new beside what is served, swaps."""
+"""Watches the files of the index, opens a changed one beside the one that is served, and swaps them."""
 
 from __future__ import annotations
 

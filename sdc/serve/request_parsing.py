@@ -137,7 +137,7 @@ def _whole(what: str, value: Any, least: int, most: int) -> int:
 
 
 def _matrix(rows: Any, what: str) -> np.ndarray:
-    """(Q, d) float64. Types are looked at first: NumPy takes strings, null and truth values for numbers."""
+    """Vectors as (Q, d) float64. Types are checked first: NumPy takes strings, null and truth values for numbers."""
     if not isinstance(rows, list) or not rows:
         raise HTTPRefusal(422, f"{what}: expected a list of vectors, found {_described(rows)}")
     if len(rows) > MOST_VECTORS:
@@ -157,7 +157,7 @@ def _matrix(rows: Any, what: str) -> np.ndarray:
 
 
 def _described(value: Any) -> str:
-    """In a few words, whatever its size."""
+    """A value in a few words, whatever its size."""
     if isinstance(value, list) and not value:
         return "an empty list"
     if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30):

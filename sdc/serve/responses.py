@@ -20,7 +20,7 @@ def to_json(value: Any) -> bytes:
 
 
 class Answer(Response):
-    """Sent as fast as the client reads it, and counted until then."""
+    """An answer that is sent in pieces as the client reads them, and counted until the last."""
 
     def __init__(self, content: bytes, limits: RequestLimits) -> None:
         super().__init__(content, headers={"cache-control": "no-store"}, media_type="application/json")

@@ -72,7 +72,7 @@ def _server(config: uvicorn.Config, service: Service, listener: socket.socket) -
     import uvicorn
 
     class Server(uvicorn.Server):
-        """uvicorn's, but that a signal is an orderly end: it would end the process by the signal afterwards."""
+        """uvicorn's server, but a signal ends it in order; uvicorn would raise the signal again afterwards."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -145,7 +145,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _connections() -> int:
-    """How many there may be: each takes a file descriptor, and one more while its image is sent."""
+    """The most connections: each takes a file descriptor, and one more while an image is sent."""
     import resource
 
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -155,7 +155,7 @@ def _connections() -> int:
 
 
 def _end() -> None:
-    """Ends the process, which would else wait for threads whose results nobody waits for any more."""
+    """Ends the process without waiting long for threads whose results are not needed."""
     until = time.monotonic() + _LINGER
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("sdc-serve")]
     for thread in ours:
