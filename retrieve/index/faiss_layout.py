@@ -1,7 +1,7 @@
 """How FAISS lays its binary indexes out in a file: what is read of it without FAISS, and nowhere else.
 
-FAISS promises no layout. This one was compared with files of faiss-cpu 1.9.0, 1.10.0, 1.11.0, 1.12.0, 1.13.2, 1.14.3 and
-1.15.1 and of faiss-gpu 1.14.3 and 1.15.1; `setup.py` admits no later minor release, and
+FAISS promises no layout. This one was compared with files of faiss-cpu 1.9.0, 1.10.0, 1.11.0, 1.12.0, 1.13.2, 1.14.3
+and 1.15.1 and of faiss-gpu 1.14.3 and 1.15.1; `setup.py` admits no later minor release, and
 tests/retrieve/index/test_faiss_layout.py compares it with the FAISS that is installed. (Opening an index of type ivf
 takes FAISS 1.11: older ones cannot map it.)
 """
