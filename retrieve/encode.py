@@ -83,7 +83,7 @@ def run(settings: EncodeSettings) -> Path:
             model = model.recentered(mean)
         codes = encode_rows(model, store, database, progress)
         query_codes = encode_rows(model, store, queries, progress)
-    held = Records(
+    split = Records(
         query_codes,
         queries,
         Ids.of_rows(store.encoded_ids, queries),
@@ -97,7 +97,7 @@ def run(settings: EncodeSettings) -> Path:
         labels=labels["labels"],
         labels_coarse=labels["labels_coarse"],
         rows=database,
-        queries=held if len(queries) else None,
+        queries=split if len(queries) else None,
         metadata=metadata,
         index_type=settings.index_type,
         recall=settings.recall,

@@ -3,7 +3,7 @@
     FAISS part │ padding │ arrays, each padded │ JSON header │ footer (56 bytes)
 
 FAISS ignores what follows its part, so `faiss.read_index_binary` reads the file as it stands. The arrays begin
-at multiples of 8 bytes; the header names each with type, shape and place in the trailer, and holds the
+at multiples of 8 bytes; the header names each with type, shape and offset in the trailer, and holds the
 metadata. The array `chunks` has the XXH3 checksum of every CHUNK bytes of the FAISS part; the footer has the
 trailer's checksum and its own. `database.codes` is there for types whose FAISS part has the codes in another order
 than the database.
@@ -116,11 +116,11 @@ def write(
         body = _Checked(file)
         write_faiss(body.write)
         trailer = _Trailer(file, body.length)
-        places = {
+        fields = {
             name: trailer.add(np.ascontiguousarray(array))
             for name, array in {"chunks": body.finish(), **arrays}.items()
         }
-        header = json.dumps({"metadata": metadata, "arrays": places}, ensure_ascii=False, sort_keys=True).encode()
+        header = json.dumps({"metadata": metadata, "arrays": fields}, ensure_ascii=False, sort_keys=True).encode()
         trailer.write(header)
         checksum = trailer.state.intdigest()
         footer = _FOOTER.pack(_MAGIC, _VERSION, body.length, trailer.length, len(header), checksum)
@@ -143,16 +143,16 @@ class _Trailer:
     def add(self, array: np.ndarray) -> dict[str, Any]:
         self.write(b"\0" * (-(self.start + self.length) % 8))
         dtype = array.dtype.newbyteorder("<")
-        place = {"dtype": dtype.str, "shape": list(array.shape), "offset": self.length}
+        field = {"dtype": dtype.str, "shape": list(array.shape), "offset": self.length}
         if array.nbytes:
             self.write(array.astype(dtype, copy=False).reshape(-1).view(np.uint8).data)
-        return place
+        return field
 
 
 def read(path: Path, *, verify: bool) -> Container:
     """Maps a db.bin, ours or plain FAISS'; with `verify` every byte of it is checked.
 
-    Without, the lengths, the headers, the places of the arrays and the sizes of the lists still are, so that nothing
+    Without, the lengths, the headers, the offsets of the arrays and the sizes of the lists still are, so that nothing
     reads outside the file; flipped bits in codes, ids, labels, lists and centroids then give wrong answers.
 
     Raises:
@@ -268,12 +268,12 @@ def _parse(
     try:
         header = json.loads(bytes(trailer[end:]))
         arrays = {}
-        for name, place in header["arrays"].items():
-            dtype, offset = np.dtype(place["dtype"]), place["offset"]
-            length = math.prod(place["shape"]) * dtype.itemsize
+        for name, field in header["arrays"].items():
+            dtype, offset = np.dtype(field["dtype"]), field["offset"]
+            length = math.prod(field["shape"]) * dtype.itemsize
             if dtype.hasobject or offset < 0 or offset + length > end:
                 raise ValueError(f"the array {name} lies outside the trailer")
-            arrays[name] = np.frombuffer(trailer[offset : offset + length], dtype).reshape(place["shape"])
+            arrays[name] = np.frombuffer(trailer[offset : offset + length], dtype).reshape(field["shape"])
         sums = arrays.pop("chunks")
         return {**header["metadata"]}, arrays, sums
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -71,7 +71,7 @@ class FlatSearcher:
         """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32 and positions int64."""
         planned = self._plan(len(codes), 1, within)
         shared = self._share_out(partial(_within_radius, radius), codes, within, planned)
-        parts = [_concatenated(found) for found in shared]
+        parts = [_concatenated(slices) for slices in shared]
         counts, distances, positions = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]), distances, positions
 
@@ -91,7 +91,7 @@ class FlatSearcher:
     def _search(
         self, codes: np.ndarray, k: int, within: np.ndarray | None, planned: Plan
     ) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_merged(found, k) for found in self._share_out(partial(nearest, k), codes, within, planned)]
+        parts = [_merged(slices, k) for slices in self._share_out(partial(nearest, k), codes, within, planned)]
         return _joined(parts)
 
     def _share_out(
@@ -101,7 +101,7 @@ class FlatSearcher:
         within: np.ndarray | None,
         planned: Plan,
     ) -> list[list[tuple[T, int | np.ndarray]]]:
-        """Scans groups of queries × slices of the database; for each group what was found, slice by slice.
+        """Scans groups of queries × slices of the database; for each group the results, slice by slice.
 
         Beside each result stands where its slice's positions are: the first, or all.
         """
@@ -124,17 +124,18 @@ class FlatSearcher:
             return scan(queries, np.take(self.codes, within[start:end], axis=0)), within[start:end]
 
         tasks = [partial(task, first, start, end) for first in starts for start, end in pairwise(borders)]
-        found = run_parallel(tasks, planned.threads)
-        return [found[n : n + slices] for n in range(0, len(found), slices)]
+        results = run_parallel(tasks, planned.threads)
+        return [results[n : n + slices] for n in range(0, len(results), slices)]
 
     def _search_gpus(self, codes: np.ndarray, k: int, shards: int) -> tuple[np.ndarray, np.ndarray]:
         with self._gpu_lock:
             if self._gpus is None:
                 self._gpus = Gpus(self.codes, shards)
             distances, positions, settled = self._gpus.search(codes, k)
-        left = np.flatnonzero(~settled)
-        if len(left):
-            distances[left], positions[left] = self._search(codes[left], k, None, self._plan(len(left), k, None))
+        unsettled = np.flatnonzero(~settled)
+        if len(unsettled):
+            planned = self._plan(len(unsettled), k, None)
+            distances[unsettled], positions[unsettled] = self._search(codes[unsettled], k, None, planned)
         return distances, positions
 
 
@@ -145,8 +146,8 @@ def nearest(k: int, queries: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray,
         return np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
     find, group = (hamming_nearest, _LISTS // (16 * k)) if hamming_available() else _by_faiss(k, codes)
     group = max(min(QUERY_GROUP, group), 1)
-    found = [find(queries[start : start + group], codes, k) for start in range(0, len(queries), group)]
-    return _joined(found)
+    groups = [find(queries[start : start + group], codes, k) for start in range(0, len(queries), group)]
+    return _joined(groups)
 
 
 def _by_faiss(k: int, codes: np.ndarray) -> tuple[Find, int]:
@@ -154,7 +155,7 @@ def _by_faiss(k: int, codes: np.ndarray) -> tuple[Find, int]:
 
     Both return the nearest by (distance, position).
     """
-    counters = (codes.shape[1] * 8 + 1) * k * 8  # bytes for a query: k places for each distance
+    counters = (codes.shape[1] * 8 + 1) * k * 8  # bytes for a query: k positions for each distance
     if (k >= _MANY or k * _DENSE >= len(codes)) and counters <= _LISTS:
         return _counted, _LISTS // counters
     return _heaped, QUERY_GROUP
@@ -181,10 +182,10 @@ def _heaped(queries: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray,
 
 
 def _merged(
-    found: list[tuple[tuple[np.ndarray, np.ndarray], int | np.ndarray]], k: int
+    slices: list[tuple[tuple[np.ndarray, np.ndarray], int | np.ndarray]], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of those of consecutive slices: equal distances stay in the order of the slices."""
-    near = [(distances, _placed(positions, where)) for (distances, positions), where in found]
+    near = [(distances, _from_slice(positions, where)) for (distances, positions), where in slices]
     if len(near) == 1:
         return near[0]
     distances, positions = (np.concatenate(arrays, axis=1) for arrays in zip(*near, strict=True))
@@ -193,7 +194,7 @@ def _merged(
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """What was found for group after group of queries."""
+    """The results of group after group of queries."""
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
@@ -214,16 +215,16 @@ def _within_radius(radius: int, queries: np.ndarray, codes: np.ndarray) -> tuple
 
 
 def _concatenated(
-    found: list[tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int | np.ndarray]],
+    slices: list[tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int | np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts, distances and positions of a group of queries, each query's by (distance, position)."""
-    counts = np.stack([result[0] for result, _ in found])
-    distances = np.concatenate([result[1] for result, _ in found])
-    positions = np.concatenate([_placed(result[2], where) for result, where in found])
+    counts = np.stack([result[0] for result, _ in slices])
+    distances = np.concatenate([result[1] for result, _ in slices])
+    positions = np.concatenate([_from_slice(result[2], where) for result, where in slices])
     queries = np.concatenate([np.repeat(np.arange(counts.shape[1]), count) for count in counts])
     order = np.lexsort((positions, distances, queries))
     return counts.sum(axis=0), distances[order], positions[order]
 
 
-def _placed(positions: np.ndarray, where: int | np.ndarray) -> np.ndarray:
+def _from_slice(positions: np.ndarray, where: int | np.ndarray) -> np.ndarray:
     return where[positions] if isinstance(where, np.ndarray) else positions + where if where else positions

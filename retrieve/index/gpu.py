@@ -10,14 +10,14 @@ import numpy as np
 
 from sdc.retrieve.index.threads import faiss_module
 
-_SPARE = 64  # more are asked for than wanted: a query whose last places tie is only settled by what follows the tie
+_SPARE = 64  # more than k are asked for: a query whose last places tie is only settled by what follows the tie
 _WIDE = 1024  # the most that are asked for beyond k: builds of FAISS differ in their limit, this is the lowest
 
 
 class Gpus:
     """Shards of the codes, one a device, copied there once.
 
-    A GPU lists equal distances in any order. So more neighbours than wanted are asked for: where their last distance
+    A GPU lists equal distances in any order. So more than k neighbors are asked for: where their last distance
     is beyond the k-th, all that tie with it are among them, and the order (distance, position) can be made.
 
     Raises:
@@ -35,15 +35,15 @@ class Gpus:
         """Distances (Q, k) int32, positions (Q, k) int64, and whether each query is settled (Q,)."""
         wide = max(k, min(4 * k + _SPARE, _WIDE))
         with ThreadPoolExecutor(len(self._shards)) as pool:  # an index on a GPU is for one thread at a time
-            found = list(pool.map(lambda shard: shard[0].search(queries, min(wide, shard[2])), self._shards))
-        distances = np.concatenate([near for near, _ in found], axis=1)
+            results = list(pool.map(lambda shard: shard[0].search(queries, min(wide, shard[2])), self._shards))
+        distances = np.concatenate([near for near, _ in results], axis=1)
         positions = np.concatenate(
-            [place + start for (_, place), (_, start, _) in zip(found, self._shards, strict=True)], axis=1
+            [positions + start for (_, positions), (_, start, _) in zip(results, self._shards, strict=True)], axis=1
         )
         order = np.lexsort((positions, distances), axis=1)[:, :k]
         distances, positions = (np.take_along_axis(array, order, axis=1) for array in (distances, positions))
         settled = np.ones(len(queries), bool)
-        for (near, _), (_, _, count) in zip(found, self._shards, strict=True):
+        for (near, _), (_, _, count) in zip(results, self._shards, strict=True):
             if near.shape[1] < count:
                 settled &= near[:, -1] > distances[:, -1]
         return distances.astype(np.int32, copy=False), positions.astype(np.int64, copy=False), settled

@@ -70,7 +70,7 @@ class Searchable:
     def search_positions(
         self, codes: np.ndarray, k: int, *, within: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `search`, with positions (Q, k) among the items in the place of their rows; both are in one order."""
+        """As `search`, but returns positions (Q, k) among the items instead of their rows."""
         codes, k = check_query_codes(codes, self.bits), operator.index(k)
         inside = inside_positions(self.items, within)
         if k < 1:

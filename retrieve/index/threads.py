@@ -42,13 +42,13 @@ def run_parallel(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
         with _one_openmp_thread():
             return [task() for task in tasks]
     results: dict[int, T] = {}
-    left = deque(enumerate(tasks))
+    waiting = deque(enumerate(tasks))
 
     def work() -> int:
         done = 0
         while True:
             try:
-                number, task = left.popleft()
+                number, task = waiting.popleft()
             except IndexError:
                 return done
             results[number] = task()
@@ -60,7 +60,7 @@ def run_parallel(tasks: Sequence[Callable[[], T]], threads: int) -> list[T]:
         try:
             mine = work()
         finally:
-            left.clear()  # after an error, or Ctrl-C, nobody begins another
+            waiting.clear()  # after an error, or Ctrl-C, nobody begins another
             running = [helper for helper in helpers if not helper.cancel()]
         if len(results) < len(tasks):
             wait(running, (time.perf_counter() - start) / max(mine, 1))  # as long as a task takes

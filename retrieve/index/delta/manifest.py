@@ -109,9 +109,9 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Makes the changes count: writes the manifest, whole, and renames it into place."""
-        held = {"schema": SCHEMA, **asdict(self)}
+        content = {"schema": SCHEMA, **asdict(self)}
         with atomic_write(folder / NAME) as temporary:
-            text = json.dumps(seal(held), indent=1, ensure_ascii=False)
+            text = json.dumps(seal(content), indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -124,12 +124,12 @@ def read_manifest(folder: Path) -> tuple[Manifest | None, Identity]:
     path = folder / NAME
     try:
         with open(path, "rb") as file:
-            found, data = identity_of(os.fstat(file.fileno())), file.read()
+            identity, data = identity_of(os.fstat(file.fileno())), file.read()
     except FileNotFoundError:
         return None, None
     except OSError as error:
         raise SdcError(f"cannot read {path}: {error.strerror}; the index cannot be read without it") from None
-    return _parse(data, path), found
+    return _parse(data, path), identity
 
 
 def identity(path: Path) -> Identity:
@@ -140,17 +140,17 @@ def identity(path: Path) -> Identity:
         return None
 
 
-def identity_of(found: os.stat_result) -> Identity:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def identity_of(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _parse(data: bytes, path: Path) -> Manifest:
     try:
-        held = json.loads(data)
-        schema = held["schema"]
+        content = json.loads(data)
+        schema = content["schema"]
         if schema != SCHEMA:
             raise SdcError(f"{path} has schema {schema!r}, this sdc reads {SCHEMA}: upgrade sdc-hash")
-        unseal(held)
+        unseal(content)
         changes = tuple(
             Change(
                 change["generation"],
@@ -158,13 +158,13 @@ def _parse(data: bytes, path: Path) -> Manifest:
                 Source(**change["source"]) if change["source"] else None,
                 Part(**change["removed"]) if change["removed"] else None,
             )
-            for change in held["changes"]
+            for change in content["changes"]
         )
         generations = [change.generation for change in changes]
-        if not all(isinstance(each, int) and each > 0 for each in (*generations, held["next_row"])):
+        if not all(isinstance(each, int) and each > 0 for each in (*generations, content["next_row"])):
             raise ValueError("a number is none")
-        if generations != sorted(set(generations)) or generations[-1:] != [held["generation"]]:
+        if generations != sorted(set(generations)) or generations[-1:] != [content["generation"]]:
             raise ValueError("its changes are not in order")
-        return Manifest(held["base"], held["generation"], held["next_row"], changes)
+        return Manifest(content["base"], content["generation"], content["next_row"], changes)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SdcError(f"{path} is damaged: {error or type(error).__name__}; {AGAIN}") from None

@@ -22,7 +22,7 @@ _BITS = 48  # of a position, in a number that orders by (distance, position)
 _MASK = (1 << _BITS) - 1
 _MORE = 8  # asked for beyond k, where something was removed
 _TIMES = 8  # as many are asked for again where these were not enough
-_CELLS = 1 << 14  # neighbours of all queries asked for then, at most: for many, searching the rest is no dearer
+_CELLS = 1 << 14  # neighbors of all queries asked for then, at most: for many, searching the rest is no dearer
 
 
 class MergedSearcher:

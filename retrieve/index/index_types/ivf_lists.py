@@ -40,11 +40,11 @@ def train(codes: np.ndarray, lists: int, *, seed: int = 0) -> np.ndarray:
     The same codes and seed give the same centroids, on any number of threads. A centroid that loses all its codes
     moves to the code farthest from its own.
     """
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     size = min(len(codes), lists * _PER_LIST)
-    sample = codes[np.sort(chance.choice(len(codes), size, replace=False))]
+    sample = codes[np.sort(rng.choice(len(codes), size, replace=False))]
     bits = np.unpackbits(sample, axis=1, bitorder="little")
-    centroids = sample[np.sort(chance.choice(size, lists, replace=False))]
+    centroids = sample[np.sort(rng.choice(size, lists, replace=False))]
     with Progress("train lists", _PASSES * size, "codes") as progress:
         for _ in range(_PASSES):
             distances, nearest = _nearest(sample, centroids, progress)
@@ -70,9 +70,10 @@ def _nearest(codes: np.ndarray, centroids: np.ndarray, progress: Progress) -> tu
     distances, nearest = np.empty(len(codes), np.int32), np.empty(len(codes), np.int64)
     for start in range(0, len(codes), _ASSIGNED):
         part = slice(start, start + _ASSIGNED)
-        found = searcher.search(np.ascontiguousarray(codes[part]), 1)
-        distances[part], nearest[part] = found[0][:, 0], found[1][:, 0]
-        progress.advance(len(found[0]))
+        some = np.ascontiguousarray(codes[part])
+        near, positions = searcher.search(some, 1)
+        distances[part], nearest[part] = near[:, 0], positions[:, 0]
+        progress.advance(len(some))
     return distances, nearest
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _GROUP = 64  # queries searched by one thread at once
 _BITS = 32  # of a position: no database has more than 2³² − 1 codes
 _MASK = (1 << _BITS) - 1
-_SLACK = 30  # neighbours asked for beyond k, so that nearly always all that tie with the k-th are among them
+_SLACK = 30  # neighbors asked for beyond k, so that nearly always all that tie with the k-th are among them
 _WRITTEN = 1 << 20  # bytes that FAISS hands over at once
 
 
@@ -64,8 +64,8 @@ class IVFSearcher:
         """
         if within is not None:
             return self.exact.search(codes, k, within)
-        found = self._share_out(partial(self._search, k), codes)
-        distances, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        groups = self._share_out(partial(self._search, k), codes)
+        distances, positions = (np.concatenate(parts) for parts in zip(*groups, strict=True))
         short = np.flatnonzero(positions[:, -1:] < 0)
         if len(short):
             distances[short], positions[short] = self.exact.search(np.ascontiguousarray(codes[short]), k)
@@ -84,8 +84,8 @@ class IVFSearcher:
         """
         if within is not None:
             return self.exact.range_search(codes, radius, within)
-        found = self._share_out(partial(self._within, radius), codes)
-        counts, distances, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        groups = self._share_out(partial(self._within, radius), codes)
+        counts, distances, positions = (np.concatenate(parts) for parts in zip(*groups, strict=True))
         return np.append(0, np.cumsum(counts)), distances, positions
 
     def write(self, write: Callable[[bytes], None]) -> None:
@@ -99,13 +99,13 @@ class IVFSearcher:
 
     def _search(self, k: int, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of a few queries, by the calling thread; a position is −1 where too few codes were scanned."""
-        wanted = min(k + _SLACK, len(self.exact.codes))
-        distances, positions = self._inverted.search(codes, wanted)
+        asked = min(k + _SLACK, len(self.exact.codes))
+        distances, positions = self._inverted.search(codes, asked)
         self._check(positions, -1)
         # Of codes that tie at the last place FAISS keeps those it meets first: they may go beyond the last one it gave.
         cut = (distances[:, -1] == distances[:, k - 1]) & (positions[:, -1] >= 0)
         distances, positions = _in_order(distances, positions, k)
-        for query in np.flatnonzero(cut) if wanted < len(self.exact.codes) else ():
+        for query in np.flatnonzero(cut) if asked < len(self.exact.codes) else ():
             _, near, at = self._within(int(distances[query, -1]), codes[query : query + 1])
             distances[query], positions[query] = near[:k], at[:k]
         return distances, positions

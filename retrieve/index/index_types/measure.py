@@ -60,7 +60,7 @@ def recall_of(
     sizes: np.ndarray,
     k: int,
 ) -> float:
-    """What an index finds of the k exact neighbours of its query split; one as near as the k-th counts as found.
+    """What an index finds of the k exact neighbors of its query split; one as near as the k-th counts as found.
 
     Args:
         search: `Index.search`.
@@ -70,5 +70,5 @@ def recall_of(
     farthest = (np.cumsum(sizes, axis=1) >= k).argmax(axis=1)
     distances, rows = search(queries.codes, k + int((own >= 0).any()))
     theirs = (own >= 0)[:, None] & (rows == queries.rows[:, None])
-    found = ((distances <= farthest[:, None]) & ~theirs).sum(axis=1)
-    return float(np.minimum(found, k).mean() / k)
+    counts = ((distances <= farthest[:, None]) & ~theirs).sum(axis=1)
+    return float(np.minimum(counts, k).mean() / k)

@@ -318,3 +318,16 @@ def test_the_golden_folder_reads_and_is_written_the_same(tmp_path):
         golden / "db.bin.changes" / "manifest.json"
     ).read_bytes()
     assert json.loads((tmp_path / "again" / "manifest.json").read_text())["schema"] == 1
+
+
+def test_an_addition_reads_the_index_once_and_nothing_of_its_own(shelf, monkeypatch):
+    from sdc.retrieve.index import file_format
+
+    change, after = shelf.added(["x", "y"])
+    read, paths = file_format.read, []
+    monkeypatch.setattr(file_format, "read", lambda path, **how: paths.append(path.name) or read(path, **how))
+    change()
+    assert paths == ["db.bin"]
+    monkeypatch.undo()
+    shelf.accept(after)
+    shelf.check()
