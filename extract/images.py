@@ -33,7 +33,8 @@ class Preprocessing:
         size: S, the side of the square in pixels; of the longest side at scale 1.
         resize: "squash": bicubic to S x S, whatever the aspect, as for CIFAR. "crop": the shorter side bicubic to
             S * 256 / 224, then the S x S in the centre. "longest": it keeps its shape; where its longest side is above
-            S it is made S, smaller ones stay (a query's box keeps the scale that its object has in the database).
+            S it is made S, smaller ones are not enlarged (a query's box keeps the scale that its object has in the
+            database).
         mean, std: of each colour, on a scale of 0 to 1; the backbone sees (pixel / 255 - mean) / std.
         scales: of "longest" alone: factors of that size, each an input of its own.
 

@@ -171,9 +171,9 @@ def find_root(name: str, about: About, root: Path | None) -> Path | None:
             f"{', '.join(list(about.needs)[:4])}; see `sdc datasets`"
         )
     if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
+        state = "is a file" if root.exists() else "does not exist"
         raise SdcError(
-            f"{root} {found}, expected a folder of images: correct --root{f' or {VARIABLE}' if shared else ''}"
+            f"{root} {state}, expected a folder of images: correct --root{f' or {VARIABLE}' if shared else ''}"
         )
     return root
 

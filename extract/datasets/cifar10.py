@@ -84,10 +84,10 @@ def _imported(path: Path, ids: list[str], labels: np.ndarray) -> Listing:
     """The pool with the splits of an npz."""
     if path.suffix.lower() != ".npz":
         raise UsageError(f"--split {path}: expected an npz with row numbers {', '.join(SPLITS)}")
-    found = {table.name: table for table in read_tables(require_file(path, "file of splits", "numpy.savez"))}
-    if set(found) != set(SPLITS):
-        raise SdcError(f"{path}: found {', '.join(sorted(found)) or 'nothing'}, expected arrays {', '.join(SPLITS)}")
+    tables = {table.name: table for table in read_tables(require_file(path, "file of splits", "numpy.savez"))}
+    if set(tables) != set(SPLITS):
+        raise SdcError(f"{path}: found {', '.join(sorted(tables)) or 'nothing'}, expected arrays {', '.join(SPLITS)}")
     try:
-        return Listing(ids, {name: found[name].read() for name in SPLITS}, labels)
+        return Listing(ids, {name: tables[name].read() for name in SPLITS}, labels)
     except SdcError as error:
         raise SdcError(f"{path}: {error}") from error

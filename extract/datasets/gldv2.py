@@ -63,11 +63,11 @@ def load(root: Path, options: LoadOptions) -> Images:
         ]
     )
     ends = np.cumsum([0, *map(len, parts.values())]).tolist()
-    splits = {name: np.arange(*ends[place : place + 2]) for place, name in enumerate(parts)}
+    splits = {name: np.arange(*ends[number : number + 2]) for number, name in enumerate(parts)}
     groundtruth = {"relevant": Ragged.of([numbers + ends[1] for numbers in relevant])}
     names = IdArray(encoded)
     for rows in splits.values():
-        _look(root, [names[row] for row in rows[:LOOKED_FOR].tolist()])
+        _check_some_exist(root, [names[row] for row in rows[:LOOKED_FOR].tolist()])
 
     def picture(row: int) -> Image:
         return open_file(_file(root, names[row]))
@@ -86,8 +86,8 @@ def _file(root: Path, name: str) -> Path:
     return root / folder / image[0] / image[1] / image[2] / f"{image}.jpg"
 
 
-def _look(root: Path, names: Sequence[str]) -> None:
-    """Raises SdcError if none of these images is there: the folder or its levels are others than expected."""
+def _check_some_exist(root: Path, names: Sequence[str]) -> None:
+    """Raises SdcError if none of these images is there, as where the root is wrong."""
     if names and not any(_file(root, name).is_file() for name in names):
         raise SdcError(
             f"no {_file(root, names[0])}, nor any of {len(names)} images looked for beside it: it comes from {SOURCE}; "
@@ -107,14 +107,14 @@ def _rows(path: Path, *columns: str) -> Iterator[tuple[int, list[str]]]:
             header = next(reader, [])
             for column in columns:
                 if column not in header:
-                    found = ", ".join(header)[:80] or "nothing"
-                    raise SdcError(f"{path} has no column {column} (found {found}): fetch it from {SOURCE}")
-            places = [header.index(column) for column in columns]
+                    columns_found = ", ".join(header)[:80] or "nothing"
+                    raise SdcError(f"{path} has no column {column} (found {columns_found}): fetch it from {SOURCE}")
+            indices = [header.index(column) for column in columns]
             for row in reader:
                 if row and len(row) < len(header):
                     raise SdcError(f"{path}, line {reader.line_num}: found {len(row)} columns, expected {len(header)}")
                 if row:
-                    yield reader.line_num, [row[place] for place in places]
+                    yield reader.line_num, [row[index] for index in indices]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SdcError(f"cannot read {path} ({error}): fetch it from {SOURCE}") from error
 
@@ -137,7 +137,7 @@ def _checked(path: Path, line: int, image: str) -> bytes:
 
 
 def _solution(path: Path, index: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The queries that count, (q,) S16, and of each the places in `index` of what is relevant."""
+    """The queries that count, (q,) S16, and of each the row numbers in `index` of its relevant images."""
     order = np.argsort(index)
     queries, relevant = [], []
     for line, (query, images, usage) in _rows(path, "id", "images", "Usage"):
@@ -145,13 +145,13 @@ def _solution(path: Path, index: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
             raise SdcError(f"{path}, line {line}: Usage is {usage!r}, expected {', '.join(USAGES)}")
         if usage == "Ignored":
             continue
-        wanted = np.array([_checked(path, line, image) for image in images.split()], "S16")
-        places = order[np.searchsorted(index, wanted, sorter=order).clip(max=len(index) - 1)]
-        unknown = wanted[index[places] != wanted]
+        ids = np.array([_checked(path, line, image) for image in images.split()], "S16")
+        rows = order[np.searchsorted(index, ids, sorter=order).clip(max=len(index) - 1)]
+        unknown = ids[index[rows] != ids]
         if len(unknown):
             raise SdcError(f"{path}, line {line}: {unknown[0].decode()} is not in {INDEX}: fetch both again")
         queries.append(_checked(path, line, query))
-        relevant.append(places)
+        relevant.append(rows)
     if not queries:
         raise SdcError(f"{path} has no query of Usage Public or Private: fetch it from {SOURCE}")
     return np.array(queries, "S16"), relevant

@@ -173,9 +173,9 @@ def _parsed(file: Path, number: int, text: str) -> Line:
 
 
 def _check_count(line: Line, first: Line) -> None:
-    found, expected = (1 + each.labels.count(" ") for each in (line, first))
-    if found != expected:
-        raise SdcError(f"{line}: found {found} labels behind {line.path!r}, expected {expected} as in {first}")
+    count, expected = (1 + each.labels.count(" ") for each in (line, first))
+    if count != expected:
+        raise SdcError(f"{line}: found {count} labels behind {line.path!r}, expected {expected} as in {first}")
 
 
 def _labels(images: Mapping[str, Line]) -> np.ndarray:

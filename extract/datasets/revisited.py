@@ -123,8 +123,8 @@ def read_groundtruth(path: Path) -> Revisited:
     Raises:
         SdcError: no such file; a pickle of other things; a missing key; a number that is none of the database's.
     """
-    found = read_pickle(path, "latin1")
-    images, queries, entries = (_list(path, found, key) for key in ("imlist", "qimlist", "gnd"))
+    content = read_pickle(path, "latin1")
+    images, queries, entries = (_list(path, content, key) for key in ("imlist", "qimlist", "gnd"))
     for key, names in (("imlist", images), ("qimlist", queries)):
         for number, name in enumerate(names):
             if not isinstance(name, str):

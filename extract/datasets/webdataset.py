@@ -128,7 +128,7 @@ def _indexed(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray,
                 ids.append(f"{name}/{key}".encode())
             except UnicodeEncodeError as error:
                 raise SdcError(f"{path}: the name {key!r} is not valid Unicode: rename it") from error
-            rows.append((*_place(files), _label(file, path, files)))
+            rows.append((*_image_bytes(files), _label(file, path, files)))
     offsets, sizes, labels = np.array(rows, np.int64).reshape(-1, 3).T.copy()
     return np.array(ids, f"S{max(map(len, ids), default=1)}"), offsets, sizes, labels
 
@@ -163,8 +163,8 @@ def _members(file: BinaryIO, path: Path) -> Iterator[Member]:
         raise SdcError(f"{path} is cut off or damaged at byte {end}, where no end is marked: fetch it again")
 
 
-def _place(members: Sequence[Member]) -> tuple[int, int]:
-    """Offset and size of a sample's image; a size of `REASONS` where there is not exactly one."""
+def _image_bytes(members: Sequence[Member]) -> tuple[int, int]:
+    """Offset and size of a sample's image in the shard; a size of `REASONS` where it has not exactly one."""
     images = [member for member in members if f".{member.kind.rpartition('.')[2]}" in SUFFIXES]
     plain = [member for member in images if "." not in member.kind] or images
     if len(plain) != 1:
@@ -181,15 +181,15 @@ def _label(file: BinaryIO, path: Path, members: Sequence[Member]) -> int:
     what = f"{path}, {member.key}.{member.kind}"
     try:
         text = os.pread(file.fileno(), member.size, member.offset).decode()
-        found = text.strip() if member.kind == "cls" else json.loads(text)
+        value = text.strip() if member.kind == "cls" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SdcError(f"{what} cannot be read ({error}): repair it") from error
     if member.kind == "json":
-        found = next((found[name] for name in LABELS if name in found), None) if isinstance(found, dict) else None
-        if found is None:
+        value = next((value[name] for name in LABELS if name in value), None) if isinstance(value, dict) else None
+        if value is None:
             return NO_LABEL
-    digits = str(found)  # a number, or text as in .cls
-    if isinstance(found, bool) or not (digits.isascii() and digits.isdecimal() and int(digits) <= LARGEST):
+    digits = str(value)  # a number, or text as in .cls
+    if isinstance(value, bool) or not (digits.isascii() and digits.isdecimal() and int(digits) <= LARGEST):
         raise SdcError(f"{what}: found the label {digits[:40]!r}, expected a whole number from 0 to {LARGEST}")
     return int(digits)
 
@@ -212,17 +212,17 @@ def _splits(names: Sequence[str], starts: np.ndarray, seed: int) -> dict[str, np
     Raises:
         SdcError: some name one and others none.
     """
-    found = [_split(name) for name in names]
-    if None in found and any(found):
-        some = next(name for name, split in zip(names, found, strict=True) if split)
+    split_names = [_split(name) for name in names]
+    if None in split_names and any(split_names):
+        some = next(name for name, split in zip(names, split_names, strict=True) if split)
         raise SdcError(
-            f"{names[found.index(None)]}.tar names no split, but {some}.tar does: expected train, query or database in "
-            "the names of all of them or of none"
+            f"{names[split_names.index(None)]}.tar names no split, but {some}.tar does: expected train, query or "
+            "database in the names of all of them or of none"
         )
     members: dict[str, list[np.ndarray]] = {}
-    for place, split in enumerate(found):
+    for shard, split in enumerate(split_names):
         if split:
-            members.setdefault(split, []).append(np.arange(starts[place], starts[place + 1]))
+            members.setdefault(split, []).append(np.arange(starts[shard], starts[shard + 1]))
     splits = {split: np.concatenate(rows) for split, rows in members.items()}
     if "query" not in splits or len(splits) == 1:
         if splits:

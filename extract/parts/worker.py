@@ -1,4 +1,4 @@
-"""The process's share of an extraction: claim a part, load its images, embed them, write the part."""
+"""One process's share of an extraction: claim a part, load its images, embed them, write the part."""
 
 from __future__ import annotations
 

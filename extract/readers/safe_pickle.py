@@ -168,7 +168,10 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def _plain(value: object, seen: dict[int, Any]) -> Any:
-    """The value with NumPy arrays in the place of ours. `seen`: what has been turned, so that loops end.
+    """The value with NumPy arrays in the place of our `_Array`s.
+
+    Args:
+        seen: what has been converted, by id, so that loops end.
 
     Raises:
         _RefusedError: any other kind of object.
@@ -179,15 +182,15 @@ def _plain(value: object, seen: dict[int, Any]) -> Any:
         return value.value
     if id(value) in seen:
         return seen[id(value)]
-    made: Any
+    plain: Any
     if type(value) is list:
-        made = seen[id(value)] = []
-        made += [_plain(item, seen) for item in value]
+        plain = seen[id(value)] = []
+        plain += [_plain(item, seen) for item in value]
     elif type(value) is dict:
-        made = seen[id(value)] = {}
-        made.update({_plain(key, seen): _plain(item, seen) for key, item in value.items()})
+        plain = seen[id(value)] = {}
+        plain.update({_plain(key, seen): _plain(item, seen) for key, item in value.items()})
     elif type(value) is tuple:
-        made = seen[id(value)] = tuple(_plain(item, seen) for item in value)
+        plain = seen[id(value)] = tuple(_plain(item, seen) for item in value)
     else:
         raise _RefusedError(f"an object of type {type(value).__name__.lstrip('_').lower()}")
-    return made
+    return plain

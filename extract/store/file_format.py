@@ -100,9 +100,9 @@ def _attributes(h5: Any, path: Path, *, sealed: bool) -> dict[str, Any]:
 
 def _stored_array(dataset: Any, entry: Mapping[str, Any], size: int) -> StoredArray:
     """Raises ValueError where HDF5 finds another dataset than was written."""
-    found = [list(dataset.shape), _spelled(dataset.dtype)]
-    if found != [entry["shape"], entry["dtype"]]:
-        raise ValueError(f"{dataset.name}: found {found}, expected {[entry['shape'], entry['dtype']]}")
+    shape_and_dtype = [list(dataset.shape), _spelled(dataset.dtype)]
+    if shape_and_dtype != [entry["shape"], entry["dtype"]]:
+        raise ValueError(f"{dataset.name}: found {shape_and_dtype}, expected {[entry['shape'], entry['dtype']]}")
     offset = dataset.id.get_offset()  # None where it isn't contiguous, or has no bytes
     if dataset.size and (offset is None or offset + dataset.nbytes > size):
         raise ValueError(f"{dataset.name} does not lie within the {size} bytes of the file")

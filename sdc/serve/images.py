@@ -36,7 +36,7 @@ class Embedder:
     One thread, since a backbone keeps all processors busy, and since decoded images are large.
 
     Args:
-        provenance, weights: see `sdc.extract.encoder.recorded_encoder`. The backbone is loaded in the background.
+        provenance, weights: see `sdc.extract.recorded_encoder`. The backbone is loaded in the background.
     """
 
     def __init__(self, provenance: Mapping[str, Any], weights: str | None) -> None:
