@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 
 from sdc.errors import SdcError, UsageError
-from sdc.files import atomic_write, require_file
+from sdc.files import ChunkChecksums, atomic_write, require_file
 from sdc.retrieve.index import faiss_layout
 from sdc.retrieve.index.faiss_layout import Layout
 from sdc.retrieve.index.index_types import IndexType, load_index_type, load_index_types
@@ -71,28 +71,16 @@ class _Checked:
     """A file being written whose every CHUNK bytes are checksummed on the way (`write` is FAISS' callback)."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.length, self.sums = file, 0, list[int]()
-        self._state = xxhash.xxh3_64()
+        self.file, self.length = file, 0
+        self._checksums = ChunkChecksums(CHUNK)
 
     def write(self, data: bytes | memoryview) -> None:
         self.file.write(data)
-        view = memoryview(data)
-        while len(view):
-            room = CHUNK - self.length % CHUNK
-            self._state.update(view[:room])
-            self.length += len(view[:room])
-            view = view[room:]
-            if self.length % CHUNK == 0:
-                self._end_chunk()
+        self._checksums.update(data)
+        self.length += len(data)
 
     def finish(self) -> np.ndarray:
-        if self.length % CHUNK:
-            self._end_chunk()
-        return np.array(self.sums, np.uint64)
-
-    def _end_chunk(self) -> None:
-        self.sums.append(self._state.intdigest())
-        self._state.reset()
+        return np.array(self._checksums.finish(), np.uint64)
 
 
 def write(

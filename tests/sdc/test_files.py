@@ -10,12 +10,23 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import xxhash
 
 from sdc import errors
 from sdc.devices import torch_device
 from sdc.errors import SdcError, UsageError
-from sdc.files import atomic_write, check_same_settings, checksum, differing, fingerprint, require_file, writable
+from sdc.files import (
+    ChunkChecksums,
+    atomic_write,
+    check_same_settings,
+    checksum,
+    differing,
+    fingerprint,
+    require_file,
+    writable,
+)
 from sdc.progress import Progress
 
 
@@ -172,3 +183,21 @@ def test_progress_draws_a_bar_on_a_terminal(monkeypatch):
         progress.advance(40)
     assert "extract" in screen.getvalue()
     assert "40/100" in screen.getvalue()
+
+
+@pytest.mark.parametrize("piece", [1, 7, 16, 50, 1000])
+@pytest.mark.parametrize("length", [0, 15, 16, 100])
+def test_chunks_do_not_depend_on_the_pieces(length: int, piece: int) -> None:
+    data = np.random.default_rng(0).integers(0, 256, length, np.uint8).tobytes()
+    checksums = ChunkChecksums(16)
+    for start in range(0, length, piece):
+        checksums.update(data[start : start + piece])
+    assert checksums.finish() == [xxhash.xxh3_64_intdigest(data[start : start + 16]) for start in range(0, length, 16)]
+
+
+def test_arrays_are_taken_as_their_bytes() -> None:
+    checksums = ChunkChecksums(8)
+    checksums.update(np.empty((0, 3)))
+    checksums.update(np.arange(6, dtype="<i4").reshape(2, 3))
+    data = np.arange(6, dtype="<i4").tobytes()
+    assert checksums.finish() == [xxhash.xxh3_64_intdigest(data[start : start + 8]) for start in range(0, 24, 8)]
