@@ -9,8 +9,10 @@ any time.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +47,7 @@ class ShortlistChoice:
         error: its standard error.
         queries: how many; 0 where there was nothing to measure, since everything is in the shortlist.
         of: where they are from: the `query` split, or the `database` with their own rows left out.
-        nprobe: lists that were scanned, of an index of type ivf.
+        search_options: those of the index, such as nprobe of type ivf: with others it would achieve something else.
     """
 
     k: int
@@ -55,7 +57,19 @@ class ShortlistChoice:
     error: float
     queries: int
     of: str
-    nprobe: int | None = None
+    search_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ShortlistChoice:
+        names = cls.__dataclass_fields__.keys() - {"search_options"}
+        options = {name: value for name, value in fields.items() if name not in names and value is not None}
+        return cls(**{name: fields[name] for name in names}, search_options=options)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON: the search options stand among the fields, nprobe in any case, as it always has."""
+        fields = asdict(self)
+        options = fields.pop("search_options")
+        return {**fields, "nprobe": None, **options}
 
 
 def check_recall(recall: float) -> None:
@@ -77,7 +91,7 @@ def choose(index: Index, model: Model, store: Features, k: int, recall: float = 
     """
     check_recall(recall)
     if k >= index.ntotal - 1:
-        return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.search_options.get("nprobe"))
+        return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.search_options)
     part, of_split = query_part(index.database, index.queries, _FEWEST)
     positions = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
     sample = _Sample.of(part.take(positions), index, model, store, k)
@@ -89,7 +103,7 @@ def choose(index: Index, model: Model, store: Features, k: int, recall: float = 
     )
     return ShortlistChoice(
         k, recall, int(sizes[smallest]), float(achieved.mean()), _error(achieved), len(achieved),
-        "query" if of_split else "database", index.search_options.get("nprobe"),
+        "query" if of_split else "database", index.search_options,
     )  # fmt: skip
 
 
@@ -182,15 +196,15 @@ class RememberedChoices:
         self._choices = [] if self._path is None else _read(self._path, index)
 
     def find(self, k: int, recall: float) -> ShortlistChoice | None:
-        """The choice for this k and recall, and for as many lists as the index scans; None where there is none."""
-        asked = (k, recall, self._index.search_options.get("nprobe"))
-        return next((each for each in self._choices if (each.k, each.recall, each.nprobe) == asked), None)
+        """The choice for this k and recall and the search options of the index; None where there is none."""
+        asked = (k, recall, self._index.search_options)
+        return next((each for each in self._choices if (each.k, each.recall, each.search_options) == asked), None)
 
     def add(self, choice: ShortlistChoice) -> None:
         """Remembers one more; logs a warning where it cannot be written."""
         if self._path is None:
             return
-        content = {"index": self._index.fingerprint, "choices": [asdict(each) for each in (*self._choices, choice)]}
+        content = {"index": self._index.fingerprint, "choices": [each.to_json() for each in (*self._choices, choice)]}
         try:
             with atomic_write(self._path) as temporary:
                 temporary.write_text(json.dumps(seal(content), indent=1))
@@ -202,7 +216,7 @@ def _read(path: Path, index: Index) -> list[ShortlistChoice]:
     try:
         content = unseal(json.loads(path.read_bytes()))
         same = content["index"] == index.fingerprint
-        return [ShortlistChoice(**choice) for choice in content["choices"]] if same else []
+        return [ShortlistChoice.from_json(choice) for choice in content["choices"]] if same else []
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
