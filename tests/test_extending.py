@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import types
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
+import sdc
+from sdc.cli import cli
 from sdc.errors import UsageError
 from sdc.extract.store import Listing, write_features
 from sdc.retrieve.encode import EncodeSettings
@@ -26,6 +34,125 @@ def db(tmp_path):
     return encode(EncodeSettings(**{key: tmp_path / name for key, name in paths.items()}))
 
 
+@pytest.fixture
+def images(tmp_path):
+    """A folder of 12 images of two colours, a subfolder a label."""
+    for number in range(12):
+        path = tmp_path / "images" / ("red" if number % 2 else "blue") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (255, 10 * number, 0) if number % 2 else (0, 10 * number, 255)).save(path)
+    return tmp_path / "images"
+
+
+def run(*arguments):
+    """The JSON that a command prints."""
+    done = CliRunner().invoke(cli, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def module(monkeypatch, name, **content):
+    """The name of a module that can be imported."""
+    made = types.ModuleType(name)
+    vars(made).update(content)
+    monkeypatch.setitem(sys.modules, name, made)
+    return name
+
+
+SMALL = ("--weights", "random:0", "--image-size", 32, "--device", "cpu", "--workers", 1)
+
+
+def test_a_backbone(images, tmp_path, monkeypatch):
+    from sdc.extract.backbones import BACKBONES, BackboneSpec
+    from sdc.extract.store import FeatureStore
+
+    spec = BackboneSpec("test_resnet", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    monkeypatch.setitem(BACKBONES, "ours", module(monkeypatch, "outside_backbone", SPEC=spec))
+    chosen = ("--backbone", "ours", "--data", "folder", "--root", images)
+    run("extract", *chosen, *SMALL, "--out", tmp_path / "feats.h5")
+    store = FeatureStore(tmp_path / "feats.h5")
+    assert (len(store), store.provenance["backbone"]) == (12, "ours")
+    assert store.provenance["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    done = CliRunner().invoke(cli, ["extract", "--backbone", "ours!", *map(str, chosen[2:])])
+    assert "did you mean 'ours'?" in str(done.exception)
+
+
+def test_a_dataset(tmp_path, monkeypatch):
+    from sdc.extract.datasets import DATASETS, About, Images
+    from sdc.extract.store import FeatureStore
+
+    def load(root, options):
+        colours = np.random.default_rng(options.seed).integers(256, size=(10, 3))
+        splits = {"query": np.arange(2), "database": np.arange(10), "train": np.arange(2, 10)}
+        listing = Listing([f"colour{row}" for row in range(10)], splits, np.arange(10) % 2)
+        return Images(listing, lambda row: Image.new("RGB", (40, 40), tuple(map(int, colours[row]))), str(options.seed))
+
+    about = About("plain colours", {}, "8 / 2 / 10", "2", {"name": "category", "at": 5}, finds_itself=True)
+    monkeypatch.setitem(DATASETS, "colours", module(monkeypatch, "outside_dataset", ABOUT=about, load=load))
+    run("extract", "--data", "colours", "--backbone", "test_resnet", *SMALL, "--out", tmp_path / "feats.h5")
+    store = FeatureStore(tmp_path / "feats.h5")
+    assert store.ids()[9] == "colour9"
+    assert (store.provenance["dataset"], store.provenance["protocol"]["at"]) == ("colours", 5)
+    assert "plain colours" in [each["summary"] for each in run("datasets")["datasets"]]
+
+
+def test_a_reader(tmp_path, monkeypatch):
+    from sdc.extract.readers import READERS, Table, read_tables
+    from sdc.extract.store import FeatureStore
+
+    def read(path):
+        vectors = np.loadtxt(path, np.float32)
+        return [Table("vectors", vectors.shape, "float32", lambda: iter([vectors]))]
+
+    monkeypatch.setitem(READERS, ".spaces", read)
+    vectors = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    np.savetxt(tmp_path / "vectors.spaces", vectors, "%.9g")
+    run("import", tmp_path / "vectors.spaces", "--out", tmp_path / "feats.h5")
+    np.testing.assert_array_equal(FeatureStore(tmp_path / "feats.h5").features, vectors)
+    with pytest.raises(UsageError, match=r"unknown kind of file '.space', expected one of .*\.spaces"):
+        (tmp_path / "vectors.space").touch()
+        read_tables(tmp_path / "vectors.space")
+
+
+def test_a_method(monkeypatch):
+    from sdc.train.methods import METHODS, ClosedForm
+
+    class Mean(ClosedForm):
+        """Bit j: is feature j above its mean?"""
+
+        def fit(self, features, bits, seed):
+            weight = np.eye(bits, features.shape[1], dtype=np.float32)
+            return {"output.weight": weight, "output.bias": -features.mean(axis=0)[:bits]}
+
+    name = module(monkeypatch, "outside_method", METHOD=Mean(), SETTINGS={"epochs": 7})
+    monkeypatch.setitem(METHODS, "mean", name)
+    embeddings = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
+    hasher = sdc.Hasher(bits=8, method="mean").fit(embeddings)
+    expected = np.packbits(embeddings[:, :8] > embeddings.mean(axis=0)[:8], axis=1, bitorder="little")
+    np.testing.assert_array_equal(hasher.encode(embeddings), expected)
+    assert hasher.recipe.epochs == 7
+    with pytest.raises(UsageError, match="did you mean 'mean'"):
+        sdc.Hasher(method="meen")
+
+
+def test_a_calibration(monkeypatch):
+    from sdc.train.calibrations import CALIBRATIONS, Calibration
+
+    class Triangle(Calibration):
+        """The square root of a uniform variable."""
+
+        def inverse(self, spec):
+            return np.sqrt
+
+    monkeypatch.setitem(CALIBRATIONS, "triangle", Triangle())
+    embeddings = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
+    hasher = sdc.Hasher(bits=8, calibration="triangle", epochs=1).fit(embeddings)
+    assert hasher.model.metadata["settings"]["calibration"] == "triangle"
+    assert hasher.encode(embeddings).shape == (64, 1)
+    with pytest.raises(UsageError, match="did you mean 'triangle'"):
+        sdc.Hasher(calibration="triangel")
+
+
 def test_a_metric(db, monkeypatch):
     from sdc.experiments.tables import measured_columns, shown_columns
     from sdc.retrieve.evaluate import METRICS, EvaluateSettings, Metric, evaluate
@@ -43,12 +170,7 @@ def test_a_metric(db, monkeypatch):
 
 
 def test_an_engine(db, monkeypatch):
-    import json
-
-    from click.testing import CliRunner
-
-    from sdc.cli import cli
-    from sdc.retrieve.bits import hamming
+    from sdc.retrieve import hamming
     from sdc.retrieve.engines import ENGINES, Engine, Hits, Target, parse
 
     tables = {}
@@ -99,11 +221,6 @@ def test_an_engine(db, monkeypatch):
             pass
 
     monkeypatch.setitem(ENGINES, "memory", Memory)
-
-    def run(*arguments):
-        done = CliRunner().invoke(cli, [*arguments, "--json"])
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
 
     assert run("push", "--index", str(db), "--to", "memory:mine")["checked"]["recall"] == 1
     asked = ["--id", "item3", "-k", "4"]
@@ -161,17 +278,7 @@ def hash_type():
 
 
 def test_an_index_type(db, monkeypatch):
-    import json
-
-    from click.testing import CliRunner
-
-    from sdc.cli import cli
     from sdc.retrieve.index import INDEX_TYPES, Index
-
-    def run(*arguments):
-        done = CliRunner().invoke(cli, [*map(str, arguments), "--json"])
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
 
     monkeypatch.setitem(INDEX_TYPES, "hash", hash_type())
     path, files = db.with_name("hash.bin"), {"features": "feats.h5", "model": "model.safetensors"}
