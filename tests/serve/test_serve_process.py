@@ -383,8 +383,8 @@ def test_blas_has_one_thread_while_it_serves(vectors_folder, monkeypatch):
 
 def test_a_folder_without_the_images_of_the_index_is_told(vectors_folder, serve, tmp_path):
     with serve(vectors_folder, "--images", tmp_path) as server:
+        assert server.ask("/healthz")[1]["shows_images"] is True  # answered once all of the start is logged
         assert re.search(r"--images \S+ has none of the images of 20 ids that were tried, such as img/", server.said)
-        assert server.ask("/healthz")[1]["shows_images"] is True
 
 
 def test_a_port_in_use_is_said_before_anything_is_read(tmp_path):
