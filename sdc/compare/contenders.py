@@ -24,8 +24,8 @@ from sdc.progress import Progress
 from sdc.retrieve import byte_signs, encode_rows, hamming, pack
 from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
+from sdc.train import Model
 from sdc.train.methods import METHODS
-from sdc.train.model import Model
 
 _MOST_BYTES = 1 << 13  # of rabitq; FAISS crashes where a rotation has too many numbers
 ASYMMETRIC = "-asymmetric"  # ends the name of a method whose codes are compared with the query's real outputs

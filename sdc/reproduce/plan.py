@@ -26,9 +26,8 @@ from sdc.extract.parts import parts_folder
 from sdc.extract.store import SPLITS, FeatureStore
 from sdc.reproduce.run import Job, ReproduceSettings, Source, prepare
 from sdc.reproduce.tables import R50_DELG, TABLES
+from sdc.train import Recipe, TrainSettings
 from sdc.train.methods import ClosedForm, load_method
-from sdc.train.recipe import Recipe
-from sdc.train.run import TrainSettings
 
 DIMENSIONS = {R50_DELG: 2048}
 BYTES = 2  # of a feature, which is stored as float16
@@ -183,7 +182,7 @@ def _grid(job: Job, evaluated: Mapping[str, Any], trained: Mapping[str, Any]) ->
 
 def _step_seconds(recipe: Recipe, dimension: int, device: str | None) -> float:
     """Seconds of a training step in one thread, as a job has it: the difference between two short runs."""
-    from sdc.train.loop.fit import fit
+    from sdc.train.loop import fit
 
     method = load_method(recipe.method)
     assert not isinstance(method, ClosedForm)

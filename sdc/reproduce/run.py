@@ -21,7 +21,7 @@ from sdc.extract.store import FeatureStore
 from sdc.files import require_file
 from sdc.reproduce import report
 from sdc.reproduce.tables import R50_DELG, Entry, Table, table_of
-from sdc.train.run import TrainSettings
+from sdc.train import TrainSettings
 
 COMMAND = "sdc reproduce"
 # Of the supplement, which scales GLDv2's images to 512 x 512; here they keep their shape.

@@ -23,7 +23,7 @@ from sdc.serve.images import Embedder, origin_of
 from sdc.serve.limits import HTTPRefusal
 from sdc.serve.request_parsing import How, Query
 from sdc.serve.settings import ServeSettings
-from sdc.train.model import Model
+from sdc.train import Model
 
 
 @dataclass(frozen=True)
