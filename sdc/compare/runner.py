@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdc.compare.contenders import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, Codes, Contender, quantize
+from sdc.compare.contender import Contender
+from sdc.compare.contenders import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, Codes, quantize
 from sdc.compare.measurements import Contest, Scores, Timings, score, time_queries
 from sdc.compare.results import Latency, Mean, Result, near_cutoff
 from sdc.errors import SdcError, log

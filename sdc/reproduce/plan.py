@@ -24,7 +24,7 @@ from sdc.extract.backbones import load_backbone
 from sdc.extract.datasets import about_dataset, load_dataset
 from sdc.extract.parts import parts_folder
 from sdc.extract.store import SPLITS, FeatureStore
-from sdc.reproduce.run import Job, ReproduceSettings, Source, prepare
+from sdc.reproduce.job import Job, ReproduceSettings, Source, prepare
 from sdc.reproduce.tables import R50_DELG, TABLES
 from sdc.train import Recipe, TrainSettings
 from sdc.train.methods import ClosedForm, load_method
