@@ -125,12 +125,12 @@ def _images_per_second(data: str, settings: ExtractSettings) -> tuple[float, int
     size = settings.image_size or (LONGEST if longest else None)
     backbone = load_backbone(settings.backbone, "random:0", size, any_shape=longest)
     encoder, side = Encoder(backbone, settings.device), backbone.image_size
-    noise = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     if longest:  # one by one, at several scales; most photographs are 4 by 3
         lengths = [(int(side * scale * 3 / 4), int(side * scale)) for scale in settings.scales or SCALES]
-        image = [noise.integers(256, size=(*shape, 3), dtype=np.uint8) for shape in lengths]
+        image = [rng.integers(256, size=(*shape, 3), dtype=np.uint8) for shape in lengths]
         return 1 / _seconds(lambda: encoder.over_scales(image)), backbone.dimension
-    pixels = noise.integers(256, size=(BATCH, side, side, 3), dtype=np.uint8)
+    pixels = rng.integers(256, size=(BATCH, side, side, 3), dtype=np.uint8)
     encoder(pixels[:1])
     return BATCH / _seconds(lambda: encoder(pixels)), backbone.dimension
 
