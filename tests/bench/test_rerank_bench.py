@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[2] / "bench" / "rerank_bench.py"
 
 
+@pytest.mark.slow
 def test_it_measures_what_it_promises(tmp_path):
     command = [sys.executable, BENCH, "--rows", "5000", "--dimension", "64", "--bits", "64", "--out", "found.md"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -7,8 +7,8 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 
 from sdc.ablate import AblateSettings
 from sdc.ablate import ablate as run
@@ -23,7 +24,7 @@ from sdc.ablate.figures import write_figures
 from sdc.errors import SdcError, UsageError
 from sdc.experiments import OVER, make_cells, parse_fixed, parse_over, read_csv
 from sdc.extract.store import FeatureStore, Listing, write_features
-from sdc.train.presets import PRESETS
+from sdc.train.recipe import PRESETS
 
 ROWS, QUERIES, DIMENSION = 300, 30, 24
 BRISK = ("init=random", "batch_size=32", "lr=0.01")  # settings under which a few steps make a difference
@@ -147,15 +148,30 @@ def test_two_jobs_give_what_one_gives(grid):
     assert one == two
 
 
+KILLED = """
+import multiprocessing, os, signal
+from sdc.cli import main
+from sdc.progress import Progress
+
+def killed(*arguments, done=[]):
+    done.append(arguments)
+    if len(done) == 2:
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Progress.advance = killed
+if __name__ == "__main__":
+    main()
+"""
+
+
 def test_a_killed_run_goes_on_and_keeps_what_was_finished(tmp_path, command):
     write_store(tmp_path / "feats.h5")
     arguments = ["ablate", "--over", "batch=8,16", "--seeds", "3", "--epochs", "20", "--jobs", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "sdc", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    killed = warm.run(["-c", KILLED, *arguments], cwd=tmp_path, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     out = tmp_path / "ablation"
-    waited(lambda: process.poll() is not None or len(cells_of(out)) >= 2)
-    jobs = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.wait()
+    jobs = killed.stdout.split()
     assert jobs
     waited(lambda: not any(runs(job) for job in jobs))
     before = cells_of(out)
@@ -171,7 +187,7 @@ def test_a_killed_run_goes_on_and_keeps_what_was_finished(tmp_path, command):
     assert not [path for path in (out / "cells").iterdir() if path.is_dir()]
 
 
-def waited(done: Callable[[], bool], seconds: float = 120) -> None:
+def waited(done: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -315,7 +314,7 @@ def test_random_weights_are_those_of_the_seed_in_any_process() -> None:
         "import torch; torch.rand(5); from sdc.extract import backbones; "
         f"print(backbones.load_backbone({TINY!r}, 'random:7', 64).weights_sha256)"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    found = warm.run(["-c", script], capture_output=True, check=True)
     assert found.stdout.strip() == one.weights_sha256
 
 

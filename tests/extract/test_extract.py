@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 
 from sdc.errors import SdcError, UsageError
@@ -116,7 +114,15 @@ def test_the_content_does_not_depend_on_workers_or_parts(settings: ExtractSettin
 
 
 CHILD = """
-import sys, json, pathlib
+import json, os, pathlib, signal, sys
+from sdc.extract.parts.part_set import Parts
+write, written = Parts.write, []
+def killing(*arguments):
+    write(*arguments)
+    written.append(arguments)
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+Parts.write = killing
 from sdc.extract.run import ExtractSettings
 from sdc.extract.run import extract_features as run
 settings = json.loads(sys.argv[1])
@@ -130,12 +136,9 @@ def test_after_a_kill_the_same_command_ends_with_the_same_bytes(
     fill(settings.root or tmp_path, 300)
     whole = run(changed(settings, out=tmp_path / "whole.h5"))
     script = json.dumps({**dataclasses.asdict(settings), "root": str(settings.root), "out": str(settings.out)})
-    child = subprocess.Popen([sys.executable, "-c", CHILD, script], stderr=subprocess.DEVNULL)
+    killed = warm.run(["-c", CHILD, script], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = parts_folder(settings.out)
-    while child.poll() is None and len(list(folder.glob("0*.safetensors"))) < 3:
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "it ended before it could be killed"
     finished = {path.name for path in folder.glob("0*.safetensors")}
     assert 3 <= len(finished) < 38
     assert not settings.out.exists()

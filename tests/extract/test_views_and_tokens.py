@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import warm
 from PIL import Image
 
 from sdc.api import inspect
@@ -166,26 +164,38 @@ def test_images_that_cannot_be_read_are_left_out_of_all_of_them(tiny: ExtractSet
         np.testing.assert_allclose(found, expected[rows], rtol=2e-3, atol=2e-3)
 
 
+KILLED = """
+import os, signal
+from sdc.extract.parts.part_set import Parts
+write, written = Parts.write, []
+def killing(*arguments):
+    write(*arguments)
+    written.append(arguments)
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+Parts.write = killing
+from sdc.cli import main
+main()
+"""
+
+
 @fashion
 def test_after_a_kill_the_same_command_ends_with_the_same_bytes(tiny: ExtractSettings, tmp_path: Path) -> None:
     settings = changed(tiny, limit=300)
     whole = run(changed(settings, out=tmp_path / "whole.h5"))
     out = tmp_path / "feats.h5"
-    command = [sys.executable, "-m", "sdc", "extract", "--tokens", "--out", str(out)]
+    command = ["extract", "--tokens", "--out", str(out)]
     for name in ("backbone", "weights", "image_size", "limit", "views", "batch_size", "part_rows", "workers", "device"):
         command += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
-    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while child.poll() is None and len(list(parts_folder(out).glob("0*.safetensors"))) < 3:
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    killed = warm.run(["-c", KILLED, *command], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert 3 <= len(list(parts_folder(out).glob("0*.safetensors"))) < 38
     assert not out.exists()
     damaged = parts_folder(out) / "000001.safetensors"
     data = bytearray(damaged.read_bytes())
     data[-1] ^= 1  # in the last of its arrays
     damaged.write_bytes(data)
-    subprocess.run(command, check=True, capture_output=True)
+    warm.run(["-m", "sdc", *command], check=True, capture_output=True)
     assert out.read_bytes() == whole.read_bytes()
 
 

@@ -93,7 +93,7 @@ try:
 except MemoryError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert "1 lists of 40000000 neighbours" in done.stdout, done.stderr
 
 
@@ -111,7 +111,7 @@ print(json.dumps([[a.tolist() for a in index.search(codes[:3], k)] for k in (1, 
     for path in (os.environ["PATH"], str(tmp_path)):
         environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / f"cache{len(found)}")}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
@@ -136,7 +136,7 @@ threads = [threading.Thread(target=hamming.available) for _ in range(4)]
     compiler.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs; sleep 0.3; echo broken >&2; exit 1\n")
     compiler.chmod(0o755)
     environment = {**os.environ, "PATH": f"{compiler.parent}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert (tmp_path / "runs").read_text() == "run\n"
     assert done.stderr.count("g++ failed: broken") == 1
 
@@ -171,5 +171,5 @@ codes = np.arange(800, dtype=np.uint8).reshape(100, 8)
 Index.build(codes).search(codes[:1], 3)
 print([name for name in ("torch", "triton", "h5py") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stderr

@@ -54,9 +54,9 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
     script = (
-        "import sys, time; from pathlib import Path; from sdc.files import atomic_write\n"
+        "import signal, sys; from pathlib import Path; from sdc.files import atomic_write\n"
         "with atomic_write(Path(sys.argv[1])) as t:\n"
-        "    t.write_text('half'); print('half', flush=True); time.sleep(60)\n"
+        "    t.write_text('half'); print('half', flush=True); signal.pause()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"half\n"

@@ -9,8 +9,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import warm
 
 from sdc.extract.store import Listing, write_features
 from sdc.retrieve.encode import EncodeSettings, run
@@ -113,7 +112,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """`sdc serve` in a process of its own, its log in a file."""
 
-    process: subprocess.Popen[bytes]
+    process: warm.Started
     log: Path
     port: int = 0
 
@@ -121,7 +120,7 @@ class Server:
     def said(self) -> str:
         return self.log.read_text()
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 120) -> int:
         return self.process.wait(seconds)
 
     def stop(self) -> int:
@@ -130,7 +129,7 @@ class Server:
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
         """Status and JSON of one request on a connection of its own."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)) as connection:
             if body is None:
                 connection.request("GET", path)
             else:
@@ -149,12 +148,10 @@ class Server:
 def serving(folder: Path, *options: Any) -> Iterator[Server]:
     log = folder / "serve.log"
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sdc", "serve", "--port", "0", *map(str, options)], cwd=folder, stderr=file
-        )
+        process = warm.popen(["-m", "sdc", "serve", "--port", "0", *options], cwd=folder, stderr=file)
     server = Server(process, log)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not (found := re.search(r"at http://\S+:(\d+)/", server.said)):
             assert process.poll() is None, server.said
             assert time.monotonic() < until, server.said

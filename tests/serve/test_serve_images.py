@@ -22,7 +22,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 def gallery(pictures, asked):
     """The service over images, its backbone loaded."""
     with asked(pictures, images=pictures / "images") as client:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while client.get("/healthz").json()["queries"]["images"] == "loading" and time.monotonic() < until:
             time.sleep(0.05)
         yield client
@@ -105,7 +105,7 @@ def test_images_cannot_be_searched_where_features_were_imported(folder, asked, r
 def test_a_backbone_that_is_not_at_hand_leaves_the_rest_at_work(pictures, caplog, asked, refusal):
     with asked(pictures, weights="random:3") as client:
         vector = FeatureStore(pictures / "feats.h5").features[0].tolist()
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while client.get("/healthz").json()["queries"]["images"] == "loading" and time.monotonic() < until:
             time.sleep(0.05)
         response = client.post("/search", content=image_bytes(), headers={"content-type": "image/png"})

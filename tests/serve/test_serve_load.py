@@ -31,7 +31,7 @@ def client(port, until, expected, times, wrong, seed):
     """Asks on one connection after the other until it is time; notes what it should not have got."""
     chance = random.Random(seed)
     while time.monotonic() < until:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         try:
             for _ in range(100):
                 asked, answer = chance.choice(expected)

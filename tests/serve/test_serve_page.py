@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 
 import pytest
 
@@ -71,7 +70,7 @@ class Page:
         self.until(lambda: len(self.all("#examples .item")) == 12)
 
     def until(self, condition):
-        return WebDriverWait(self.browser, 30, 0.05).until(lambda _: condition())
+        return WebDriverWait(self.browser, 120, 0.05).until(lambda _: condition())
 
     def all(self, selector):
         return self.browser.find_elements(By.CSS_SELECTOR, selector)
@@ -193,5 +192,7 @@ def test_a_script_in_an_id_is_only_text(tmp_path, make_set, serve, browser):
         page.fill("#id", name + "\n")
         page.until(page.names)
         assert page.names()[0] == name
-        time.sleep(0.2)
+        browser.execute_async_script(  # ends after another image that cannot be loaded has told so
+            "const done = arguments[0], image = new Image(); image.onerror = () => setTimeout(done); image.src = 'x?2'"
+        )
         assert browser.title == "sdc · search"

@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 SERVER = "SDC_TESTS_WARM"  # the environment variable with the server's socket, and the variables of its start
-AT_START = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "LD_", "PYTHON", "TRITON_", "CUDA_VISIBLE", "TORCH", "LC_", "LANG")
+AT_START = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LD_", "PYTHON", "TRITON_", "LC_", "LANG",
+)  # fmt: skip  # what libraries set themselves when they are imported is not among them
 IMPORTS = (
     "torch", "torch._dynamo", "torchvision", "timm", "faiss", "h5py", "scipy.linalg", "scipy.special", "scipy.stats",
     "PIL.Image", "matplotlib.pyplot", "safetensors.torch", "numpy.random", "rich.progress", "xxhash", "click",
@@ -105,6 +107,9 @@ class Process:
         self.wait()
 
 
+Started = Process | subprocess.Popen[str]
+
+
 def popen(
     arguments: Sequence[object],
     cwd: str | os.PathLike[str] | None = None,
@@ -113,7 +118,7 @@ def popen(
     stdout: Any = None,
     stderr: Any = None,
     text: bool = True,
-) -> Process | subprocess.Popen[str]:
+) -> Started:
     """`subprocess.Popen([sys.executable, *arguments], …)`, of text; a cold one where there is no server."""
     environment = dict(os.environ) if env is None else dict(env)
     arguments = [os.fspath(argument) if isinstance(argument, os.PathLike) else str(argument) for argument in arguments]
@@ -276,7 +281,7 @@ def _start(request: dict[str, Any]) -> None:
         import coverage
 
         coverage.process_startup()
-    sys.path[0] = "" if kind.startswith("-") else os.path.dirname(os.path.abspath(kind))
+    sys.path.insert(0, "" if kind.startswith("-") else os.path.dirname(os.path.abspath(kind)))
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     if kind == "-m":
         sys.argv = arguments

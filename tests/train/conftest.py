@@ -8,7 +8,8 @@ import signal
 
 import pytest
 
-from sdc.train.loop import Interrupted, checkpoint, fitting
+from sdc.train.loop import fit as fit_module
+from sdc.train.loop.fit import Interrupted
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def stopped_after(monkeypatch):
 
     @contextlib.contextmanager
     def stopping(steps, match=None):
-        step, done = fitting._Run._step, [0]
+        step, done = fit_module._Run._step, [0]
 
         def counted(self, batch, number):
             done[0] += 1
@@ -26,7 +27,7 @@ def stopped_after(monkeypatch):
             return step(self, batch, number)
 
         with monkeypatch.context() as patch, pytest.raises(Interrupted, match=match):
-            patch.setattr(fitting._Run, "_step", counted)
+            patch.setattr(fit_module._Run, "_step", counted)
             yield
 
     return stopping
@@ -38,7 +39,7 @@ def killed_before(monkeypatch):
 
     @contextlib.contextmanager
     def killing(number):
-        step = fitting._Run._step
+        step = fit_module._Run._step
 
         def failing(self, batch, reached):
             if reached == number:
@@ -46,8 +47,8 @@ def killed_before(monkeypatch):
             return step(self, batch, reached)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(checkpoint, "SAVE_EVERY", 0.0)
-            patch.setattr(fitting._Run, "_step", failing)
+            patch.setattr(fit_module, "SAVE_EVERY", 0.0)
+            patch.setattr(fit_module._Run, "_step", failing)
             yield
 
     return killing

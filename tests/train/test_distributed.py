@@ -6,31 +6,28 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 
 from sdc.train.model import Model
 
 TRAIN = ["train", "--bits", "16", "--hidden", "32", "--batch-size", "32", "--device", "cpu"]
 
 
-def start(folder: Path, *arguments: object, restarts: int = 0) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: object, restarts: int = 0) -> warm.Started:
     """torchrun with 2 processes; `arguments` are what each of them runs."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", restarts]
-    return subprocess.Popen(
-        [sys.executable, "-m", *map(str, [*launcher, *arguments])],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    environment, pipe = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}, subprocess.PIPE
+    return warm.popen(["-m", *launcher, *arguments], cwd=folder, env=environment, stdout=pipe, stderr=pipe)
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+def finish(process: warm.Started, code: int = 0) -> tuple[str, str]:
     try:
-        output, messages = process.communicate(timeout=120)
+        output, messages = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         process.terminate()
         raise
@@ -41,10 +38,10 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 GRADIENTS = """
 import json, sys
 import numpy as np, torch
-from sdc.train.loop import joined
+from sdc.train.loop.distributed import joined
 from sdc.train.head import make_head
 from sdc.train.methods.sdc import SDC
-from sdc.train.presets import make_recipe
+from sdc.train.recipe import make_recipe
 
 def compute(pairs, hidden, module_of, gather, x, joint):
     '''Loss, gradients and running statistics of one batch, of which `x` is this process' share.'''
@@ -116,10 +113,10 @@ SCRIPT = """
 import os, signal, sys
 from sdc.errors import SdcError
 from sdc.cli import main
-from sdc.train.loop import checkpoint, fitting
+from sdc.train.loop import fit
 
-checkpoint.SAVE_EVERY = 0.0
-end, step, done = sys.argv.pop(1), fitting._Run._step, [0]
+fit.SAVE_EVERY = 0.0
+end, step, done = sys.argv.pop(1), fit._Run._step, [0]
 
 def counted(self, batch, number):
     done[0] += 1
@@ -130,7 +127,7 @@ def counted(self, batch, number):
             os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, number)
 
-fitting._Run._step = counted
+fit._Run._step = counted
 main()
 """
 
@@ -169,7 +166,7 @@ def test_asked_to_stop_it_saves_a_checkpoint_and_resumes(folder, number):
     while not (folder / f"{name}.checkpoint").exists() and run.poll() is None:
         time.sleep(0.01)
     run.send_signal(number)
-    _, messages = run.communicate(timeout=60)
+    _, messages = run.communicate(timeout=300)
     assert run.returncode != 0
     assert f"continue with --resume ({name}.checkpoint)" in messages
     assert not (folder / name).exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 
 import sdc
 from sdc.errors import SdcError, UsageError
@@ -306,7 +307,7 @@ def test_without_the_extra_the_pip_command_is_said(models, tmp_path, package):
         f"sys.argv = ['sdc', 'export', '--model', {str(models['itq'])!r}, '--onnx', 'model.onnx']\n"
         "from sdc.cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = warm.run(["-c", script], cwd=tmp_path, capture_output=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("sdc: error: --onnx needs onnx and onnxruntime")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 import torch
+import warm
 
 import sdc
 from sdc.errors import SdcError, UsageError
-from sdc.train.loop import fit
 from sdc.train.loop.checkpoint import Checkpoint
-from sdc.train.presets import make_recipe
+from sdc.train.loop.fit import fit
+from sdc.train.recipe import make_recipe
 
 
 def clusters(n=400, d=24, classes=5, seed=0):
@@ -133,32 +131,33 @@ def test_a_checkpoint_of_other_batches_is_refused(stopped_after, tmp_path):
 
 
 def test_a_killed_run_leaves_its_last_checkpoint_whole(tmp_path):
-    """kill -9 while checkpoints are written all the time: the next run resumes and ends as an undisturbed one."""
+    """kill -9 while a checkpoint is written: the next run resumes and ends as an undisturbed one."""
     script = (
-        "import numpy as np, sys, pathlib\n"
-        "from sdc.train.loop import checkpoint as c, fit\n"
-        "from sdc.train import make_recipe\n"
-        "c.SAVE_EVERY = 0.0\n"
+        "import numpy as np, os, pathlib, signal, sys\n"
+        "from sdc.train.loop import fit as f\n"
+        "from sdc.train.loop.checkpoint import Checkpoint\n"
+        "from sdc.train.recipe import make_recipe\n"
+        "f.SAVE_EVERY = 0.0\n"
         "x = np.load('x.npy')\n"
         "recipe = make_recipe(bits=16, epochs=4, batch_size=64, hidden=32)\n"
-        "print('go', flush=True)\n"
-        "t, s = fit(x, np.arange(len(x)), recipe, checkpoint=c.Checkpoint(pathlib.Path('m'), {}), resume=True)\n"
+        "moment, calls = sys.argv[1], []\n"
+        "def killing(original):\n"
+        "    def call(*arguments):\n"
+        "        calls.append(arguments)\n"
+        "        if moment == 'after': original(*arguments)\n"
+        "        if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        if moment != 'after': original(*arguments)\n"
+        "    return call\n"
+        "name = {'half': 'fsync', 'before': 'replace', 'after': 'replace'}.get(moment)\n"
+        "if name: setattr(os, name, killing(getattr(os, name)))\n"
+        "t, s = f.fit(x, np.arange(len(x)), recipe, checkpoint=Checkpoint(pathlib.Path('m'), {}), resume=True)\n"
         "np.savez('done.npz', **t)\n"
     )
     np.save(tmp_path / "x.npy", X)
-    kills = 0
-    while not (tmp_path / "done.npz").exists():
-        process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
-        assert process.stdout.readline() == b"go\n"
-        if kills < 2:
-            deadline = time.monotonic() + 30
-            while not (tmp_path / "m.checkpoint").exists() and time.monotonic() < deadline:
-                time.sleep(0.002)
-            time.sleep(0.05 * kills)
-            process.kill()
-            kills += 1
-        process.communicate(timeout=60)
-        assert process.returncode in (0, -signal.SIGKILL)
+    for moment in ("half", "before", "after", "never"):
+        done = warm.run(["-c", script, moment], cwd=tmp_path, capture_output=True)
+        assert done.returncode == (0 if moment == "never" else -signal.SIGKILL), done.stderr
+        assert (tmp_path / "done.npz").exists() == (moment == "never")
+        assert (tmp_path / "m.checkpoint").exists()
     with np.load(tmp_path / "done.npz") as done:
         assert equal(dict(done), fit(X, ROWS, RECIPE)[0])
-    assert kills == 2

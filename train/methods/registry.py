@@ -3,16 +3,20 @@
 A new method is one file and a line in `METHODS`. The file defines `METHOD` and `SETTINGS`, what the method is published
 with as far as that differs from the default recipe. There are two kinds: closed-form methods are solved at once
 (`sdc.train.methods.ClosedForm`), trained methods give a loss to the training loop
-(`sdc.train.methods.GradientMethod`).
+(`sdc.train.methods.gradient_method.GradientMethod`).
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdc.errors import SdcError, unknown_name_error
+
+if TYPE_CHECKING:
+    from sdc.train.methods.base import ClosedForm
+    from sdc.train.methods.gradient_method import GradientMethod
 
 METHODS = {
     "sdc": "sdc.train.methods.sdc",
@@ -37,9 +41,15 @@ METHODS = {
 CALIBRATED = ["sdc", "sdc-contrastive"]
 
 
+def load_method(name: str) -> ClosedForm | type[GradientMethod]:
+    """The `METHOD` of a method's module: a ClosedForm, or a class of GradientMethod."""
+    method: ClosedForm | type[GradientMethod] = _module(name).METHOD
+    return method
+
+
 def published_settings(name: str) -> dict[str, Any]:
     """The `SETTINGS` of a method's module, fields of a recipe. Raises SdcError where it has none."""
-    module = method_module(name)
+    module = _module(name)
     if not hasattr(module, "SETTINGS"):
         raise SdcError(
             f"the method {name!r} lacks its settings: define SETTINGS in {module.__name__}, the fields of a recipe "
@@ -49,8 +59,7 @@ def published_settings(name: str) -> dict[str, Any]:
     return settings
 
 
-def method_module(name: str) -> ModuleType:
-    """The file of a method. Raises UsageError for an unknown name."""
+def _module(name: str) -> ModuleType:
     if name not in METHODS:
         raise unknown_name_error("method", name, METHODS)
     return importlib.import_module(METHODS[name])

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import steps
+import warm
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract.parts import part_set as parts_module
@@ -277,7 +279,7 @@ def test_settled_leaves_another_unfinished_run_alone(tmp_path: Path) -> None:
 
 
 def dead_process() -> int:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+    with subprocess.Popen(["true"]) as process:
         process.wait()
     return process.pid
 
@@ -308,9 +310,17 @@ def test_stale_temporary_files_are_cleared_away(tmp_path: Path) -> None:
     assert not gone[2].parent.exists()
 
 
-# A stand-in for `sdc extract` in a process of its own: `python test_parts.py OUT LOG SECONDS [SHARE OF]`.
-def main(out: str, log: str, seconds: str, share: str = "0", of: str = "1") -> None:
-    print("started", flush=True)
+# A stand-in for `sdc extract` in a process of its own: `python test_parts.py OUT LOG STEP [SHARE OF]`. It is killed at
+# its STEP-th line, never where that is 0; `count` adds how many there are to the log.
+def main(out: str, log: str, step: str, share: str = "0", of: str = "1") -> None:
+    with steps.killed_at(None if step == "count" else int(step)) as counted:
+        extract(out, log, share, of)
+    if step == "count":
+        with open(log, "a") as file:
+            file.write(f"{counted.done}\n")
+
+
+def extract(out: str, log: str, share: str, of: str) -> None:
     if is_up_to_date(Path(out), PROVENANCE):
         return
     parts = begin(Path(out))
@@ -318,40 +328,31 @@ def main(out: str, log: str, seconds: str, share: str = "0", of: str = "1") -> N
         if number % int(of) == int(share):
             with open(log, "a") as file:
                 file.write(f"{number}\n")
-            time.sleep(float(seconds))
             make(parts, number)
     if not parts.missing():
         parts.assemble()
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(*arguments: object) -> warm.Started:
+    return warm.popen([__file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def finish(process: warm.Started) -> None:
     _, errors = process.communicate()
     assert process.returncode == 0, errors
 
 
 def kill_and_resume(folder: Path, kills: int, expected: bytes, seed: int) -> Counter[str]:
-    """Kills extractions at random moments, always the same one until it is whole; counts what was killed when."""
+    """Kills extractions at random lines, always the same one until it is whole; counts what was killed when."""
     rng, out, log = random.Random(seed), folder / "feats.h5", folder / "log"
-    begun = time.monotonic()
-    finish(start(out, log, 0.01))
-    length, stages, done = time.monotonic() - begun, Counter[str](), 0
+    finish(start(out, log, "count"))
+    length, stages, done = int(log.read_text().split()[-1]), Counter[str](), 0
     while done < kills:
         out.unlink()
         log.write_text("")
         killed_here = 0
         while True:
-            process = start(out, log, 0.01)
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-            try:
-                process.wait(rng.uniform(0, length) if done < kills else None)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
+            process = start(out, log, rng.randrange(length) if done < kills else 0)
             process.communicate()
             if process.returncode == 0:
                 break
@@ -369,12 +370,12 @@ def kill_and_resume(folder: Path, kills: int, expected: bytes, seed: int) -> Cou
 
 
 def test_killed_five_times(tmp_path: Path, expected: bytes) -> None:
-    assert kill_and_resume(tmp_path, 5, expected, seed=time.time_ns()).total() >= 5
+    assert kill_and_resume(tmp_path, 5, expected, seed=0).total() >= 5
 
 
 @pytest.mark.slow
 def test_killed_fifty_times(tmp_path: Path, expected: bytes) -> None:
-    stages = kill_and_resume(tmp_path, 50, expected, seed=time.time_ns())
+    stages = kill_and_resume(tmp_path, 50, expected, seed=1)
     assert stages.total() >= 50
     assert stages["parts"] > 10
 

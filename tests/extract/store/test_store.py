@@ -8,8 +8,6 @@ import json
 import os
 import pickle
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -440,5 +439,5 @@ def test_default_splits(n: int, seed: int) -> None:
 
 def test_bench_checks_what_it_times() -> None:
     small_run = ["--rows", "3000", "--dimension", "32", "--batch", "16", "--repeats", "1"]
-    done = subprocess.run([sys.executable, BENCH, *small_run], capture_output=True, text=True, check=True)
+    done = warm.run([BENCH, *small_run], capture_output=True, check=True)
     assert "random rows, take" in done.stdout

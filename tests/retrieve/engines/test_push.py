@@ -3,12 +3,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import warm
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,7 +71,7 @@ run(PushSettings(sys.argv[1], sys.argv[2], batch=200))
 
 def test_a_killed_push_goes_on_without_duplicates(url, make_index):
     index = make_index()
-    done = subprocess.run([sys.executable, "-c", KILLED, url, str(index.path)], timeout=120, check=False)
+    done = warm.run(["-c", KILLED, url, index.path])
     assert done.returncode == -signal.SIGKILL
     found = run(PushSettings(url, index.path, batch=333))
     assert (found["already"], found["pushed"]) == (600, 900)
@@ -295,7 +295,7 @@ def test_batches_cover_the_rest_within_their_limits(names, size, limit, data):
 def test_two_hundred_thousand_codes_answer_as_here(engine, bits, new_url, make_index):
     index = make_index(count=200_000, bits=bits)
     url = new_url(engine)
-    done = subprocess.run([sys.executable, "-c", KILLED, url, str(index.path)], timeout=300, check=False)
+    done = warm.run(["-c", KILLED, url, index.path])
     assert done.returncode == -signal.SIGKILL
     found = run(PushSettings(url, index.path))
     assert (found["already"], found["pushed"]) == (600, 199_400)

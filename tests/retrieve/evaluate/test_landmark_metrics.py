@@ -100,7 +100,7 @@ def sets(draw, most_items, most_queries):
     return distances, kinds
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(sets(30, 4))
 def test_equals_the_second_implementation(made):
     distances, kinds = made
@@ -122,7 +122,7 @@ def test_equals_the_second_implementation_on_thousands_of_long_rankings():
             assert_equal(found, plain_protocol(untied.tolist(), kinds[:1].tolist()), 1e-9)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(sets(6, 1))
 def test_expected_best_and_worst_equal_enumeration_of_all_tie_orders(made):
     (distances,), (kinds,) = made
@@ -142,7 +142,7 @@ def test_expected_best_and_worst_equal_enumeration_of_all_tie_orders(made):
                 np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12, err_msg=f"{ties} {setting}")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(sets(60, 2), st.randoms(use_true_random=False))
 def test_the_order_of_the_database_changes_no_expected_value(made, chance):
     distances, kinds = made

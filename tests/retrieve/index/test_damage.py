@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import warm
 
 from sdc.retrieve.index import faiss_layout
 from sdc.retrieve.index.ids import Ids
@@ -102,9 +101,7 @@ def damaged(whole):
 
 def outcomes(script, folder):
     """What became of each file; a file at which the process died has no outcome."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=120
-    )  # fmt: skip
+    done = warm.run(["-c", script, folder], capture_output=True)
     assert done.returncode == 0, (done.returncode, done.stdout[-100:], done.stderr[-500:])
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 

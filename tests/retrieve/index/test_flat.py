@@ -177,7 +177,7 @@ def test_the_callers_openmp_threads_are_left_as_they_were():
 
 
 def test_work_is_shared_out_and_comes_back_in_order():
-    together, seen = threading.Barrier(2, timeout=20), set()
+    together, seen = threading.Barrier(2, timeout=120), set()
 
     def task(number):
         seen.add(threading.get_ident())

@@ -282,7 +282,7 @@ def test_auto_reaches_the_recall_on_queries_it_never_saw_with_little_more_than_i
     assert recall_of(index, model, store, unseen, 10, int(choice.shortlist / 1.5)) < recall
 
 
-@pytest.mark.parametrize(("count", "times"), [(100, 1.8), (200, 1.5)])
+@pytest.mark.parametrize(("count", "times"), [(100, 1.8), pytest.param(200, 1.5, marks=pytest.mark.slow)])
 def test_over_seeds_auto_keeps_its_promise_to_queries_it_never_saw(made, count, times):
     index, model, store = opened(made)
     everyone = np.arange(3000, 3800)

@@ -58,29 +58,34 @@ def test_writers_take_turns(shelf, tools):
     assert not tools.left_over(shelf)
 
 
+def wait_for_message(caplog, message):
+    deadline = time.monotonic() + 120
+    while message not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_who_waits_says_so(shelf, caplog):
     caplog.set_level("INFO")
     change, after = shelf.removed(["first/001"])
     thread = threading.Thread(target=change)
     with folder.locked(shelf.path):
         thread.start()
-        deadline = time.monotonic() + 10
-        while "is being changed by another process: waiting for it" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_message(caplog, "is being changed by another process: waiting for it")
         assert Index.open(shelf.path).ntotal == 40  # who reads does not wait
     thread.join()
     shelf.accept(after)
     shelf.check()
 
 
-def test_a_folder_that_goes_while_somebody_waits_for_it(shelf):
+def test_a_folder_that_goes_while_somebody_waits_for_it(shelf, caplog):
     """The one who waits for the lock of a removed folder makes a new one."""
+    caplog.set_level("INFO")
     change, after = shelf.removed(["first/001"])
     thread = threading.Thread(target=change)
     with folder.locked(shelf.path):
         thread.start()
-        time.sleep(0.1)
+        wait_for_message(caplog, "waiting for it")
     thread.join()
     shelf.accept(after)
     shelf.check()

@@ -7,9 +7,9 @@ import os
 import random
 import shutil
 import signal
-import time
 
 import pytest
+import steps
 
 from sdc.errors import SdcError
 from sdc.retrieve.index.index import Index
@@ -154,6 +154,13 @@ def draw(shelf, chance, number):
     return shelf.removed(some) if kind == "remove" else shelf.compacted()
 
 
+def killed(change, step, lines):
+    """Does a change, killed at its line `step` if it has so many; else writes down how many it has."""
+    with steps.killed_at(step) as counted:
+        change()
+    lines.write_text(str(counted.done))
+
+
 def killed_at_random(make_shelf, tools, folder, count, seed):
     """Kills so many writers, beside a reader; returns how many of them had begun to write.
 
@@ -161,22 +168,20 @@ def killed_at_random(make_shelf, tools, folder, count, seed):
     in hand: nothing is lost, and nothing is mixed.
     """
     shelf, chance = make_shelf(folder, 200), random.Random(seed)
-    took, kills, halfway, number = 0.02, 0, 0, 0
+    length, kills, halfway, number = 1000.0, 0, 0, 0
     states = {0: tools.hash_of(shelf.expected)}
     with tools.forked(tools.reader(shelf.path, folder / "seen", folder / "stop")) as (reader, _):
         while kills < count:
             number += 1
             change, after = draw(shelf, chance, number)
-            before, start = shelf.expected, time.monotonic()
-            with tools.forked(change) as (child, pipe):
-                time.sleep(chance.uniform(0, 1.2) * took)
-                os.kill(child, signal.SIGKILL)
+            before, step = shelf.expected, int(chance.uniform(0, 1.2) * length)
+            with tools.forked(lambda change=change, step=step: killed(change, step, folder / "lines")) as (child, pipe):
                 _, status = os.waitpid(child, 0)
                 acknowledged = os.read(pipe, 4) == b"done"
             if os.WIFSIGNALED(status):
                 kills += 1
             else:
-                took = 0.8 * took + 0.2 * (time.monotonic() - start)
+                length = 0.8 * length + 0.2 * int((folder / "lines").read_text())
             index = Index.open(shelf.path)
             state = tools.state_of(index)
             assert state == after or (state == before and not acknowledged), f"seed {seed}, change {number}"
