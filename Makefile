@@ -31,10 +31,12 @@ test: $(STAMP) data ## the test suite, under 15 minutes on 2 cores
 test-slow: $(STAMP) data ## what takes longer: many kills, full-size runs; under 40 minutes
 	$(BIN)/python -m pytest -m slow
 
-check: $(STAMP) ## lint and types
+check: $(STAMP) ## lint, types, layers, and the shape of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/structure.py
 
 bench: $(STAMP) data ## every benchmark, each checks its result before it prints
 	for file in bench/*_bench.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

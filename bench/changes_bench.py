@@ -38,7 +38,7 @@ from sdc.retrieve import encode_database as run
 from sdc.retrieve.index import Index, write_new_index
 from sdc.retrieve.index.delta import Change, Manifest, Part, changes_folder, write_removed
 from sdc.retrieve.update import AddSettings, CompactSettings, RemoveSettings, changes
-from sdc.train.model import Model
+from sdc.train import Model
 
 DIMENSION, BITS, CLUSTERS, QUERIES, K = 64, 64, 1000, 1024, 10
 BLOCK = 50_000

@@ -41,8 +41,8 @@ def measure(path: Path, rows: int, dimension: int, in_memory: bool, group: Path 
     """Steps a second."""
     if group:
         (group / "cgroup.procs").write_text(str(os.getpid()))
-    from sdc.train.loop import batches, fit
-    from sdc.train.recipe import make_recipe
+    from sdc.train import make_recipe
+    from sdc.train.loop import batches, fitting
 
     class Measured(Exception):  # noqa: N818
         pass
@@ -64,13 +64,13 @@ def measure(path: Path, rows: int, dimension: int, in_memory: bool, group: Path 
                     self.taken += 1
                     yield batch
 
-    fit.Batches = Timed  # type: ignore[misc]
+    fitting.Batches = Timed  # type: ignore[misc]
     features: np.ndarray = np.memmap(path, np.float16, "r", shape=(rows, dimension))
     if in_memory:
         rows = min(rows, 500_000)
         features = np.array(features[:rows])
     try:
-        fit.fit(features, np.arange(rows), make_recipe(epochs=1000, patience=0), device="cpu")
+        fitting.fit(features, np.arange(rows), make_recipe(epochs=1000, patience=0), device="cpu")
     except Measured as measured:
         return float(measured.args[0])
     raise RuntimeError(f"{rows} rows are too few for {STEPS} steps: give more --rows")

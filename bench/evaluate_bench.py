@@ -29,7 +29,7 @@ from sdc.retrieve import EncodeSettings, unpack
 from sdc.retrieve import encode_database as run
 from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
 from sdc.retrieve.index import Index, faiss_module
-from sdc.train.model import Model
+from sdc.train import Model
 
 BAR = 20.0  # seconds
 AT = 1000

@@ -35,9 +35,8 @@ from sdc.experiments import (
 )
 from sdc.extract.store import FeatureStore
 from sdc.retrieve.features import CUTOFFS
+from sdc.train import PRESETS, TrainSettings
 from sdc.train.methods import METHODS
-from sdc.train.recipe import PRESETS
-from sdc.train.run import TrainSettings
 
 SCORES = ("map", *(f"recall@{k}" for k in CUTOFFS))
 

@@ -30,11 +30,9 @@ from sdc import __version__
 from sdc.extract.store import FeatureStore
 from sdc.retrieve.evaluate import average_precision
 from sdc.retrieve.features import Nearest, expected_overlap
-from sdc.train import feature_space
-from sdc.train.loop.fit import fit
+from sdc.train import Model, feature_space, make_recipe
+from sdc.train.loop import fit
 from sdc.train.methods import sdc as method
-from sdc.train.model import Model
-from sdc.train.recipe import make_recipe
 
 HELD_OUT = 1000
 VARIANTS = (

@@ -39,7 +39,7 @@ from sdc.retrieve import encode_database as encode
 from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import Index, faiss_module
 from sdc.retrieve.rerank import WIDTH, Reranker, rerank
-from sdc.train.model import Model
+from sdc.train import Model
 
 K, QUERIES, CHECKED, TIMED, COLD, EXACT = 10, 1000, 5, 500, 50, 20
 CLUSTERS, SURFACE, BLOCK = 10_000, 32, 50_000
@@ -84,8 +84,8 @@ def blocks(rows: int, dimension: int) -> Iterator[np.ndarray]:
 
 
 def make(folder: Path, rows: int, dimension: int, bits: int, method: str) -> Scene:
-    from sdc.train.run import TrainSettings
-    from sdc.train.run import run as train
+    from sdc.train import TrainSettings
+    from sdc.train import train_head as train
 
     total = rows + 2 * QUERIES
     splits = {

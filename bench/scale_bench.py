@@ -28,7 +28,7 @@ from sdc.devices import cpu_count
 from sdc.extract.store import FeatureStore
 from sdc.retrieve import hamming, pack
 from sdc.retrieve.index import Index
-from sdc.train.model import Model
+from sdc.train import Model
 
 DIMENSION, BLOCK = 8, 1_000_000
 

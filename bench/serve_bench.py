@@ -40,7 +40,7 @@ from threadpoolctl import threadpool_limits
 from sdc.devices import cpu_count
 from sdc.retrieve import encode_vectors
 from sdc.retrieve.index import Index
-from sdc.train.model import Model
+from sdc.train import Model
 
 BITS, DIMENSION, K, REQUESTS = 64, 512, 10, 64
 KINDS = {"a vector": 1, "64 vectors": 64, "an id": 0}  # vectors in a request

@@ -16,10 +16,10 @@ import click
 import numpy as np
 import torch
 
+from sdc.train import Recipe, make_recipe
 from sdc.train.head import make_head
-from sdc.train.loop.fit import fit
+from sdc.train.loop import fit
 from sdc.train.methods.sdc import SDC
-from sdc.train.recipe import Recipe, make_recipe
 
 
 def data(rows: int, dimension: int) -> np.ndarray:

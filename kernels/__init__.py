@@ -23,6 +23,7 @@ from sdc.kernels.names import LOSSES, PAIRS, QUANTIZATIONS
 from sdc.kernels.quantiles import quantile_table
 
 if TYPE_CHECKING:
+    from sdc.kernels.eager import teacher_order
     from sdc.kernels.functional import Loss, calibration_loss, sample_length
 
 __all__ = [
@@ -35,10 +36,12 @@ __all__ = [
     "hamming_nearest",
     "quantile_table",
     "sample_length",
+    "teacher_order",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Loss", "calibration_loss", "sample_length"):  # they need torch, and the search must not wait for it
-        return getattr(importlib.import_module("sdc.kernels.functional"), name)
+    home = {"teacher_order": "eager"}.get(name, "functional")
+    if name in __all__:  # these need torch, and the search must not wait for it
+        return getattr(importlib.import_module(f"sdc.kernels.{home}"), name)
     raise AttributeError(f"module 'sdc.kernels' has no attribute {name!r}")

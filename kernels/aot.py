@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sdc.files import atomic_write
-from sdc.kernels.gpu import config
-from sdc.kernels.gpu.model import SortCost
+from sdc.kernels import gpu
 
 NAMED = ("SHFL", "BAR", "LDS", "STS", "LDG", "STG", "LDL", "STL", "HMMA", "HGMMA", "UTCHMMA", "VIMNMX", "IMNMX")
 # What runs in the pipe of integers, comparisons and selections, at half the issue rate.
@@ -73,17 +72,17 @@ class Resources:
     opcodes: dict[str, int]  # of them, those of NAMED that occur
 
 
-def cases(chips: Sequence[int] = config.CAPABILITIES) -> Iterator[Case]:
+def cases(chips: Sequence[int] = gpu.CAPABILITIES) -> Iterator[Case]:
     """Everything the launcher may choose on these chips: each kernel over sizes, types, losses and strides."""
     for chip in chips:
-        tiles = {config.rows_config(chip, B, 64, 16).gram.tile: B for B in (256, 4096, 1024)}
+        tiles = {gpu.rows_config(chip, B, 64, 16).gram.tile: B for B in (256, 4096, 1024)}
         for B in tiles.values():
             for aligned in (True, False):
                 yield Case("gram", chip, B, aligned=aligned)
                 yield Case("gram", chip, B, dtype="fp32", aligned=aligned)
                 yield Case("gram", chip, B, dtype="fp32", precision="tf32", aligned=aligned)
             yield Case("gram", chip, B, dtype="bf16")
-        yield Case("gram", chip, 2 * config.LARGEST_SORT)
+        yield Case("gram", chip, 2 * gpu.LARGEST_SORT)
         for log_b in range(4, 15):
             yield Case("row_sort", chip, 1 << log_b)
         yield Case("row_sort", chip, 1024, loss="l2")
@@ -92,7 +91,7 @@ def cases(chips: Sequence[int] = config.CAPABILITIES) -> Iterator[Case]:
             for loss in ("l1", "l2"):
                 for aligned in (True, False):
                     yield Case("backward", chip, 1024, K=K, loss=loss, aligned=aligned)
-        for B in (64, 256, 2048, 2 * config.LARGEST_HALVES):
+        for B in (64, 256, 2048, 2 * gpu.LARGEST_HALVES):
             yield Case("halves", chip, B)
         yield Case("halves", chip, 2048, K=512, dtype="fp32", loss="l2")
         yield Case("halves", chip, 256, K=33, dtype="bf16", loss="one-sided", aligned=False)
@@ -103,18 +102,16 @@ def cases(chips: Sequence[int] = config.CAPABILITIES) -> Iterator[Case]:
 
 def specialize(case: Case) -> Any:
     """The `Specialization` the launcher would take for this case on that chip."""
-    from sdc.kernels.gpu import launch
-
     bits = 32 if case.dtype == "fp32" else 16
     if case.kernel in ("halves", "halves_backward"):
-        halves = config.halves_config(case.capability, case.B // 2, case.K)
-        return launch.halves_forward(halves, case.loss) if case.kernel == "halves" else launch.halves_backward(halves)
-    rows = config.rows_config(case.capability, case.B, case.K, bits)
+        halves = gpu.halves_config(case.capability, case.B // 2, case.K)
+        return gpu.halves_forward(halves, case.loss) if case.kernel == "halves" else gpu.halves_backward(halves)
+    rows = gpu.rows_config(case.capability, case.B, case.K, bits)
     if case.kernel == "gram":
-        return launch.gram_tiles(rows, case.precision, symmetric=case.B <= config.LARGEST_SORT)
+        return gpu.gram_tiles(rows, case.precision, symmetric=case.B <= gpu.LARGEST_SORT)
     if case.kernel == "row_sort":
-        return launch.sorted_rows(rows, case.loss, gradient=True)
-    return launch.rows_backward(rows)
+        return gpu.sorted_rows(rows, case.loss, gradient=True)
+    return gpu.rows_backward(rows)
 
 
 def compile_case(case: Case) -> Resources:
@@ -203,11 +200,11 @@ def compile_all(wanted: Sequence[Case], workers: int = 2) -> Iterator[tuple[Case
             os.environ["TRITON_INTERPRET"] = interpret
 
 
-def sort_cost(capability: int, B: int) -> SortCost:
+def sort_cost(capability: int, B: int) -> gpu.SortCost:
     """What `sdc.kernels.gpu.model.predict_rows` asks of the row sort on this chip."""
     cost = compile_case(Case("row_sort", capability, B))
     exchanges = sum(cost.opcodes.get(name, 0) for name in ("SHFL", "LDS", "STS"))
-    return SortCost(cost.instructions, cost.alu, exchanges)
+    return gpu.SortCost(cost.instructions, cost.alu, exchanges)
 
 
 def describe(case: Case, cost: Resources) -> str:
@@ -232,7 +229,7 @@ def write_table(path: Path, costs: dict[Case, Resources]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sdc.kernels.aot", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--chips", type=int, nargs="+", default=config.CAPABILITIES, metavar="SM", help="such as 80 90 120"
+        "--chips", type=int, nargs="+", default=gpu.CAPABILITIES, metavar="SM", help="such as 80 90 120"
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, as JSON")

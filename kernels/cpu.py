@@ -69,11 +69,11 @@ def ranks(features: Tensor) -> Tensor:
     """
     size = len(features)
     dtype = _dtype(features)
-    found = torch.empty(size, size, dtype=torch.int64)
+    ranked = torch.empty(size, size, dtype=torch.int64)
     hashes, targets = torch.zeros(size, 1, dtype=dtype), torch.arange(size - 1, dtype=dtype)
     for start, panel in _panels(features, hashes, targets, _RANKS, torch.empty(size, dtype=torch.float64)):
-        found[start : start + len(panel)] = panel
-    return found
+        ranked[start : start + len(panel)] = panel
+    return ranked
 
 
 @torch.library.custom_op("sdc::calibration_rows_cpu", mutates_args=(), device_types="cpu")

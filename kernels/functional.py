@@ -104,17 +104,17 @@ def choose(features: Tensor, outputs: Tensor, pairs: str) -> str:
 
 def _triton_runs(device: torch.device) -> bool:
     try:
-        from sdc.kernels.gpu import ops
+        from sdc.kernels.gpu import available
     except ImportError:  # Triton is there for Linux only
         return False
-    return ops.available(device)
+    return available(device)
 
 
 def _triton(features: Tensor, outputs: Tensor, quantiles: Tensor, pairs: str, loss: str) -> tuple[Tensor, Tensor]:
-    from sdc.kernels.gpu import ops
+    from sdc.kernels.gpu import calibration_halves, calibration_rows
 
-    rows = ops.calibration_rows if pairs == "rows" else ops.calibration_halves
-    return rows(features, outputs, quantiles, loss)
+    term = calibration_rows if pairs == "rows" else calibration_halves
+    return term(features, outputs, quantiles, loss)
 
 
 def _check_implementation(implementation: str, outputs: Tensor, pairs: str) -> None:

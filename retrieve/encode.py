@@ -15,7 +15,7 @@ from sdc.files import check_same_settings, writable
 from sdc.progress import Progress
 from sdc.retrieve.bits import pack
 from sdc.retrieve.index import RECALL, Ids, Index, Records, check_fits, check_index_type
-from sdc.train.model import NORM_EPS, Model
+from sdc.train import NORM_EPS, Model
 
 RECENTERED = ("paper-instance",)  # presets for which re-centring is the default
 _BLOCK = 8192  # rows encoded at once

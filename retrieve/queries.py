@@ -12,7 +12,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.bits import pack
-from sdc.train.model import Model
+from sdc.train import Model
 
 
 class Origin(Protocol):

@@ -13,7 +13,7 @@ from sdc.files import checksum, require_file
 if TYPE_CHECKING:
     import torch
 
-    from sdc.train.model import Model
+    from sdc.train import Model
 
 
 class Hasher:
@@ -22,9 +22,9 @@ class Hasher:
     Args:
         bits: K, the length of a code; a multiple of 8.
         method: one of `sdc.train.methods.METHODS`.
-        preset: see `sdc.train.recipe.PRESETS`.
+        preset: see `sdc.train.PRESETS`.
         device: of PyTorch, for training; None takes CUDA where there is one.
-        settings: any other field of `sdc.train.recipe.Recipe`, e.g. `epochs=20`.
+        settings: any other field of `sdc.train.Recipe`, e.g. `epochs=20`.
 
     Raises:
         UsageError: a setting is unknown or out of its range.
@@ -42,7 +42,7 @@ class Hasher:
         device: str | None = None,
         **settings: Any,
     ) -> None:
-        from sdc.train.recipe import make_recipe
+        from sdc.train import make_recipe
 
         self.recipe = make_recipe(preset, bits=bits, method=method, **settings)
         self._preset = preset
@@ -56,16 +56,15 @@ class Hasher:
             SdcError: NaN or Inf among the values, too few rows, or training diverged.
             UsageError: the embeddings are not (N, d) floats.
         """
-        from sdc.train.loop.fit import fit
-        from sdc.train.model import Model
-        from sdc.train.run import metadata
+        from sdc.train import Model, model_metadata
+        from sdc.train.loop import fit
 
         x = _matrix(embeddings)
         tensors, summary = fit(x, np.arange(len(x)), self.recipe, device=self.device)
         content = checksum(np.ascontiguousarray(x))
         settings = {**self.recipe.record(), "features": content}
         origin = {"source": "memory"}
-        described = metadata(self.recipe, settings, None, content, origin, summary, preset=self._preset)
+        described = model_metadata(self.recipe, settings, None, content, origin, summary, preset=self._preset)
         self._model = Model(tensors, described)
         return self
 
@@ -93,8 +92,7 @@ class Hasher:
     @classmethod
     def load(cls, path: Path | str) -> Hasher:
         """A trained Hasher from model.safetensors. Raises SdcError where it is missing or damaged."""
-        from sdc.train.model import Model
-        from sdc.train.recipe import recorded_recipe
+        from sdc.train import Model, recorded_recipe
 
         model = Model.load(path)
         settings = {
@@ -172,7 +170,7 @@ def _inspect_features(path: Path) -> dict[str, Any]:
 
 
 def _inspect_model(path: Path) -> dict[str, Any]:
-    from sdc.train.model import Model
+    from sdc.train import Model
 
     model = Model.load(path)
     return {

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdc.train.methods.itq import ITQ
+from sdc.train.methods import ITQ
 from sdc.train.model import NORM_EPS
 from sdc.train.recipe import Recipe
 

@@ -39,8 +39,8 @@ def long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float, seed: int) -> 
     classes, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise UsageError(f"--imbalance needs at least two classes, found {len(classes)} among the training rows")
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(classes))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(classes))
     shares = ratio ** (-np.arange(len(classes)) / (len(classes) - 1))
     largest = (sizes[order] / shares).min()
     counts = np.floor(largest * shares * (1 + 1e-12)).astype(np.int64)  # whole numbers stay so, whatever the rounding
@@ -49,11 +49,11 @@ def long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float, seed: int) -> 
             f"--imbalance {ratio:g} leaves no row of the smallest of {len(classes)} classes: "
             f"the largest can have {int(largest)} rows, so choose a ratio below that"
         )
-    kept = [
-        random.permutation(np.flatnonzero(numbers == label))[:count] for label, count in zip(order, counts, strict=True)
+    groups = [
+        rng.permutation(np.flatnonzero(numbers == label))[:count] for label, count in zip(order, counts, strict=True)
     ]
-    left: np.ndarray = rows[np.sort(np.concatenate(kept))]
-    return left
+    sampled: np.ndarray = rows[np.sort(np.concatenate(groups))]
+    return sampled
 
 
 def class_groups(labels: np.ndarray) -> dict[str, list[int]]:

@@ -19,11 +19,12 @@ from sdc.files import check_same_settings, require_file, writable
 from sdc.settings import defaults, either, essential, fields_of, option, recorded
 from sdc.train.long_tail import class_groups, long_tail
 from sdc.train.loss_alarms import training_alarms
-from sdc.train.recipe import PRESETS, RUNS_OWN, Recipe, make_recipe
+from sdc.train.presets import PRESETS, RUNS_OWN, make_recipe
+from sdc.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from sdc.extract.store import FeatureStore
-    from sdc.train.loop.distributed import World
+    from sdc.train.loop import World
 
 TRAIN_ON = ("train", "database")
 
@@ -104,7 +105,7 @@ def run(settings: TrainSettings) -> Path:
     rows = training_rows(settings, store)
 
     # These import torch, which a run that is refused or has nothing to do need not wait for.
-    from sdc.train.loop.distributed import joined
+    from sdc.train.loop import joined
     from sdc.train.methods import ClosedForm, load_method
 
     if isinstance(load_method(recipe.method), ClosedForm):
@@ -137,8 +138,7 @@ def _train(
     settings: TrainSettings, recipe: Recipe, store: FeatureStore, rows: np.ndarray, record: dict[str, Any],
     start: float, world: World | None,
 ) -> Path:  # fmt: skip
-    from sdc.train.loop.checkpoint import Checkpoint
-    from sdc.train.loop.fit import fit
+    from sdc.train.loop import Checkpoint, fit
     from sdc.train.model import Model
 
     log.info(
@@ -157,7 +157,7 @@ def _train(
     # Relative to the model's folder, so that the same run gives the same file wherever it takes place.
     path = os.path.relpath(store.path, Path(settings.out).absolute().parent)
     groups = class_groups(store.labels[rows]) if store.labels is not None and settings.imbalance != 1 else None
-    described = metadata(
+    described = model_metadata(
         recipe, record, path, store.fingerprint, store.provenance, summary, preset=settings.preset, groups=groups
     )
     model = Model(tensors, described)
@@ -169,7 +169,7 @@ def _train(
     return settings.out
 
 
-def metadata(
+def model_metadata(
     recipe: Recipe, settings: dict[str, Any], path: str | None, fingerprint: str, provenance: dict[str, Any],
     summary: dict[str, Any], *, preset: str, groups: dict[str, list[int]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip

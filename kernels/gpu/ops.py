@@ -103,9 +103,6 @@ def _launch(chosen: launch.Specialization, grid: tuple[int, ...], *arguments: Te
         chosen.kernel[grid](*arguments, **chosen.options)
 
 
-# ---------------------------------------------------------------------------------------------- rows
-
-
 @torch.library.custom_op("sdc::calibration_rows", mutates_args=())
 def _rows(
     features: Tensor, outputs: Tensor, quantiles: Tensor, loss: str, gradient: bool

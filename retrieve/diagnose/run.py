@@ -114,8 +114,8 @@ def _target(index: Index) -> tuple[str | None, InverseCdf]:
     """The model's calibration and its F⁻¹; where none is known, that of ideal codes, B(K, ½)."""
     from scipy.stats import binom
 
+    from sdc.train import Model
     from sdc.train.calibrations import inverse_cdf
-    from sdc.train.model import Model
 
     if index.metadata.get("model", {}).get("method") in CALIBRATED:
         path, fingerprint = index.recorded("model")

@@ -64,12 +64,12 @@ class Milvus(Engine):
         with translated(self.target):
             if not self._client.has_collection(self.name, timeout=CONNECT_SECONDS):
                 return None
-            found = self._client.describe_collection(self.name, timeout=_REQUEST)
-        record = Record.of_text(found.get("description"))
-        shape = {field["name"]: field for field in found["fields"]}
+            description = self._client.describe_collection(self.name, timeout=_REQUEST)
+        record = Record.of_text(description.get("description"))
+        shape = {field["name"]: field for field in description["fields"]}
         width = int(shape.get("code", {}).get("params", {}).get("dim", 0))
         if record is None or width != record.bits or not shape.keys() >= {"row", "id", "code"}:
-            raise foreign(self.target, "fields", [_described(field) for field in found["fields"]])
+            raise foreign(self.target, "fields", [_described(field) for field in description["fields"]])
         self._record = record
         return record
 
@@ -105,8 +105,8 @@ class Milvus(Engine):
             self._client.insert(self.name, rows, timeout=_REQUEST)
 
     def present(self, first: int, last: int) -> np.ndarray:
-        found = self._query(f"row >= {first} and row <= {last}", ["row"], limit=MOST_ROWS)
-        return np.array([each["row"] for each in found], np.int64)
+        records = self._query(f"row >= {first} and row <= {last}", ["row"], limit=MOST_ROWS)
+        return np.array([each["row"] for each in records], np.int64)
 
     def finish(self, record: Record) -> None:
         with translated(self.target):
@@ -133,24 +133,24 @@ class Milvus(Engine):
         return bool(sum(each.num_rows for each in segments if each.state_name != "Growing") >= count)
 
     def count(self, labels: Sequence[int] = ()) -> int:
-        found = self._query(self._having(labels), ["count(*)"])
-        return int(found[0]["count(*)"])
+        counts = self._query(self._having(labels), ["count(*)"])
+        return int(counts[0]["count(*)"])
 
     def find(self, names: Sequence[str]) -> dict[str, tuple[np.ndarray, int]]:
-        found: dict[str, tuple[np.ndarray, int]] = {}
+        firsts: dict[str, tuple[np.ndarray, int]] = {}
         for start in range(0, len(names), _NAMES):
             for each in self._named(list(names[start : start + _NAMES])):
                 name, row, code = each["id"], int(each["row"]), each["code"]
-                if name not in found or row < found[name][1]:
-                    found[name] = np.frombuffer(code[0] if isinstance(code, list) else code, np.uint8), row
-        return found
+                if name not in firsts or row < firsts[name][1]:
+                    firsts[name] = np.frombuffer(code[0] if isinstance(code, list) else code, np.uint8), row
+        return firsts
 
     def _named(self, names: list[str]) -> list[dict[str, Any]]:
         """The items with one of these ids; of an id that more than `MOST_ROWS` items share, some."""
         listed = ", ".join(_quoted(name, self.target) for name in names)
-        found = self._query(f"id in [{listed}]", ["id", "row", "code"], limit=MOST_ROWS)
-        if len(found) < MOST_ROWS or len(names) == 1:
-            return found
+        records = self._query(f"id in [{listed}]", ["id", "row", "code"], limit=MOST_ROWS)
+        if len(records) < MOST_ROWS or len(names) == 1:
+            return records
         half = len(names) // 2  # the items of one id may have left no room for another's
         return self._named(names[:half]) + self._named(names[half:])
 
@@ -174,12 +174,12 @@ class Milvus(Engine):
         with translated(self.target):
             self._load()
             for start in range(0, len(codes), step):
-                found = self._client.search(
+                neighbors = self._client.search(
                     self.name, [code.tobytes() for code in codes[start : start + step]], limit=k, anns_field="code",
                     filter=self._having(labels), output_fields=["id"], timeout=_BUILD,
                     search_params={"metric_type": "HAMMING", "params": params}, consistency_level="Strong",
                 )  # fmt: skip
-                hits += [_hits(near) for near in found]
+                hits += [_hits(near) for near in neighbors]
         return hits
 
     def _having(self, labels: Sequence[int]) -> str:

@@ -83,8 +83,8 @@ class Pgvector(Engine):
         self._table.copy(names, zip(*columns, strict=True))
 
     def present(self, first: int, last: int) -> np.ndarray:
-        found = self._table.ask("SELECT row FROM {name} WHERE row BETWEEN %s AND %s", (first, last))
-        return np.array([row for (row,) in found], np.int64)
+        rows = self._table.ask("SELECT row FROM {name} WHERE row BETWEEN %s AND %s", (first, last))
+        return np.array([row for (row,) in rows], np.int64)
 
     def finish(self, record: Record) -> None:
         if record.index_type == "hnsw":
@@ -100,13 +100,13 @@ class Pgvector(Engine):
         return int(self._table.ask("SELECT count(*) FROM {name}" + where, values)[0][0])
 
     def find(self, names: Sequence[str]) -> dict[str, tuple[np.ndarray, int]]:
-        found = self._table.ask(
+        records = self._table.ask(
             "SELECT DISTINCT ON (id) id, code::text, row FROM {name} WHERE id = ANY(%s::text[]) ORDER BY id, row",
             (list(names),),
         )
         zero = np.uint8(ord("0"))
-        bits = {name: np.frombuffer(code.encode(), np.uint8) - zero for name, code, _ in found}
-        return {name: (np.packbits(bits[name], bitorder="little"), int(row)) for name, _, row in found}
+        bits = {name: np.frombuffer(code.encode(), np.uint8) - zero for name, code, _ in records}
+        return {name: (np.packbits(bits[name], bitorder="little"), int(row)) for name, _, row in records}
 
     def search(
         self,
@@ -137,8 +137,8 @@ class Pgvector(Engine):
             for row in digits:
                 code = row.tobytes().decode()
                 given = [code, *values, *((code, radius) if radius is not None else ())]
-                found = self._table.ask(statement, (*given, *((code,) if approximate else ()), k))
-                columns = list(zip(*found, strict=True)) or [(), (), ()]
+                records = self._table.ask(statement, (*given, *((code,) if approximate else ()), k))
+                columns = list(zip(*records, strict=True)) or [(), (), ()]
                 hits.append(Hits.sorted(columns[0], columns[1], columns[2]))
         return hits
 

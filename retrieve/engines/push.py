@@ -129,9 +129,9 @@ def _check_type(name: str, target: Target) -> None:
 
 def _begin(settings: PushSettings, engine: Engine, record: Record) -> int:
     """Makes the collection, or finds out how much of it is there."""
-    found = engine.record()
-    if found is not None:
-        different = differing(found.identity(), record.identity())
+    present = engine.record()
+    if present is not None:
+        different = differing(present.identity(), record.identity())
         if not different:
             there = engine.count()
             if 0 < there <= record.count:
@@ -141,7 +141,7 @@ def _begin(settings: PushSettings, engine: Engine, record: Record) -> int:
                 )  # fmt: skip
             return there
         if not settings.overwrite:
-            what = "an earlier or later state of" if _one_origin(found, record) else "another index than"
+            what = "an earlier or later state of" if _one_origin(present, record) else "another index than"
             raise UsageError(
                 f"{settings.to} holds {what} {settings.index} ({'; '.join(different)}). "
                 "Choose another name, or --overwrite to replace it; no search is answered there until that is done."
@@ -167,10 +167,10 @@ def _complete(settings: PushSettings, engine: Engine, index: Index, record: Reco
     if already < record.count:
         _send(engine, index.database, already, settings.batch)
     engine.finish(record)
-    found = engine.count()
-    if found != record.count:
+    count = engine.count()
+    if count != record.count:
         raise SpoiltError(
-            f"{settings.to} has {found} codes, but {settings.index} has {record.count}: something else has changed "
+            f"{settings.to} has {count} codes, but {settings.index} has {record.count}: something else has changed "
             "it; --overwrite pushes it anew"
         )
     return check(engine, index, record)
@@ -264,8 +264,8 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
     chosen = np.random.default_rng(_SEED).permutation(len(source))[:_SAMPLE]
     codes, k = np.ascontiguousarray(source[np.sort(chosen)]), min(_NEIGHBORS, len(index))
     true, _ = FlatSearcher(index.database.codes).search(codes, k)
-    found = engine.search(codes, k)
-    for code, hits in zip(codes, found, strict=True):
+    neighbors = engine.search(codes, k)
+    for code, hits in zip(codes, neighbors, strict=True):
         if not _is_correct(index.database, code, hits):
             raise SpoiltError(
                 "the engine answers with rows, ids or distances that are not the index's: push with --overwrite"
@@ -273,7 +273,7 @@ def check(engine: Engine, index: Index, record: Record) -> dict[str, Any]:
     width = index.bits + 1
     reached = sum(
         np.minimum(np.bincount(distances, minlength=width), np.bincount(hits.distances, minlength=width)).sum()
-        for distances, hits in zip(true, found, strict=True)
+        for distances, hits in zip(true, neighbors, strict=True)
     )
     recall = float(reached) / true.size
     if record.index_type == "flat" and recall < 1:

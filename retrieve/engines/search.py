@@ -115,13 +115,13 @@ def _check_nprobe(settings: SearchSettings, record: Record) -> None:
 
 def _check_count(engine: Engine, target: Target, record: Record) -> None:
     """Refuses what a push has not finished, or something else has changed: its answers would miss items."""
-    found = engine.count()
-    if found != record.count:
+    count = engine.count()
+    if count != record.count:
         raise SdcError(
-            f"{target.url} has {found} of the {record.count} codes of its index: finish it with "
+            f"{target.url} has {count} of the {record.count} codes of its index: finish it with "
             f"`sdc push --to {target.url}`"
-            if found < record.count
-            else f"{target.url} has {found} codes, but {record.count} were pushed: push it anew with --overwrite"
+            if count < record.count
+            else f"{target.url} has {count} codes, but {record.count} were pushed: push it anew with --overwrite"
         )
 
 

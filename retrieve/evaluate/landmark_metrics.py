@@ -178,12 +178,12 @@ def _expected_precision(n: np.ndarray, sizes: np.ndarray, good: np.ndarray, k: i
 
 def means(measured: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Of each setting the mean over the queries that have positives in it; NaN where none has."""
-    found = {}
+    averages = {}
     for setting in SETTINGS:
         values = np.array([one[setting] for one in measured]).reshape(-1, 1 + len(CUTOFFS))
-        kept = values[~np.isnan(values[:, 0])]
-        found[setting] = kept.mean(axis=0) if len(kept) else np.full(1 + len(CUTOFFS), np.nan)
-    return found
+        defined = values[~np.isnan(values[:, 0])]
+        averages[setting] = defined.mean(axis=0) if len(defined) else np.full(1 + len(CUTOFFS), np.nan)
+    return averages
 
 
 def revisited_scores(
@@ -215,11 +215,11 @@ def revisited_scores(
         if not any(counted):
             log.warning("no query has positives in the setting %s: it is left out", setting)
             continue
-        found = scores[setting] = {}
+        score = scores[setting] = {}
         for suffix, values in of_order.items():
             ap, *precisions = values[setting].tolist()
-            found |= {f"map{suffix}": ap, f"mp{suffix}": dict(zip(map(str, CUTOFFS), precisions, strict=True))}
-        found["queries"] = sum(counted)
+            score |= {f"map{suffix}": ap, f"mp{suffix}": dict(zip(map(str, CUTOFFS), precisions, strict=True))}
+        score["queries"] = sum(counted)
         if float_aps:
-            found["map_float"] = float(np.array([one[setting] for one in float_aps])[counted].mean())
+            score["map_float"] = float(np.array([one[setting] for one in float_aps])[counted].mean())
     return scores

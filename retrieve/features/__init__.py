@@ -9,7 +9,8 @@ from sdc.retrieve.features.cosine import (
     unit_rows,
 )
 from sdc.retrieve.features.exact_neighbors import nearest
-from sdc.retrieve.features.feature_source import Features, IndexFeatures, encoded_features, missing_features
+from sdc.retrieve.features.feature_source import IndexFeatures, encoded_features, missing_features
+from sdc.retrieve.features.protocol import Features
 
 __all__ = [
     "CUTOFFS",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdc.retrieve.features.feature_source import Features
+from sdc.retrieve.features.protocol import Features
 
 CUTOFFS = (1, 10, 100)
 _GRID = 1e9

@@ -11,7 +11,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,17 +20,6 @@ from sdc.extract.store import FeatureStore
 from sdc.retrieve.index import Index, linked_file
 
 _OTHERS = 500  # files that a process may have open beside those of the features
-
-
-class Features(Protocol):
-    """Features by rows: a feature store, or several that are read as one."""
-
-    @property
-    def dimension(self) -> int: ...
-
-    def take(self, rows: np.ndarray) -> np.ndarray: ...
-
-    def blocks(self, rows: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]: ...
 
 
 class AddedFeatures(NamedTuple):

@@ -16,7 +16,7 @@ from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL, RememberedChoices, ShortlistChoice
-from sdc.train.model import Model
+from sdc.train import Model
 
 
 @dataclass(frozen=True)

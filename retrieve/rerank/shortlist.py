@@ -22,7 +22,7 @@ from sdc.retrieve.cross_validation import choose_and_validate, folds, query_part
 from sdc.retrieve.features import Features, Nearest, nearest
 from sdc.retrieve.index import Index, Records, own_positions
 from sdc.retrieve.rerank.scoring import WIDTH, asymmetric
-from sdc.train.model import Model
+from sdc.train import Model
 
 RECALL = 0.95  # asked for by default
 _QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is used

@@ -36,8 +36,7 @@ from sdc.experiments import (
 from sdc.extract.store import SPLITS, FeatureStore
 from sdc.files import atomic_write, require_file
 from sdc.retrieve.diagnose import Histogram, write_histograms
-from sdc.train.recipe import Recipe
-from sdc.train.run import TrainSettings
+from sdc.train import Recipe, TrainSettings
 
 STRETCHING = "histograms.png"  # the paper's figure of the similarities before and after
 FIGURES = (STRETCHING, SENSITIVITY, OVER_BITS, AGAINST_OVERLAP)
@@ -50,7 +49,7 @@ class AblateSettings:
     Attributes:
         features: feature files; the grid is run on each.
         over: the settings to vary, each `NAME` or `NAME=value,…`; several make a product. Names are those of
-            `sdc.experiments.grid.OVER`, which have default values, and of `sdc.train.run.TrainSettings`. `alpha` alone
+            `sdc.experiments.grid.OVER`, which have default values, and of `sdc.train.TrainSettings`. `alpha` alone
             stands for beta:a,a, `alpha` and `beta` for beta:a,b; `beta` alone keeps the calibration's alpha.
         bits: lengths of a code.
         seeds: every cell is computed with the seeds 0, 1, … of so many.

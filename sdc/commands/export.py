@@ -8,7 +8,7 @@ import click
 
 from sdc.commands.options import PATH, as_json, overwrite
 from sdc.commands.printing import print_json
-from sdc.train.export.run import ExportSettings
+from sdc.train.export import ExportSettings
 
 
 @click.command()
@@ -22,14 +22,14 @@ def export(model: Path, as_json: bool, overwrite: bool, **files: Path | None) ->
 
     Each file is checked against PyTorch, bit for bit, before it appears.
     """
-    from sdc.train.export.run import run
-    from sdc.train.model import Model
+    from sdc.train import Model
+    from sdc.train.export import export_head
 
     if not any(files.values()):
         raise click.UsageError("nothing to write: give --onnx FILE, --torch FILE or both")
     for name, file in files.items():
         if file is not None:
-            run(ExportSettings(model=model, format=name, out=file, overwrite=overwrite))
+            export_head(ExportSettings(model=model, format=name, out=file, overwrite=overwrite))
     head = Model.load(model)
     if as_json:
         written = {name: file and str(file) for name, file in files.items()}

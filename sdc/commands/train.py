@@ -13,8 +13,7 @@ from sdc.commands.options import DURATION, F, as_json, device, features, out, ov
 from sdc.commands.printing import print_json
 from sdc.devices import is_main_process
 from sdc.settings import value_type
-from sdc.train.recipe import Recipe
-from sdc.train.run import TrainSettings
+from sdc.train import Recipe, TrainSettings
 
 TYPES = {"TIME": DURATION}  # of what `--help` calls so
 
@@ -55,11 +54,10 @@ def train(as_json: bool, **options: Any) -> None:
 
     Several processes: torchrun --nproc-per-node N -m sdc train ...
     """
-    from sdc.train.model import Model
-    from sdc.train.run import run
+    from sdc.train import Model, train_head
 
     started = time.monotonic()
-    path = run(TrainSettings(**options))
+    path = train_head(TrainSettings(**options))
     seconds = time.monotonic() - started
     if not is_main_process():
         return

@@ -12,20 +12,20 @@ unit vectors as the cosine does. (Measured: by inner product both found fewer ne
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from sdc.compare.contender import Contender
 from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
 from sdc.retrieve import byte_signs, encode_rows, hamming, pack
 from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
+from sdc.train import Model
 from sdc.train.methods import METHODS
-from sdc.train.model import Model
 
 _MOST_BYTES = 1 << 13  # of rabitq; FAISS crashes where a rotation has too many numbers
 ASYMMETRIC = "-asymmetric"  # ends the name of a method whose codes are compared with the query's real outputs
@@ -42,33 +42,6 @@ def check_method(name: str) -> None:
     """Raises UsageError for a name that is no contender's."""
     if name.removesuffix(ASYMMETRIC) not in METHODS and name not in QUANTIZERS:
         raise unknown_name_error("method", name, [*METHODS, *QUANTIZERS, f"sdc{ASYMMETRIC}"])
-
-
-class Contender(ABC):
-    """A way to keep N vectors in few bytes and to search them.
-
-    Attributes:
-        bytes: of a vector, all that is kept for each.
-        query: what a query is compared as: its `code`, or `float` numbers.
-    """
-
-    bytes: int
-    query: str
-
-    @abstractmethod
-    def prepare(self, features: np.ndarray) -> np.ndarray:
-        """Queries (b, d) as `search` and `groups` take them."""
-
-    @abstractmethod
-    def search(self, prepared: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest by FAISS: distances and positions in the database, each (b, k)."""
-
-    @abstractmethod
-    def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
-        """(b, N) int32, a new array: the group of ties each item is in, 0 being the nearest; and how many there are.
-
-        All that stands below `depth` may be one group, the last.
-        """
 
 
 class Codes(Contender):

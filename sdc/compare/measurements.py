@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdc.compare.contenders import Contender
+from sdc.compare.contender import Contender
 from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
 from sdc.retrieve.evaluate import average_precision_of_groups, count_groups

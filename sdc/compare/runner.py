@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdc.compare.contenders import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, Codes, Contender, quantize
+from sdc.compare.contender import Contender
+from sdc.compare.contenders import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, Codes, quantize
 from sdc.compare.measurements import Contest, Scores, Timings, score, time_queries
 from sdc.compare.results import Latency, Mean, Result, near_cutoff
 from sdc.errors import SdcError, log
 from sdc.extract.store import FeatureStore
 from sdc.retrieve.index import faiss_module
-from sdc.train.model import Model
+from sdc.train import Model
 
 _TIMED = 1000  # queries that single ones are taken from for timing, at most
 
@@ -84,8 +85,8 @@ def _above(scores: Scores, others: Scores, near: int) -> dict[str, Mean]:
 
 def _warm_up() -> None:
     """Trains once, so that no method's time includes what is loaded and built at the first training."""
-    from sdc.train.loop.fit import fit
-    from sdc.train.recipe import make_recipe
+    from sdc.train import make_recipe
+    from sdc.train.loop import fit
 
     features = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
     fit(features, np.arange(32), make_recipe(bits=8, epochs=1, batch_size=8))
@@ -126,8 +127,8 @@ def _enter(name: str, bits: int | None, seed: int, contest: Contest, heads: dict
 
 def _train(method: str, bits: int, seed: int, store: FeatureStore) -> tuple[Model, float | None]:
     """A head of the preset `default`, and its locality."""
-    from sdc.train.loop.fit import fit
-    from sdc.train.recipe import make_recipe
+    from sdc.train import make_recipe
+    from sdc.train.loop import fit
 
     tensors, summary = fit(
         store.features, store.splits["train"], make_recipe(method=method, bits=bits, seed=seed),

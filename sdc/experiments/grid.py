@@ -13,10 +13,9 @@ from sdc.errors import UsageError, unknown_name_error
 from sdc.extract.store import FeatureStore
 from sdc.files import fingerprint
 from sdc.kernels import PAIRS
+from sdc.train import Recipe, TrainSettings
 from sdc.train.calibrations import CALIBRATIONS
 from sdc.train.methods import CALIBRATED, METHODS, ClosedForm, load_method
-from sdc.train.recipe import Recipe
-from sdc.train.run import TrainSettings
 
 Value = str | int | float | bool | None  # None where a setting has no effect
 

@@ -117,7 +117,7 @@ def compute(cell: Cell, path: Path) -> None:
     from sdc.retrieve import EncodeSettings, encode_database
     from sdc.retrieve.diagnose import DiagnoseSettings, diagnose
     from sdc.retrieve.evaluate import EvaluateSettings, evaluate
-    from sdc.train import run as train
+    from sdc.train import train_head
 
     work = path.parent / f".{path.stem}"
     work.mkdir(exist_ok=True)
@@ -125,7 +125,7 @@ def compute(cell: Cell, path: Path) -> None:
     record: dict[str, Any] = {"version": __version__}
     started = time.monotonic()
     try:
-        train.run(replace(cell.settings, out=model, overwrite=True))
+        train_head(replace(cell.settings, out=model, overwrite=True))
     except SdcError as error:
         if error.exit_code == 130 or isinstance(error.__cause__, OSError):  # interrupted, or a full disk
             raise

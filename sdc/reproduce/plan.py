@@ -24,11 +24,10 @@ from sdc.extract.backbones import load_backbone
 from sdc.extract.datasets import about_dataset, load_dataset
 from sdc.extract.parts import parts_folder
 from sdc.extract.store import SPLITS, FeatureStore
-from sdc.reproduce.run import Job, ReproduceSettings, Source, prepare
+from sdc.reproduce.job import Job, ReproduceSettings, Source, prepare
 from sdc.reproduce.tables import R50_DELG, TABLES
+from sdc.train import Recipe, TrainSettings
 from sdc.train.methods import ClosedForm, load_method
-from sdc.train.recipe import Recipe
-from sdc.train.run import TrainSettings
 
 DIMENSIONS = {R50_DELG: 2048}
 BYTES = 2  # of a feature, which is stored as float16
@@ -126,12 +125,12 @@ def _images_per_second(data: str, settings: ExtractSettings) -> tuple[float, int
     size = settings.image_size or (LONGEST if longest else None)
     backbone = load_backbone(settings.backbone, "random:0", size, any_shape=longest)
     encoder, side = Encoder(backbone, settings.device), backbone.image_size
-    noise = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     if longest:  # one by one, at several scales; most photographs are 4 by 3
         lengths = [(int(side * scale * 3 / 4), int(side * scale)) for scale in settings.scales or SCALES]
-        image = [noise.integers(256, size=(*shape, 3), dtype=np.uint8) for shape in lengths]
+        image = [rng.integers(256, size=(*shape, 3), dtype=np.uint8) for shape in lengths]
         return 1 / _seconds(lambda: encoder.over_scales(image)), backbone.dimension
-    pixels = noise.integers(256, size=(BATCH, side, side, 3), dtype=np.uint8)
+    pixels = rng.integers(256, size=(BATCH, side, side, 3), dtype=np.uint8)
     encoder(pixels[:1])
     return BATCH / _seconds(lambda: encoder(pixels)), backbone.dimension
 
@@ -183,7 +182,7 @@ def _grid(job: Job, evaluated: Mapping[str, Any], trained: Mapping[str, Any]) ->
 
 def _step_seconds(recipe: Recipe, dimension: int, device: str | None) -> float:
     """Seconds of a training step in one thread, as a job has it: the difference between two short runs."""
-    from sdc.train.loop.fit import fit
+    from sdc.train.loop import fit
 
     method = load_method(recipe.method)
     assert not isinstance(method, ClosedForm)

@@ -23,7 +23,7 @@ class Entry:
 
     Attributes:
         label: its name in the paper.
-        settings: of `sdc.train.run.TrainSettings`.
+        settings: of `sdc.train.TrainSettings`.
         views: of the images that it learns from.
     """
 

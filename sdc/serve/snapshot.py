@@ -23,7 +23,7 @@ from sdc.serve.images import Embedder, origin_of
 from sdc.serve.limits import HTTPRefusal
 from sdc.serve.request_parsing import How, Query
 from sdc.serve.settings import ServeSettings
-from sdc.train.model import Model
+from sdc.train import Model
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ class Snapshot:
         # A radius is answered from the nearest: what it would find is not bounded, and so neither is its memory.
         distances, positions = self.index.search_positions(codes, k, within=within)
         if how.radius is None:
-            found = self._equal(positions, {"distance": distances})
+            neighbors = self._equal(positions, {"distance": distances})
         else:
-            found = self._inside(distances, positions, names, how.radius)
-        return build_answer(self.settings.index.name, k, names, found, radius=how.radius)
+            neighbors = self._inside(distances, positions, names, how.radius)
+        return build_answer(self.settings.index.name, k, names, neighbors, radius=how.radius)
 
     def _inside(self, distances: np.ndarray, positions: np.ndarray, names: list[str], radius: int) -> list[Neighbors]:
         """Of each query those of its nearest (Q, k) that lie within the radius."""

@@ -24,7 +24,7 @@ from sdc.ablate.figures import write_figures
 from sdc.errors import SdcError, UsageError
 from sdc.experiments import OVER, make_cells, parse_fixed, parse_over, read_csv
 from sdc.extract.store import FeatureStore, Listing, write_features
-from sdc.train.recipe import PRESETS
+from sdc.train.presets import PRESETS
 
 ROWS, QUERIES, DIMENSION = 300, 30, 24
 BRISK = ("init=random", "batch_size=32", "lr=0.01")  # settings under which a few steps make a difference

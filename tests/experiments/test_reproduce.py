@@ -20,7 +20,7 @@ from sdc.cli import cli
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.reproduce import TABLES, ReproduceSettings, report
-from sdc.reproduce.run import prepare
+from sdc.reproduce.job import prepare
 
 
 def module(name: str) -> ModuleType:

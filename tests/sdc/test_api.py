@@ -24,6 +24,7 @@ def test_the_public_names():
     assert kernels.__all__ == [
         "LOSSES", "PAIRS", "QUANTIZATIONS",
         "Loss", "calibration_loss", "hamming_available", "hamming_nearest", "quantile_table", "sample_length",
+        "teacher_order",
     ]  # fmt: skip
     assert average_precision(np.array([0, 1]), np.array([True, False])) == 1.0
     assert retrieve.__name__ == "sdc.retrieve"

@@ -8,8 +8,7 @@ import signal
 
 import pytest
 
-from sdc.train.loop import fit as fit_module
-from sdc.train.loop.fit import Interrupted
+from sdc.train.loop import Interrupted, checkpoint, fitting
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def stopped_after(monkeypatch):
 
     @contextlib.contextmanager
     def stopping(steps, match=None):
-        step, done = fit_module._Run._step, [0]
+        step, done = fitting._Run._step, [0]
 
         def counted(self, batch, number):
             done[0] += 1
@@ -27,7 +26,7 @@ def stopped_after(monkeypatch):
             return step(self, batch, number)
 
         with monkeypatch.context() as patch, pytest.raises(Interrupted, match=match):
-            patch.setattr(fit_module._Run, "_step", counted)
+            patch.setattr(fitting._Run, "_step", counted)
             yield
 
     return stopping
@@ -39,7 +38,7 @@ def killed_before(monkeypatch):
 
     @contextlib.contextmanager
     def killing(number):
-        step = fit_module._Run._step
+        step = fitting._Run._step
 
         def failing(self, batch, reached):
             if reached == number:
@@ -47,8 +46,8 @@ def killed_before(monkeypatch):
             return step(self, batch, reached)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(fit_module, "SAVE_EVERY", 0.0)
-            patch.setattr(fit_module._Run, "_step", failing)
+            patch.setattr(checkpoint, "SAVE_EVERY", 0.0)
+            patch.setattr(fitting._Run, "_step", failing)
             yield
 
     return killing

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from sdc.extract.store import Listing, write_features
 from sdc.train.loop import batches as module
+from sdc.train.loop import fit
 from sdc.train.loop.batches import Batches
 from sdc.train.loop.checkpoint import Checkpoint
-from sdc.train.loop.fit import fit
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 N, D = 5000, 6
 DISK_BENCH = Path(__file__).parents[2] / "bench" / "disk_bench.py"
@@ -181,7 +181,7 @@ def test_a_run_from_disk_resumes_bit_for_bit(on_disk, monkeypatch, tmp_path):
 
     checkpoint = Checkpoint(tmp_path / "m", {})
     with monkeypatch.context() as patch:
-        patch.setattr("sdc.train.loop.fit.SAVE_EVERY", 0.0)
+        patch.setattr("sdc.train.loop.checkpoint.SAVE_EVERY", 0.0)
         patch.setattr(Checkpoint, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             fit(features, np.arange(N), recipe, device="cpu", checkpoint=checkpoint)

@@ -8,7 +8,7 @@ from torch.distributions import Bernoulli, kl_divergence
 
 from sdc.train.losses import nt_xent
 from sdc.train.methods.cibhash import CIBHash, symmetric_divergence
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 RECIPE = make_recipe(method="cibhash", bits=8)
 

@@ -11,7 +11,7 @@ import torch
 
 from sdc.train.losses import nt_xent
 from sdc.train.methods import load_method
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 
 def plain(outputs, temperature):

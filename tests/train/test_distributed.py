@@ -38,10 +38,10 @@ def finish(process: warm.Started, code: int = 0) -> tuple[str, str]:
 GRADIENTS = """
 import json, sys
 import numpy as np, torch
-from sdc.train.loop.distributed import joined
+from sdc.train.loop import joined
 from sdc.train.head import make_head
 from sdc.train.methods.sdc import SDC
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 def compute(pairs, hidden, module_of, gather, x, joint):
     '''Loss, gradients and running statistics of one batch, of which `x` is this process' share.'''
@@ -113,10 +113,10 @@ SCRIPT = """
 import os, signal, sys
 from sdc.errors import SdcError
 from sdc.cli import main
-from sdc.train.loop import fit
+from sdc.train.loop import checkpoint, fitting
 
-fit.SAVE_EVERY = 0.0
-end, step, done = sys.argv.pop(1), fit._Run._step, [0]
+checkpoint.SAVE_EVERY = 0.0
+end, step, done = sys.argv.pop(1), fitting._Run._step, [0]
 
 def counted(self, batch, number):
     done[0] += 1
@@ -127,7 +127,7 @@ def counted(self, batch, number):
             os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, number)
 
-fit._Run._step = counted
+fitting._Run._step = counted
 main()
 """
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from sdc.errors import UsageError
+from sdc.train.loop import fit
 from sdc.train.loop.checkpoint import Checkpoint
 from sdc.train.loop.early_stopping import Agreement, held_out
-from sdc.train.loop.fit import fit
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(20, size=3000)

@@ -10,10 +10,10 @@ import sdc
 from sdc.errors import SdcError
 from sdc.train.feature_space import local_whitening, principal_space
 from sdc.train.head import start_head
-from sdc.train.loop.fit import fit
+from sdc.train.loop import fit
 from sdc.train.methods.itq import ITQ
 from sdc.train.model import Model
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.standard_normal((12, 48))

@@ -12,9 +12,9 @@ import warm
 
 import sdc
 from sdc.errors import SdcError, UsageError
+from sdc.train.loop import fit
 from sdc.train.loop.checkpoint import Checkpoint
-from sdc.train.loop.fit import fit
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 
 def clusters(n=400, d=24, classes=5, seed=0):
@@ -134,10 +134,9 @@ def test_a_killed_run_leaves_its_last_checkpoint_whole(tmp_path):
     """kill -9 while a checkpoint is written: the next run resumes and ends as an undisturbed one."""
     script = (
         "import numpy as np, os, pathlib, signal, sys\n"
-        "from sdc.train.loop import fit as f\n"
-        "from sdc.train.loop.checkpoint import Checkpoint\n"
-        "from sdc.train.recipe import make_recipe\n"
-        "f.SAVE_EVERY = 0.0\n"
+        "from sdc.train.loop import checkpoint as c, fit\n"
+        "from sdc.train import make_recipe\n"
+        "c.SAVE_EVERY = 0.0\n"
         "x = np.load('x.npy')\n"
         "recipe = make_recipe(bits=16, epochs=4, batch_size=64, hidden=32)\n"
         "moment, calls = sys.argv[1], []\n"
@@ -150,7 +149,7 @@ def test_a_killed_run_leaves_its_last_checkpoint_whole(tmp_path):
         "    return call\n"
         "name = {'half': 'fsync', 'before': 'replace', 'after': 'replace'}.get(moment)\n"
         "if name: setattr(os, name, killing(getattr(os, name)))\n"
-        "t, s = f.fit(x, np.arange(len(x)), recipe, checkpoint=Checkpoint(pathlib.Path('m'), {}), resume=True)\n"
+        "t, s = fit(x, np.arange(len(x)), recipe, checkpoint=c.Checkpoint(pathlib.Path('m'), {}), resume=True)\n"
         "np.savez('done.npz', **t)\n"
     )
     np.save(tmp_path / "x.npy", X)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import sdc
 from sdc.errors import UsageError
+from sdc.train.loop import fit
 from sdc.train.loop.checkpoint import Checkpoint
-from sdc.train.loop.fit import fit
 from sdc.train.methods.nsh import NSH, soft_sort, sorted_nce
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 SCORES = st.lists(st.integers(-50, 50), min_size=1, max_size=9, unique=True)
 

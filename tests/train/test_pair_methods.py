@@ -19,7 +19,7 @@ from sdc.train.losses import signs
 from sdc.train.methods import load_method
 from sdc.train.methods.bihalf import balanced_codes
 from sdc.train.methods.ssdh import clear_distances
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 PAIR_METHODS = ("greedyhash", "bihalf", "ssdh")
 

@@ -8,7 +8,7 @@ from scipy.stats import beta
 
 from sdc.errors import UsageError
 from sdc.train.calibrations import inverse_cdf
-from sdc.train.recipe import PRESETS, make_recipe
+from sdc.train.presets import PRESETS, make_recipe
 
 
 def test_the_papers_presets():

@@ -17,10 +17,11 @@ from sdc.errors import SdcError, UsageError
 from sdc.experiments.grid import cell_name
 from sdc.extract.store import Listing, write_features
 from sdc.settings import option
-from sdc.train import recipe as recipes
+from sdc.train import presets
 from sdc.train.calibrations import CALIBRATIONS, Family
 from sdc.train.methods import METHODS, published_settings
-from sdc.train.recipe import ALWAYS_RECORDED, PAPER, PRESETS, RUNS_OWN, Recipe, make_recipe
+from sdc.train.presets import PAPER, PRESETS, RUNS_OWN, make_recipe
+from sdc.train.recipe import ALWAYS_RECORDED, Recipe
 from sdc.train.run import TrainSettings, run
 
 Wider = make_dataclass("Recipe", [("warmup", int, option(3, "Steps."))], bases=(Recipe,), frozen=True)
@@ -29,9 +30,13 @@ NEWER = """
 from dataclasses import make_dataclass
 from pathlib import Path
 from sdc.extract.store import Listing, write_features
+import importlib
+import sdc.train
 from sdc.settings import option
-from sdc.train import recipe
+from sdc.train import presets, recipe, run
 recipe.Recipe = make_dataclass("Recipe", [("warmup", int, option(3, "Steps."))], bases=(recipe.Recipe,), frozen=True)
+for module in (presets, run, sdc.train):
+    importlib.reload(module)
 from sdc.cli import cli
 from sdc.errors import UsageError
 def train(*more):
@@ -57,7 +62,7 @@ def vectors(rows=64, dimension=16):
 
 @pytest.fixture
 def newer(monkeypatch):
-    monkeypatch.setattr(recipes, "Recipe", Wider)
+    monkeypatch.setattr(presets, "Recipe", Wider)
 
 
 def test_every_setting_is_an_option_and_a_field():
@@ -103,15 +108,15 @@ def test_a_calibration_from_outside(monkeypatch):
         sdc.Hasher(calibration="triangle")
 
 
-def test_a_new_setting_leaves_older_models_what_they_are(tmp_path, newer):
+def test_a_new_setting_leaves_older_models_what_they_are(monkeypatch, newer):
     older = {name: getattr(Recipe(bits=8), name) for name in ALWAYS_RECORDED}
     assert make_recipe(bits=8).record() == older
     assert make_recipe(bits=8, warmup=4).record() == {**older, "warmup": 4}
-    assert recipes.recorded_recipe(older) == make_recipe(bits=8)
+    assert presets.recorded_recipe(older) == make_recipe(bits=8)
     with pytest.raises(UsageError, match="did you mean 'warmup'"):
-        recipes.recorded_recipe({"warmups": 4})
+        presets.recorded_recipe({"warmups": 4})
     name = cell_name(TrainSettings(bits=8), "0")
-    recipes.Recipe = Recipe  # undone with the fixture
+    monkeypatch.undo()
     assert cell_name(TrainSettings(bits=8), "0") == name
 
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from sdc.errors import UsageError
-from sdc.train.loop.fit import fit
+from sdc.train.loop import fit
 from sdc.train.methods.sdc import relevant_first
 from sdc.train.model import Model
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(6, size=900)

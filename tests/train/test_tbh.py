@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sdc.train.loop import fit
 from sdc.train.loop.checkpoint import Checkpoint
-from sdc.train.loop.fit import fit
 from sdc.train.loss_alarms import training_alarms
 from sdc.train.methods.tbh import TBH, code_graph, game, smoothing, stochastic_bits
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(5, size=400)

@@ -9,9 +9,9 @@ import pytest
 
 import sdc
 from sdc.extract.store import Column, Listing, write_features
-from sdc.train.loop.fit import fit
+from sdc.train.loop import fit
 from sdc.train.model import Model
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 from sdc.train.run import TrainSettings, run
 
 METHODS = ("sdc-contrastive", "cibhash", "nsh")

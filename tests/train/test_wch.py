@@ -15,13 +15,13 @@ import sdc
 from sdc.errors import UsageError
 from sdc.extract.store import Column, Listing, write_features
 from sdc.train.loop import batches as batches_module
+from sdc.train.loop import fit
 from sdc.train.loop.batches import Batches
 from sdc.train.loop.checkpoint import Checkpoint
-from sdc.train.loop.fit import fit
 from sdc.train.methods import load_method
 from sdc.train.methods.wch import patch_similarities, similarity_weights
 from sdc.train.model import Model
-from sdc.train.recipe import make_recipe
+from sdc.train.presets import make_recipe
 from sdc.train.run import TrainSettings, run
 
 N, T, BITS = 480, 5, 16

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
+from sdc.files import checksum, require_file
 from sdc.train.calibrations.base import Calibration, InverseCdf
-from sdc.train.calibrations.similarity_file import read_similarities
+
+SLACK = 1e-5  # by which rounding may carry a cosine beyond ±1
 
 
 class Empirical(Calibration):
@@ -22,8 +25,8 @@ class Empirical(Calibration):
             SdcError: the file is missing, has changed, or holds something else than similarities.
         """
         path, recorded = _sealed(spec)
-        values, checksum = read_similarities(path)
-        if recorded and checksum != recorded:
+        values, content = read_similarities(path)
+        if recorded and content != recorded:
             raise SdcError(
                 f"{path} has changed since {spec!r} was recorded; give back the former file, or name the new one"
             )
@@ -43,3 +46,45 @@ def _sealed(spec: str) -> tuple[Path, str]:
             f"calibration {spec!r}: expected empirical:FILE, similarities in [-1, 1] as npy or text, one number a line"
         )
     return Path(parts[1]), parts[2] or ""
+
+
+def read_similarities(path: Path) -> tuple[np.ndarray, str]:
+    """The similarities (n,) float64 in a file, and the checksum of its bytes.
+
+    Raises:
+        SdcError: there is no such file, or it holds something else than numbers in [−1, 1].
+    """
+    data = require_file(path, "file of similarities", f"numpy.save({path.name!r}, similarities)").read_bytes()
+    values = _read_npy(path, data) if data.startswith(b"\x93NUMPY") else _read_text(path, data)
+    if not len(values):
+        raise SdcError(f"{path} is empty, expected similarities in [-1, 1]")
+    bad = np.flatnonzero(~(np.abs(values) <= 1 + SLACK))
+    if len(bad):
+        raise SdcError(
+            f"{path}: {len(bad)} of {len(values)} numbers are no similarities in [-1, 1], such as number {bad[0] + 1}, "
+            f"which is {values[bad[0]]:g}"
+        )
+    return values, checksum(data)
+
+
+def _read_npy(path: Path, data: bytes) -> np.ndarray:
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
+        raise SdcError(f"{path} is no readable npy file ({error}); expected a vector of similarities") from None
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise SdcError(f"{path} holds {values.dtype} of shape {values.shape}, expected a vector of similarities (n,)")
+    return np.asarray(values, np.float64)
+
+
+def _read_text(path: Path, data: bytes) -> np.ndarray:
+    numbers = []
+    for place, line in enumerate(data.splitlines(), 1):
+        try:
+            numbers += [float(line)] if line.strip() else []
+        except ValueError:
+            raise SdcError(
+                f"{path}, line {place}: {line[:40].decode(errors='replace')!r} is not a number; expected npy, or text "
+                "with one similarity a line"
+            ) from None
+    return np.array(numbers, np.float64)

@@ -50,13 +50,13 @@ class Onnx(Format):
             proto = onnx.load_model_from_string(data)
         except DecodeError as error:
             raise ValueError(error) from None
-        found = {entry.key: entry.value for entry in proto.metadata_props}
-        if list(found)[-1:] != ["checksum"]:
+        properties = {entry.key: entry.value for entry in proto.metadata_props}
+        if list(properties)[-1:] != ["checksum"]:
             raise ValueError("it was not written by `sdc export`")
         del proto.metadata_props[-1]
-        if checksum(_bytes(proto)) != found.pop("checksum"):
+        if checksum(_bytes(proto)) != properties.pop("checksum"):
             raise ValueError("its checksum does not fit")
-        return found
+        return properties
 
     def open(self, data: bytes) -> Engine:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

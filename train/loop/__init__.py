@@ -1,0 +1,8 @@
+"""The training loop: it needs torch, so import it inside functions."""
+
+from sdc.train.loop.checkpoint import Checkpoint
+from sdc.train.loop.distributed import World, joined
+from sdc.train.loop.fitting import fit
+from sdc.train.loop.interrupt import Interrupted
+
+__all__ = ["Checkpoint", "Interrupted", "World", "fit", "joined"]

@@ -7,8 +7,9 @@ order of rows is a function of the seed and the epoch, so no random state needs 
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdc.errors import SdcError, UsageError
+from sdc.errors import SdcError, UsageError, log
 from sdc.files import atomic_write, checksum, differing, fingerprint
 from sdc.settings import essential
+from sdc.train.loop.distributed import World
+from sdc.train.loop.interrupt import Interrupted
+from sdc.train.loop.state import State
 from sdc.train.model import SCHEMA, read_tensors
 
-
-@dataclass
-class State:
-    """How far a run has come: `step` batches into `epoch`, the mean losses of the epochs so far, and the best check.
-
-    Attributes:
-        seconds: spent so far, as counts against a budget.
-        agreement: the best so far (see `sdc.train.loop.early_stopping`), `best_step` when, `waited` checks ago.
-        cuts: of the learning rate.
-        done: training is over, before its last epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
-    sums: list[float] = field(default_factory=list)  # of the epoch under way
-    seconds: float = 0.0
-    agreement: float = -1.0
-    best_step: int = 0
-    waited: int = 0
-    cuts: int = 0
-    done: bool = False
+SAVE_EVERY = 60.0  # seconds between checkpoints of a run that is not interrupted
 
 
 class Checkpoint:
@@ -107,6 +90,65 @@ class Checkpoint:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+class Checkpointing:
+    """When a run saves its checkpoint, and how it starts from one.
+
+    Args:
+        checkpoint: where it is saved; None saves nothing.
+        batch_size: belongs to its settings: among other batches, a place means nothing.
+        modules, optimizer: what is saved.
+        world: the processes that train together; the first one saves, and all stop at one step.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        batch_size: int,
+        modules: nn.ModuleDict,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+    ) -> None:
+        if checkpoint is not None:
+            checkpoint.settings = {**checkpoint.settings, "rows of a batch": batch_size}
+        self.checkpoint, self.modules, self.optimizer, self.world = checkpoint, modules, optimizer, world
+        # Where torchrun may start a run again, there is a checkpoint of this one, and no former one's, from its start.
+        self._saved = time.monotonic() if world.size == 1 else -math.inf
+
+    def restore(self, resume: bool) -> tuple[State, dict[str, Tensor] | None]:
+        """The state to start from and the best head so far; with `resume` those of the checkpoint, if there is one."""
+        if self.checkpoint is not None and self.checkpoint.path.exists():
+            if resume:
+                state, best = self.checkpoint.load(self.modules, self.optimizer)
+                log.info("continuing %s at epoch %d", self.checkpoint.path, state.epoch + 1)
+                return state, best
+            log.info("%s is left by an interrupted run; it is not used without --resume", self.checkpoint.path)
+        elif resume:
+            log.info("there is no checkpoint to continue: starting afresh")
+        return State(), None
+
+    def after_step(self, state: State, step: int, sums: Tensor, best: dict[str, Tensor] | None, asked: bool) -> None:
+        """Saves a checkpoint when it is time.
+
+        Args:
+            step: how many there were so far.
+            sums: of the losses of the epoch under way.
+            best: the head at the best check.
+            asked: this process is asked to stop.
+
+        Raises:
+            Interrupted: some process is asked to stop; the checkpoint is saved.
+        """
+        stopping = self.world.any(asked, step)
+        due = time.monotonic() - self._saved > SAVE_EVERY
+        if self.checkpoint is not None and self.world.rank == 0 and (stopping or due):
+            state.sums = sums.tolist()
+            self.checkpoint.save(self.modules, self.optimizer, state, best)
+            self._saved = time.monotonic()
+        if stopping:
+            where = f"; continue with --resume ({self.checkpoint.path})" if self.checkpoint else ""
+            raise Interrupted(f"stopped in epoch {state.epoch + 1}{where}")
 
 
 def _content(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> str:

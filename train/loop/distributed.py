@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from sdc.devices import torch_device
 from sdc.errors import SdcError
-from sdc.train.head import HashHead
 
 ASK_EVERY = 10  # steps between two exchanges of what the processes want
 
@@ -42,8 +41,8 @@ class World:
     restarts: int = 0
     device: str | None = None
 
-    def joint(self, head: HashHead) -> nn.Module:
-        """A module from this process' share of the features (B / size, d) to the head's outputs (B, K) for all."""
+    def joint(self, head: nn.Module) -> nn.Module:
+        """A module from this process' share of the features (B / size, d) to a HashHead's outputs (B, K) for all."""
         if self.size == 1:
             return head
         # DDP (of PyTorch 2.14) keeps its group's threads alive to the end of the process. One that still held a tensor
@@ -127,7 +126,7 @@ class _Joint(nn.Module):
     DDP sees its parameters but not its buffers: these are equal everywhere, so there is nothing to broadcast.
     """
 
-    def __init__(self, head: HashHead) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
         self.learned = nn.ParameterList(head.parameters())
         self._head = (head,)  # in a tuple it is no submodule
@@ -135,7 +134,8 @@ class _Joint(nn.Module):
     def forward(self, share: Tensor) -> Tensor:
         (head,) = self._head
         gathered: Tensor = _Gather.apply(head.project(share))
-        return head.normalize(gathered)
+        normalized: Tensor = head.normalize(gathered)
+        return normalized
 
 
 class _Gather(torch.autograd.Function):

@@ -3,20 +3,16 @@
 A new method is one file and a line in `METHODS`. The file defines `METHOD` and `SETTINGS`, what the method is published
 with as far as that differs from the default recipe. There are two kinds: closed-form methods are solved at once
 (`sdc.train.methods.ClosedForm`), trained methods give a loss to the training loop
-(`sdc.train.methods.gradient_method.GradientMethod`).
+(`sdc.train.methods.GradientMethod`).
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdc.errors import SdcError, unknown_name_error
-
-if TYPE_CHECKING:
-    from sdc.train.methods.base import ClosedForm
-    from sdc.train.methods.gradient_method import GradientMethod
 
 METHODS = {
     "sdc": "sdc.train.methods.sdc",
@@ -41,15 +37,9 @@ METHODS = {
 CALIBRATED = ["sdc", "sdc-contrastive"]
 
 
-def load_method(name: str) -> ClosedForm | type[GradientMethod]:
-    """The `METHOD` of a method's module: a ClosedForm, or a class of GradientMethod."""
-    method: ClosedForm | type[GradientMethod] = _module(name).METHOD
-    return method
-
-
 def published_settings(name: str) -> dict[str, Any]:
     """The `SETTINGS` of a method's module, fields of a recipe. Raises SdcError where it has none."""
-    module = _module(name)
+    module = method_module(name)
     if not hasattr(module, "SETTINGS"):
         raise SdcError(
             f"the method {name!r} lacks its settings: define SETTINGS in {module.__name__}, the fields of a recipe "
@@ -59,7 +49,8 @@ def published_settings(name: str) -> dict[str, Any]:
     return settings
 
 
-def _module(name: str) -> ModuleType:
+def method_module(name: str) -> ModuleType:
+    """The file of a method. Raises UsageError for an unknown name."""
     if name not in METHODS:
         raise unknown_name_error("method", name, METHODS)
     return importlib.import_module(METHODS[name])

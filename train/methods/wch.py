@@ -70,12 +70,12 @@ def patch_similarities(tokens: Tensor) -> Tensor:
         (B, B): entry (i, j) is of i's patches among j's. The diagonal is 1.
     """
     unit = F.normalize(tokens, dim=-1)
-    found = unit.new_empty(len(unit), len(unit))
+    similarities = unit.new_empty(len(unit), len(unit))
     for i, patches in enumerate(unit):  # one row at a time: all pairs of patches of a batch may be gigabytes
         cosines = patches @ unit[i:].mT  # (B − i, T, T), which serve both (i, j) and (j, i)
-        found[i, i:] = cosines.amax(2).mean(1)
-        found[i:, i] = cosines.amax(1).mean(1)
-    return found
+        similarities[i, i:] = cosines.amax(2).mean(1)
+        similarities[i:, i] = cosines.amax(1).mean(1)
+    return similarities
 
 
 def similarity_weights(similarities: Tensor) -> Tensor:
