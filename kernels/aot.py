@@ -126,18 +126,18 @@ def compile_case(case: Case) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    chosen = specialize(case)
+    specialization = specialize(case)
     signature, constants, attributes = {}, {}, {}
-    for position, name in enumerate(chosen.kernel.arg_names):
-        if name in chosen.constants:
+    for position, name in enumerate(specialization.kernel.arg_names):
+        if name in specialization.constants:
             signature[name] = "constexpr"
-            constants[(position,)] = chosen.constants[name]
+            constants[(position,)] = specialization.constants[name]
             continue
         signature[name] = _argument_type(case, name)
         if _divisible(case, name):
             attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=chosen.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
+    source = ASTSource(fn=specialization.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": specialization.warps, "num_stages": specialization.stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", case.capability, 32), options=options)
     return _read(compiled.asm["cubin"], compiled.metadata.shared)
 
@@ -166,10 +166,10 @@ def _read(cubin: bytes, shared: int) -> Resources:
         path.write_bytes(cubin)
         usage = _output(tools / "cuobjdump", "--dump-resource-usage", path)
         assembly = _output(tools / "nvdisasm", "-c", path)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
-    if found is None:
+    figures = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
+    if figures is None:
         raise RuntimeError(f"cuobjdump names no resources: {usage[:200]!r}")
-    registers, stack, _, local = map(int, found.groups())
+    registers, stack, _, local = map(int, figures.groups())
     opcodes = count_opcodes(assembly)
     alu = sum(count for name, count in opcodes.items() if name in ALU)
     named = {name: opcodes[name] for name in NAMED if opcodes[name]}
@@ -188,13 +188,13 @@ def count_opcodes(assembly: str) -> collections.Counter[str]:
     return counts
 
 
-def compile_all(wanted: Sequence[Case], workers: int = 2) -> Iterator[tuple[Case, Resources]]:
+def compile_all(cases: Sequence[Case], workers: int = 2) -> Iterator[tuple[Case, Resources]]:
     """Compiles many cases, in order, in processes of their own (fresh ones: this process may be interpreting)."""
     context = multiprocessing.get_context("spawn")
     interpret = os.environ.pop("TRITON_INTERPRET", None)
     try:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            yield from zip(wanted, pool.map(compile_case, wanted), strict=True)
+            yield from zip(cases, pool.map(compile_case, cases), strict=True)
     finally:
         if interpret is not None:
             os.environ["TRITON_INTERPRET"] = interpret
@@ -233,13 +233,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, as JSON")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     costs = {}
-    for case, cost in compile_all(list(cases(chosen.chips)), chosen.workers):
+    for case, cost in compile_all(list(cases(options.chips)), options.workers):
         costs[case] = cost
         print(describe(case, cost), flush=True)
-    if chosen.write:
-        write_table(chosen.write, costs)
+    if options.write:
+        write_table(options.write, costs)
     return 0
 
 

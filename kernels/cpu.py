@@ -140,19 +140,19 @@ def _panels(
     room = torch.empty(0 if features.dtype == dtype else 5 * PANEL, features.shape[1], dtype=dtype)
     starts = range(0, size, edge)
     products, slopes = (torch.empty(min(edge, size) * size, dtype=dtype) for _ in range(2))
-    kept: dict[tuple[int, int], Tensor] = {}
-    for own, start in enumerate(starts):
+    stored: dict[tuple[int, int], Tensor] = {}
+    for number, start in enumerate(starts):
         n, ahead = min(edge, size - start), size - start
         t = products[: n * ahead].view(n, ahead)
         _similarities(features[start:], t, room)
         s = torch.mm(hashes[start : start + n], hashes.T, out=slopes[: n * size].view(n, size))
-        for later in range(own + 1, len(starts)):
-            kept[own, later] = torch.empty(n, min(edge, size - starts[later]), dtype=dtype)
-        row = [kept.pop((earlier, own)) for earlier in range(own)] + [t]
-        row += [kept[own, later] for later in range(own + 1, len(starts))]
+        for later in range(number + 1, len(starts)):
+            stored[number, later] = torch.empty(n, min(edge, size - starts[later]), dtype=dtype)
+        row = [stored.pop((earlier, number)) for earlier in range(number)] + [t]
+        row += [stored[number, later] for later in range(number + 1, len(starts))]
         blocks = (ctypes.c_void_p * len(row))(*(block.data_ptr() for block in row))
         kernel(
-            t.data_ptr(), blocks, own, edge, size, n, s.data_ptr(), targets.data_ptr(), losses[start:].data_ptr(),
+            t.data_ptr(), blocks, number, edge, size, n, s.data_ptr(), targets.data_ptr(), losses[start:].data_ptr(),
             loss, parallel, torch.get_num_threads(),
         )  # fmt: skip
         yield start, s

@@ -1,4 +1,4 @@
-"""The one public door of the calibration loss: checks its input and picks the implementation."""
+"""The calibration loss: checks its input and chooses the implementation."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def calibration_loss(
     """
     _check(features, outputs, quantiles, pairs, loss, quantization)
     features = features.detach()
-    chosen = choose(features, outputs, pairs) if implementation is None else implementation
-    _check_implementation(chosen, outputs, pairs)
-    if chosen == "triton":
+    selected = choose(features, outputs, pairs) if implementation is None else implementation
+    _check_implementation(selected, outputs, pairs)
+    if selected == "triton":
         calibration, term = _triton(features, outputs, quantiles, pairs, loss)
         if quantization != "cosine":
             term = eager.quantization_term(outputs, quantization)
     else:
-        if chosen == "cpu":
+        if selected == "cpu":
             calibration = cpu.calibration_rows(features, outputs, quantiles, loss)
         else:
             calibration = eager.calibration_term(features, outputs, quantiles, pairs, loss)

@@ -47,7 +47,7 @@ class Space:
         return mapped
 
     def fold(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The tensors of a head of this space as those of one of the features themselves."""
+        """The tensors of a head that takes features, from those of one that takes their image in this space."""
         layer = "hidden" if "hidden.weight" in tensors else "output"
         weight = tensors[f"{layer}.weight"].astype(np.float64) @ self.axes.double().cpu().numpy().T
         bias = tensors[f"{layer}.bias"] - weight @ self.mean.double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""The paper's signs of a failing run, read off the loss curve: it diverges, it oscillates, or the collapse persists."""
+"""Warnings from the loss curve, after the paper: the run diverges, oscillates, or its collapse persists."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def training_alarms(curve: Sequence[Mapping[str, float]], *, solved: bool = Fals
     if calibrates:
         curves["the calibration term"] = np.array([epoch["calibration"] for epoch in curve])
     for name, values in curves.items():
-        found = _unsteady(name, values)
-        if found:
-            return found  # the terms of one loss go wrong together: one message will do
+        alarms = _unsteady(name, values)
+        if alarms:
+            return alarms  # the terms of one loss go wrong together: one message will do
     if solved or len(curve) < PERSISTENT:
         return []
     meaning = "the collapse persists" if calibrates else "nothing is learned"
@@ -54,19 +54,19 @@ def _unsteady(name: str, values: np.ndarray) -> list[str]:
     """Whether it oscillates or rises."""
     scale, steps, means = np.abs(values).max(), np.diff(values[1:]), _thirds(values)
     turns = steps[1:] * steps[:-1] < 0  # the first step is left out: there a loss falls steeply
-    found = []
+    alarms = []
     if len(turns) >= 2 and turns.mean() >= 0.5 and np.abs(steps).mean() > SWING * scale:
-        found.append(
+        alarms.append(
             f"{name} oscillates, by {np.abs(steps).mean():.2g} from one epoch to the next: lower --lr or raise "
             "--batch-size"
         )
     noise = np.median(np.abs(np.diff(values, 2))) / 2  # about the standard deviation, where there is but noise
     if means[-1] - means.min() > max(RISE * scale, CLEAR * noise):
-        found.append(
+        alarms.append(
             f"{name} rises: its best was {values.min():.4g} (epoch {values.argmin() + 1}), it ends at "
             f"{values[-1]:.4g}; training diverges: lower --lr, or stop earlier with fewer --epochs"
         )
-    return found
+    return alarms
 
 
 def _thirds(values: np.ndarray) -> np.ndarray:

@@ -24,8 +24,8 @@ class _Signs(torch.autograd.Function):
 
 def signs(outputs: Tensor) -> Tensor:
     """−1 or +1 for each of the outputs, as they are encoded (0 is −1); the gradient passes straight through."""
-    found: Tensor = _Signs.apply(outputs)
-    return found
+    codes: Tensor = _Signs.apply(outputs)
+    return codes
 
 
 def halves_loss(features: Tensor, codes: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ class Model:
             )
         for name, shape in expected.items():
             if name not in t or t[name].shape != shape:
-                found = t[name].shape if name in t else "nothing"
-                raise SdcError(f"not a hash head: {name} should be {shape}, found {found}")
+                actual = t[name].shape if name in t else "nothing"
+                raise SdcError(f"not a hash head: {name} should be {shape}, found {actual}")
         return bits, dimension
 
     def outputs(self, features: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ class Model:
         return "norm.running_mean" in self.tensors
 
     def projections(self, features: np.ndarray) -> np.ndarray:
-        """What the batch norm is applied to, (N, K) float32; arguments and errors as those of `outputs`."""
+        """The input (N, K) float32 of the batch norm; arguments and errors as those of `outputs`."""
         return self._applied(self._project, features)
 
     def recentered(self, mean: np.ndarray) -> Model:

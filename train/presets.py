@@ -56,14 +56,14 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
     for name in chosen:
         if name not in known:
             raise unknown_name_error("setting", name, known)
-    given = {name: value for name, value in chosen.items() if value is not None}
-    if given.get("budget"):
-        given = {"epochs": 0, "patience": Recipe.patience, **given}
-    if given.get("supervised"):  # the neighbours that held-out rows have among the features are not what is learned
-        given = {**given, "patience": chosen.get("patience") or 0}
+    values = {name: value for name, value in chosen.items() if value is not None}
+    if values.get("budget"):
+        values = {"epochs": 0, "patience": Recipe.patience, **values}
+    if values.get("supervised"):  # the neighbours that held-out rows have among the features are not what is learned
+        values = {**values, "patience": chosen.get("patience") or 0}
     base = {} if preset == "default" else PAPER
-    published = published_settings(given.get("method", Recipe.method))
-    recipe = replace(Recipe(), **{**base, **published, **PRESETS[preset], **given})
+    published = published_settings(values.get("method", Recipe.method))
+    recipe = replace(Recipe(), **{**base, **published, **PRESETS[preset], **values})
     return _checked(recipe)
 
 

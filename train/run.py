@@ -129,9 +129,9 @@ def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
     if store.labels is None or store.labels.ndim != 1:
         found = "none" if store.labels is None else f"several ({store.labels.shape[1]} classes, zeros and ones)"
         raise UsageError(f"--imbalance needs one label a row, {settings.features} has {found}")
-    kept = long_tail(rows, store.labels[rows], settings.imbalance, settings.seed)
-    log.info("imbalance %g: %d of %d training rows are kept", settings.imbalance, len(kept), len(rows))
-    return kept
+    subset = long_tail(rows, store.labels[rows], settings.imbalance, settings.seed)
+    log.info("imbalance %g: %d of %d training rows are kept", settings.imbalance, len(subset), len(rows))
+    return subset
 
 
 def _train(

@@ -60,9 +60,11 @@ def _distribution(text: str) -> InverseCdf:
 def _generics() -> dict[str, Any]:
     import scipy.stats
 
-    found = ((name, getattr(scipy.stats, name)) for name in dir(scipy.stats))
+    attributes = ((name, getattr(scipy.stats, name)) for name in dir(scipy.stats))
     return {
-        name: value for name, value in found if isinstance(value, scipy.stats.rv_continuous | scipy.stats.rv_discrete)
+        name: value
+        for name, value in attributes
+        if isinstance(value, scipy.stats.rv_continuous | scipy.stats.rv_discrete)
     }
 
 

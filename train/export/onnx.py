@@ -32,14 +32,14 @@ class Onnx(Format):
         codes = _pack(graph, outputs, model.bits)
         graph.node("Identity", codes, output="codes")
         graph.node("Identity", outputs, output="outputs")
-        made = helper.make_graph(
+        graph_proto = helper.make_graph(
             graph.nodes, "sdc",
             [_value("features", TensorProto.FLOAT, model.dimension)],
             [_value("codes", TensorProto.UINT8, model.bits // 8), _value("outputs", TensorProto.FLOAT, model.bits)],
             [numpy_helper.from_array(tensor, name) for name, tensor in graph.tensors.items()],
         )  # fmt: skip
         opsets = [helper.make_opsetid("", OPSET)]
-        proto = helper.make_model(made, producer_name="sdc", opset_imports=opsets, ir_version=IR_VERSION)
+        proto = helper.make_model(graph_proto, producer_name="sdc", opset_imports=opsets, ir_version=IR_VERSION)
         for key, value in metadata(model).items():
             proto.metadata_props.add(key=key, value=value)
         proto.metadata_props.add(key="checksum", value=checksum(_bytes(proto)))

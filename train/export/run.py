@@ -50,10 +50,10 @@ def run(settings: ExportSettings) -> Path:
     form = load_format(settings.format)
     if out.is_file() and not settings.overwrite:
         try:
-            found = form.describe(out.read_bytes())
+            recorded = form.describe(out.read_bytes())
         except ValueError as error:
             raise SdcError(f"{out} is no whole {settings.format} export ({error}); --overwrite replaces it") from None
-        check_same_settings(out, found, metadata(model))
+        check_same_settings(out, recorded, metadata(model))
         return out
     writable(out, settings.model)
     data = form.build(model)
@@ -92,23 +92,23 @@ def check(engine: Engine, model: Model, folder: Path, name: str) -> None:
             exact = double(x.double())[1].numpy()
         rounding = SLACK * np.abs(outputs - exact).max()
         parts = engine(features[:1]), engine(features[1:])  # one row is a batch as well
-        found_codes, found = (np.concatenate(both) for both in zip(*parts, strict=True))
-        error = np.max([np.abs(z - exact).max() for z in (found, model.outputs(features))])
+        exported_codes, exported = (np.concatenate(both) for both in zip(*parts, strict=True))
+        error = np.max([np.abs(z - exact).max() for z in (exported, model.outputs(features))])
         if not error <= rounding:  # nor where it is NaN
             raise SdcError(
                 f"{name} is not written: on {what} outputs are off by {error:.1e}, of which rounding explains "
                 f"{rounding:.1e}; please report this with the model"
             )
-        if not np.array_equal(found_codes, np.packbits(found > 0, axis=1, bitorder="little")):
+        if not np.array_equal(exported_codes, np.packbits(exported > 0, axis=1, bitorder="little")):
             raise SdcError(
                 f"{name} is not written: on {what} its codes are not the signs of its outputs; please report this with "
                 "the model"
             )
-        differ = int(np.bitwise_count(found_codes ^ codes).sum())
+        differ = int(np.bitwise_count(exported_codes ^ codes).sum())
         near = int((np.abs(exact) <= rounding).sum()) if rounding else 0
         log.info(
             "%s: on %s, %d of %d bits differ from PyTorch's; outputs within rounding (%.1e) of 0: %d",
-            name, what, differ, found.size, rounding, near,
+            name, what, differ, exported.size, rounding, near,
         )  # fmt: skip
 
 

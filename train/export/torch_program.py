@@ -36,8 +36,8 @@ class Torch(Format):
             raise ValueError("it is damaged or was not written by `sdc export`")
         with zipfile.ZipFile(io.BytesIO(archive)) as members:
             (name,) = (name for name in members.namelist() if name.endswith(f"/extra/{_METADATA}"))
-            found: dict[str, Any] = json.loads(members.read(name))
-        return found
+            recorded: dict[str, Any] = json.loads(members.read(name))
+        return recorded
 
     def open(self, data: bytes) -> Engine:
         module = torch.export.load(io.BytesIO(data)).module()

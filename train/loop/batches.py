@@ -1,4 +1,4 @@
-"""Where the training loop's batches come from.
+"""The batches of the training loop, in a seeded random order.
 
 Rows that fit in memory are permuted as a whole. A larger memory map is shuffled in blocks, since single rows at random
 are slow from a disk: the blocks of `BLOCK` bytes of consecutive training rows are permuted, as many of them as make
@@ -109,8 +109,8 @@ class Batches:
         count = min(max(1, round(len(self.rows) * self._row_bytes / WINDOW)), len(blocks))
         order = self.rows[:0]
         for window in np.array_split(blocks, count):
-            found = np.concatenate([self.rows[block * size : (block + 1) * size] for block in window])
-            order = np.concatenate([order, rng.permutation(found)])
+            rows = np.concatenate([self.rows[block * size : (block + 1) * size] for block in window])
+            order = np.concatenate([order, rng.permutation(rows)])
             whole = order[: len(order) // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
             order = order[whole.size :]
             if step < len(whole):

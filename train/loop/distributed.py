@@ -53,11 +53,11 @@ class World:
         """The rows (B, …) of all processes, in the order of their ranks, from the (B / size, …) of each."""
         return share if self.size == 1 else _gather(share)
 
-    def any(self, wanted: bool, step: int) -> bool:
-        """Whether any process wants it; with several, this is only found out at every `ASK_EVERY`-th step."""
+    def any(self, asked: bool, step: int) -> bool:
+        """Whether any process asks for it; several exchange this at every `ASK_EVERY`-th step only."""
         if self.size == 1 or step % ASK_EVERY:
-            return wanted and self.size == 1
-        votes = torch.tensor([wanted], dtype=torch.int32, device=self.device)
+            return asked and self.size == 1
+        votes = torch.tensor([asked], dtype=torch.int32, device=self.device)
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes.item())
 
@@ -70,10 +70,10 @@ class World:
         return float(shared.item())
 
     def check_equal(self, epoch: int, step: int) -> None:
-        """Raises SdcError where the processes would not start at the same place."""
+        """Raises SdcError where the processes would not start at the same step."""
         if self.size > 1:
-            found = _gather(torch.tensor([[epoch, step]], device=self.device)).tolist()
-            if any(place != found[0] for place in found):
+            reached = _gather(torch.tensor([[epoch, step]], device=self.device)).tolist()
+            if any(start != reached[0] for start in reached):
                 raise SdcError("the processes found different checkpoints: --out must lie where all hosts see it")
 
 

@@ -26,12 +26,12 @@ class SH(ClosedForm):
         mean, axes = principal_axes(features, max(1, min(bits, dimension, rows - 1)))
         projections = (features - mean) @ axes.T
         low, high = (end(axis=0).astype(np.float64) for end in (projections.min, projections.max))
-        chosen, frequencies = smallest_modes(high - low, bits)
-        weight = (frequencies[:, None] * axes[chosen]).astype(np.float32)
+        axis, frequencies = smallest_modes(high - low, bits)
+        weight = (frequencies[:, None] * axes[axis]).astype(np.float32)
         return {
             "output.weight": weight,
             "output.bias": -weight @ mean,
-            "cosine.phase": (-frequencies * low[chosen]).astype(np.float32),
+            "cosine.phase": (-frequencies * low[axis]).astype(np.float32),
         }
 
 

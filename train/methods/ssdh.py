@@ -66,8 +66,8 @@ def clear_distances(distances: np.ndarray) -> tuple[float, float]:
         mode - WIDTH * np.sqrt(np.square(left).mean()),
         mode + WIDTH * np.sqrt(np.square(right).mean()),
     )
-    for kind, found in {"similar": (distances < similar).any(), "dissimilar": (distances > dissimilar).any()}.items():
-        if not found:
+    for kind, present in {"similar": (distances < similar).any(), "dissimilar": (distances > dissimilar).any()}.items():
+        if not present:
             log.warning(
                 "ssdh finds no %s pairs of training rows, since their distances have no tail there: its codes will be "
                 "poor, use another method",

@@ -86,23 +86,23 @@ def smoothing(graph: Tensor) -> Tensor:
     return scale[:, None] * graph * scale
 
 
-def game(modules: Iterable[nn.Module], found: Iterable[Tensor], noise: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def game(modules: Iterable[nn.Module], encoded: Iterable[Tensor], noise: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Both sides' losses, for one backward pass: each leaves the other side's parameters without a gradient.
 
     Args:
         modules: discriminators, each from (B, n) to the logits (B, 1) of being noise.
-        found: (B, n) for each discriminator, what the encoder made, differentiable.
+        encoded: (B, n) for each discriminator, what the encoder made, differentiable.
         noise: (B, n) for each, what that should look like.
 
     Returns:
-        Fooling, −log D(found), which has a gradient by `found` alone, and discrimination, −log(1 − D(found)) −
+        Fooling, −log D(encoded), which has a gradient by `encoded` alone, and discrimination, −log(1 − D(encoded)) −
         log D(noise), which has one by the discriminators alone. Means over rows, summed over discriminators.
     """
     fooling, discrimination = [], []
-    for module, made, real in zip(modules, found, noise, strict=True):
+    for module, fake, real in zip(modules, encoded, noise, strict=True):
         frozen = {name: value.detach() for name, value in module.named_parameters()}
-        fooling.append(F.softplus(-torch.func.functional_call(module, frozen, made)).mean())
-        discrimination.append(F.softplus(module(made.detach())).mean() + F.softplus(-module(real)).mean())
+        fooling.append(F.softplus(-torch.func.functional_call(module, frozen, fake)).mean())
+        discrimination.append(F.softplus(module(fake.detach())).mean() + F.softplus(-module(real)).mean())
     return torch.stack(fooling).sum(), torch.stack(discrimination).sum()
 
 
