@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 2
 FASHION := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo test test-slow check bench clean
@@ -25,11 +26,12 @@ data:
 demo: $(STAMP) data ## images to searchable codes on Fashion-MNIST, 12k images, under 6 minutes
 	bash bench/demo.sh
 
-test: $(STAMP) data ## the test suite, under 15 minutes on 2 cores
-	$(BIN)/python -m pytest
+test: $(STAMP) data ## the test suite and what it covers, under 6 minutes on 2 cores
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=
+	$(BIN)/python tests/support/covered.py
 
-test-slow: $(STAMP) data ## what takes longer: many kills, full-size runs; under 40 minutes
-	$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP) data ## what takes longer: many kills, full-size runs; under 25 minutes
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 check: $(STAMP) ## lint, types, layers, and the shape of the code
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ BENCH = Path(__file__).parents[2] / "bench" / "quality_bench.py"
 
 
 def bench(folder, *arguments, code=0):
-    done = warm.run([BENCH, *arguments], cwd=folder, capture_output=True)
+    environment = {**os.environ, warm.FORK: "1"}
+    done = warm.run([BENCH, *arguments], cwd=folder, env=environment, capture_output=True)
     assert done.returncode == code, done.stderr
     return done
 

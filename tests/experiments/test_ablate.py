@@ -139,6 +139,7 @@ def test_the_figures_are_pictures(grid):
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, name
 
 
+@pytest.mark.slow
 def test_two_jobs_give_what_one_gives(grid):
     again = replace(grid, jobs=2, out=grid.out.with_name("two"))
     run(again)

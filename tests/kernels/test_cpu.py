@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -267,16 +268,16 @@ def test_the_rule(size: int, expected: bool) -> None:
     assert cpu.wins(size) is expected
 
 
-def child(code: str, **environment: str) -> subprocess.Popen[str]:
-    """A fresh interpreter that prints one JSON value."""
+def child(code: str, cold: bool = False, **environment: str) -> warm.Started:
+    """A process that prints one JSON value; a cold one has imported nothing yet."""
     code = "import json, logging; logging.basicConfig(); from sdc.kernels import cpu\n" + code
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    streams = {"env": {**os.environ, **environment}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if cold:
+        return subprocess.Popen([sys.executable, "-c", code], text=True, **streams)
+    return warm.popen(["-c", code], **streams)
 
 
-def answer(process: subprocess.Popen[str]) -> tuple[Any, str]:
+def answer(process: warm.Started) -> tuple[Any, str]:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return json.loads(out), err
@@ -331,7 +332,7 @@ before = runtimes()
 cpu.ranks(torch.eye(300))
 print(json.dumps([before, runtimes()]))
 """
-    before, after = answer(child(code))[0]
+    before, after = answer(child(code, cold=True))[0]
     assert len(before) == 1
     assert after == before
 
@@ -358,6 +359,6 @@ ours(4096); marks.append(peak())
 plain(4096); marks.append(peak())
 print(json.dumps(marks))
 """
-    start, ours, plain = answer(child(code))[0]
+    start, ours, plain = answer(child(code, cold=True))[0]
     assert plain - start > 300  # MiB: else the comparison would mean nothing
     assert ours - start <= (plain - start) / 10

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,9 +111,7 @@ print(json.dumps([[a.tolist() for a in index.search(codes[:3], k)] for k in (1, 
     found, logs = [], []
     for path in (os.environ["PATH"], str(tmp_path)):
         environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / f"cache{len(found)}")}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
-        )
+        done = warm.run(["-c", code], env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
         logs.append(done.stderr)
@@ -136,7 +135,7 @@ threads = [threading.Thread(target=hamming.available) for _ in range(4)]
     compiler.write_text(f"#!/bin/sh\necho run >> {tmp_path}/runs; sleep 0.3; echo broken >&2; exit 1\n")
     compiler.chmod(0o755)
     environment = {**os.environ, "PATH": f"{compiler.parent}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    done = warm.run(["-c", code], env=environment, capture_output=True)
     assert (tmp_path / "runs").read_text() == "run\n"
     assert done.stderr.count("g++ failed: broken") == 1
 

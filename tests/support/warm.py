@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+FORK = "SDC_TESTS_FORK"  # set, processes that a warm one spawns through multiprocessing are forked from it
 SERVER = "SDC_TESTS_WARM"  # the environment variable with the server's socket, and the variables of its start
 AT_START = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LD_", "PYTHON", "TRITON_", "LC_", "LANG",
@@ -282,6 +283,11 @@ def _start(request: dict[str, Any]) -> None:
 
         coverage.process_startup()
     sys.path.insert(0, "" if kind.startswith("-") else os.path.dirname(os.path.abspath(kind)))
+    if FORK in os.environ:
+        import multiprocessing
+
+        get_context = multiprocessing.get_context
+        multiprocessing.get_context = lambda method=None: get_context("fork" if method == "spawn" else method)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     if kind == "-m":
         sys.argv = arguments

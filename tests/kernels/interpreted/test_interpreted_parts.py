@@ -95,7 +95,7 @@ class Traffic:
 
 
 @pytest.mark.parametrize(
-    ("B", "d", "K", "most"), [(96, 32, 8, 22.0), pytest.param(512, 64, 16, 19.0, marks=pytest.mark.slow)]
+    ("B", "d", "K", "most"), [(64, 32, 8, 22.0), pytest.param(512, 64, 16, 19.0, marks=pytest.mark.slow)]
 )
 def test_bytes_a_pair(B, d, K, most, monkeypatch):
     """Loads count once a launch: what is read again (tiles of X, the transposed slopes) comes from the L2
