@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+PYTHON = "PYTHON_EXEC"  # the interpreter that torchrun starts; `server` sets it to one that starts warm
 FORK = "SDC_TESTS_FORK"  # set, processes that a warm one spawns through multiprocessing are forked from it
 SERVER = "SDC_TESTS_WARM"  # the environment variable with the server's socket, and the variables of its start
 AT_START = (
@@ -179,21 +180,44 @@ def run(
     return done
 
 
+def stand_in() -> NoReturn:
+    """Is `python`, of this process' arguments, for one that knows only how to start a program."""
+    process = popen(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: process.send_signal(number))
+    code = process.wait()
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
 @contextlib.contextmanager
 def server() -> Iterator[None]:
     """A server while this lasts, for this process and those it starts."""
     import tempfile
 
+    if not hasattr(os, "pidfd_open"):  # not Linux: each process starts cold
+        yield
+        return
     with tempfile.TemporaryDirectory(prefix="warm-") as folder:
         address = str(Path(folder) / "socket")
         process = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE)
         while not Path(address).exists() and process.poll() is None:
             time.sleep(0.01)
+        stand_in = Path(folder) / "python"
+        stand_in.write_text(
+            f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+            "import warm\nwarm.stand_in()\n"
+        )
+        stand_in.chmod(0o755)
+        os.environ[PYTHON] = str(stand_in)
         os.environ[SERVER] = json.dumps([address, _at_start(dict(os.environ))])
         try:
             yield
         finally:
-            del os.environ[SERVER]
+            del os.environ[SERVER], os.environ[PYTHON]
             assert process.stdin is not None
             process.stdin.close()  # tells it to end
             process.wait()
@@ -204,7 +228,8 @@ def _text(fd: int | None, mode: str) -> IO[str] | None:
 
 
 def _at_start(environment: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(AT_START)}
+    ours = (SERVER, FORK, PYTHON)
+    return {name: value for name, value in environment.items() if name.startswith(AT_START) and name not in ours}
 
 
 # In the server.
@@ -259,6 +284,9 @@ def _child(connection: socket.socket) -> dict[str, Any]:
             os.close(number)
         os.setsid()
         connection.sendall(f"{worker}\n".encode())
+        ended = os.pidfd_open(worker)
+        if ended not in select.select([ended, connection], [], [])[0]:
+            os.kill(worker, signal.SIGKILL)  # nobody waits for it
         _, status = os.waitpid(worker, 0)
         with contextlib.suppress(OSError):
             connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
@@ -275,9 +303,11 @@ def _start(request: dict[str, Any]) -> None:
 
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.environ.pop(SERVER, None)
     os.chdir(request["cwd"])
     kind, *arguments = request["arguments"]
+    unbuffered = kind == "-u"
+    if unbuffered:
+        kind, *arguments = arguments
     if "COVERAGE_PROCESS_START" in os.environ:
         import coverage
 
@@ -288,7 +318,7 @@ def _start(request: dict[str, Any]) -> None:
 
         get_context = multiprocessing.get_context
         multiprocessing.get_context = lambda method=None: get_context("fork" if method == "spawn" else method)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=unbuffered)  # type: ignore[union-attr]
     if kind == "-m":
         sys.argv = arguments
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
