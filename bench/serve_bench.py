@@ -71,7 +71,7 @@ def asked(index: Index, model: Model, kind: str) -> tuple[list[bytes], Work]:
     vectors = chance.standard_normal((REQUESTS, KINDS[kind], DIMENSION)).astype(np.float32)
     lists = vectors.tolist()
     bodies = [{"vector": each[0], "k": K} if kind == "a vector" else {"vectors": each, "k": K} for each in lists]
-    return _encoded(bodies), lambda n: index.search(encode_vectors(vectors[n], model, "vectors"), K)
+    return _encoded(bodies), lambda n: index.search(encode_vectors(vectors[n], model, "vectors", refine=True), K)
 
 
 def _encoded(bodies: list[dict[str, Any]]) -> list[bytes]:

@@ -17,6 +17,7 @@ The maths, the shapes and types, and which implementation runs when: `kernels/RE
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sdc.kernels.byte_tables import refine, table_scores
 from sdc.kernels.hamming import available as hamming_available
 from sdc.kernels.hamming import nearest as hamming_nearest
 from sdc.kernels.names import LOSSES, PAIRS, QUANTIZATIONS
@@ -35,7 +36,9 @@ __all__ = [
     "hamming_available",
     "hamming_nearest",
     "quantile_table",
+    "refine",
     "sample_length",
+    "table_scores",
     "teacher_order",
 ]
 

@@ -5,7 +5,7 @@ from sdc.retrieve.bits import byte_signs, check_bits, hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, encode_rows
 from sdc.retrieve.encode import run as encode_database
 from sdc.retrieve.filters import matching_rows
-from sdc.retrieve.queries import QueryEncoder, encode_vectors, load_index_model
+from sdc.retrieve.queries import QueryEncoder, encode_vectors, is_refined, load_index_model
 from sdc.retrieve.search import search as search_index
 from sdc.retrieve.search_settings import SearchSettings
 
@@ -23,6 +23,7 @@ __all__ = [
     "encode_vectors",
     "equal_neighbors",
     "hamming",
+    "is_refined",
     "load_index_model",
     "matching_rows",
     "pack",

@@ -13,7 +13,6 @@ from sdc.errors import SdcError, UsageError, log
 from sdc.extract.store import FeatureStore
 from sdc.files import check_same_settings, writable
 from sdc.progress import Progress
-from sdc.retrieve.bits import pack
 from sdc.retrieve.index import RECALL, Ids, Index, Records, check_fits, check_index_type
 from sdc.train import NORM_EPS, Model
 
@@ -34,6 +33,7 @@ class EncodeSettings:
         memory: bytes that codes and lists may take in a search; None is any number.
         recenter: give the head's batch norm the mean of the database instead of the training set's; by default for
             models of a preset in `RECENTERED` whose head has a batch norm.
+        no_refine: keep the signs of the head's outputs, though the model refines codes against its byte tables.
         out: where db.bin goes.
         overwrite: replace an `out` that was made otherwise.
     """
@@ -44,6 +44,7 @@ class EncodeSettings:
     recall: float = RECALL
     memory: int | None = None
     recenter: bool | None = None
+    no_refine: bool = False
     out: Path = Path("db.bin")
     overwrite: bool = False
 
@@ -81,22 +82,17 @@ def run(settings: EncodeSettings) -> Path:
             metadata["model"]["recentered"] = {"mean": mean.tolist()}
             _say_moved(model, mean)
             model = model.recentered(mean)
-        codes = encode_rows(model, store, database, progress)
-        query_codes = encode_rows(model, store, queries, progress)
-    split = Records(
-        query_codes,
-        queries,
-        Ids.of_rows(store.encoded_ids, queries),
-        groundtruth=store.groundtruth,
-        **_labels(store, queries),
-    )
-    labels = _labels(store, database)
+        refine = not settings.no_refine
+        codes = encode_rows(model, store, database, progress, refine=refine)
+        query_codes = encode_rows(model, store, queries, progress, refine=refine, query=True)
+    ids = Ids.of_rows(store.encoded_ids, queries)
+    split = Records(query_codes, queries, ids, groundtruth=store.groundtruth, **_labels(store, queries))
     index = Index.build(
         codes,
         ids=Ids.of_rows(store.encoded_ids, database),
-        labels=labels["labels"],
-        labels_coarse=labels["labels_coarse"],
+        **_labels(store, database),
         rows=database,
+        lengths=code_lengths(model, codes),
         queries=split if len(queries) else None,
         metadata=metadata,
         index_type=settings.index_type,
@@ -109,15 +105,22 @@ def run(settings: EncodeSettings) -> Path:
     return out
 
 
-def encode_rows(model: Model, store: FeatureStore, rows: np.ndarray, progress: Progress) -> np.ndarray:
-    """Codes of `rows` of a store, (n, bits // 8) uint8, read block by block."""
+def encode_rows(
+    model: Model, store: FeatureStore, rows: np.ndarray, progress: Progress, *, refine: bool = True, query: bool = False
+) -> np.ndarray:
+    """Codes of `rows` of a store, (n, bits // 8) uint8, read block by block; see `sdc.train.Model.encode`."""
     codes = np.empty((len(rows), model.bits // 8), np.uint8)
     done = 0
     for features in store.blocks(rows, _BLOCK):
-        codes[done : done + len(features)] = pack(model.outputs(features))
+        codes[done : done + len(features)] = model.encode(features, refine=refine, query=query)
         done += len(features)
         progress.advance(len(features))
     return codes
+
+
+def code_lengths(model: Model, codes: np.ndarray) -> np.ndarray | None:
+    """The length byte of each code, (n,) uint8, where the model has byte tables."""
+    return None if model.tables is None else model.tables.decoder.lengths(codes)
 
 
 def mean_projection(model: Model, store: FeatureStore, rows: np.ndarray, progress: Progress) -> np.ndarray:
@@ -207,6 +210,7 @@ def _metadata(settings: EncodeSettings, model: Model, store: FeatureStore, *, re
             "index_type": settings.index_type,
             **({} if settings.index_type == "flat" else {"recall": settings.recall, "memory": settings.memory}),
             **({"recenter": True} if recenter else {}),
+            **({"no_refine": True} if settings.no_refine else {}),
         },
     }
 

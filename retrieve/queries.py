@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.retrieve.bits import pack
 from sdc.train import Model
 
 
@@ -102,12 +101,22 @@ class QueryEncoder:
 
     def _encode(self, names: list[str], vectors: np.ndarray, origin: str) -> Queries:
         outputs = model_outputs(vectors, self.model, origin)
-        return Queries(names, pack(outputs), features=np.asarray(vectors, np.float32), outputs=outputs)
+        codes = self.model.encode(vectors, refine=is_refined(self._index), query=True, outputs=outputs)
+        return Queries(names, codes, features=np.asarray(vectors, np.float32), outputs=outputs)
 
 
-def encode_vectors(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
-    """The codes of query vectors, (Q, bits // 8) uint8; arguments and errors as those of `model_outputs`."""
-    return pack(model_outputs(vectors, model, origin))
+def encode_vectors(vectors: np.ndarray, model: Model, origin: str, *, refine: bool) -> np.ndarray:
+    """The codes of query vectors, (Q, bits // 8) uint8.
+
+    Args:
+        refine: as `is_refined` of the index that is searched; the others and the errors are those of `model_outputs`.
+    """
+    return model.encode(vectors, refine=refine, query=True, outputs=model_outputs(vectors, model, origin))
+
+
+def is_refined(index: Origin) -> bool:
+    """Whether the codes of an index are refined where its model can: unless it was encoded with --no-refine."""
+    return not index.metadata.get("settings", {}).get("no_refine", False)
 
 
 def model_outputs(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:

@@ -21,8 +21,9 @@ class Hasher:
 
     Args:
         bits: K, the length of a code; a multiple of 8.
-        method: one of `sdc.train.methods.METHODS`.
-        preset: see `sdc.train.PRESETS`.
+        method: one of `sdc.train.methods.METHODS`; without a method, a goal or a preset the goal is `neighbors`.
+        goal: `neighbors`: codes that keep each item's nearest neighbours; `kinds`: codes that tell kinds of items
+        apart. preset: see `sdc.train.PRESETS`.
         device: of PyTorch, for training; None takes CUDA where there is one.
         settings: any other field of `sdc.train.Recipe`, e.g. `epochs=20`.
 
@@ -36,15 +37,18 @@ class Hasher:
     def __init__(
         self,
         bits: int = 64,
-        method: str = "sdc",
+        method: str | None = None,
         *,
+        goal: str | None = None,
         preset: str = "default",
         device: str | None = None,
         **settings: Any,
     ) -> None:
-        from sdc.train import make_recipe
+        from sdc.train import GOALS, choose_goal, make_recipe
 
-        self.recipe = make_recipe(preset, bits=bits, method=method, **settings)
+        self.goal = choose_goal(goal, method, preset, settings, labelled=False)
+        chosen = {"method": method, **({} if self.goal is None else GOALS[self.goal.name]), **settings}
+        self.recipe = make_recipe(preset, bits=bits, **chosen)
         self._preset = preset
         self.device = device
         self._model: Model | None = None
@@ -56,7 +60,7 @@ class Hasher:
             SdcError: NaN or Inf among the values, too few rows, or training diverged.
             UsageError: the embeddings are not (N, d) floats.
         """
-        from sdc.train import Model, model_metadata
+        from sdc.train import Model, fit_code_tables, model_metadata
         from sdc.train.loop import fit
 
         x = _matrix(embeddings)
@@ -64,8 +68,11 @@ class Hasher:
         content = checksum(np.ascontiguousarray(x))
         settings = {**self.recipe.record(), "features": content}
         origin = {"source": "memory"}
-        described = model_metadata(self.recipe, settings, None, content, origin, summary, preset=self._preset)
-        self._model = Model(tensors, described)
+        described = model_metadata(
+            self.recipe, settings, None, content, origin, summary, preset=self._preset, goal=self.goal
+        )
+        head = Model(tensors, described)
+        self._model = Model(tensors, described, fit_code_tables(head.outputs, x, np.arange(len(x)), self.recipe))
         return self
 
     @property
@@ -79,11 +86,16 @@ class Hasher:
         """Continuous outputs (N, K) float32, whose signs are the code."""
         return self.model.outputs(_matrix(embeddings))
 
-    def encode(self, embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Packed codes (N, bits // 8) uint8; bit j is [output_j > 0], in byte j // 8, least significant first."""
-        from sdc.retrieve import pack
+    def encode(self, embeddings: np.ndarray | torch.Tensor, *, query: bool = False) -> np.ndarray:
+        """Packed codes (N, bits // 8) uint8; bit j is in byte j // 8, least significant first.
 
-        return pack(self.outputs(embeddings))
+        Bit j is [output_j > 0], unless the codes are refined (`search_by`), which moves some bits.
+
+        Args:
+            query: for codes that are compared with those of a database: they depart less from the outputs' signs.
+        """
+        x = _matrix(embeddings)
+        return self.model.encode(x, query=query)
 
     def save(self, path: Path | str) -> Path:
         """Writes the head as model.safetensors, for `load` and for the commands."""
@@ -102,7 +114,7 @@ class Hasher:
         }
         hasher = cls.__new__(cls)  # the recipe is the model's, which no preset and no published settings fill in
         hasher.recipe, hasher._model = recorded_recipe(settings), model
-        hasher._preset, hasher.device = model.metadata.get("preset", "default"), None
+        hasher._preset, hasher.device, hasher.goal = model.metadata.get("preset", "default"), None, None
         return hasher
 
 

@@ -1,6 +1,7 @@
 """The space a head is trained in: a linear map of the features, which is folded into the head when training is done.
 
-`raw` is the features as they are, as in the paper. `principal` centres them, keeps four principal axes for each bit,
+`raw` is the features as they are, as in the paper. `standard` centres them and divides them by their coordinates' mean
+standard deviation. `principal` centres them, keeps four principal axes for each bit,
 but at least `AXES`, and divides the whole by its root mean square, so that a recipe means the same whatever the scale
 of the features. On top of it comes the recipe's *locality*, from 0 to 1: how far to turn from the features' own
 similarities to those that tell neighbourhoods apart.
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sdc.train.pca import principal_axes
+from sdc.train.recipe import Recipe
 
 AXES = 256
 NEAREST = 5
@@ -48,10 +50,40 @@ class Space:
 
     def fold(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors of a head that takes features, from those of one that takes their image in this space."""
-        layer = "hidden" if "hidden.weight" in tensors else "output"
-        weight = tensors[f"{layer}.weight"].astype(np.float64) @ self.axes.double().cpu().numpy().T
-        bias = tensors[f"{layer}.bias"] - weight @ self.mean.double().cpu().numpy()
-        return tensors | {f"{layer}.weight": weight.astype(np.float32), f"{layer}.bias": bias.astype(np.float32)}
+        mean, axes = self.mean.double().cpu().numpy(), self.axes.double().cpu().numpy()
+        # Where a linear map of the features is added to the head, its bias is the output's.
+        layers = {"hidden" if "hidden.weight" in tensors else "output": ""}
+        if "residual.weight" in tensors:
+            layers["residual"] = "output"
+        folded = {}
+        for layer, biased in layers.items():
+            weight = tensors[f"{layer}.weight"].astype(np.float64) @ axes.T
+            folded[f"{layer}.weight"] = weight.astype(np.float32)
+            bias = f"{biased or layer}.bias"
+            folded[bias] = (tensors[bias] - weight @ mean).astype(np.float32)
+        return tensors | folded
+
+
+class Scaling(Space):
+    """x ↦ (x − mean) · scale: a space with one number in place of axes."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(…, d) -> (…, d)."""
+        return (features - self.mean) * self.axes
+
+    def fold(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return Space(self.mean, self.axes * torch.eye(len(self.mean))).fold(tensors)
+
+
+def make_space(recipe: Recipe, sample: np.ndarray, device: torch.device) -> Space | None:
+    """The space of a recipe, from a sample (n, d) float32 of training rows in random order; None where it is raw."""
+    if recipe.space == "principal":
+        assert recipe.locality is not None  # `Recipe.resolved` has filled it in
+        return principal_space(sample, recipe.bits, recipe.locality, device)
+    if recipe.space == "standard":
+        mean, deviation = sample.mean(axis=0), float(sample.std(axis=0).mean()) or 1.0
+        return Scaling(torch.from_numpy(mean).to(device), torch.tensor(1 / deviation, device=device))
+    return None
 
 
 def principal_space(sample: np.ndarray, bits: int, locality: float, device: torch.device) -> Space:

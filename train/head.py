@@ -10,25 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdc.train.methods import ITQ
-from sdc.train.model import NORM_EPS
 from sdc.train.recipe import Recipe
+from sdc.train.tensors import NORM_EPS
 
 
 class HashHead(nn.Module):
     """Linear–BatchNorm, or Linear–GELU–Linear–BatchNorm where `hidden` > 0 (the paper's supplement).
+
+    A residual head adds a Linear of the features to the second form, which starts as that Linear alone.
 
     Args:
         dimension: d, of the features.
         bits: K, of the codes.
         hidden: width of the hidden layer; 0 for none.
         norm: with the batch norm.
+        residual: add a linear map of the features to what the hidden layer gives; needs a hidden layer.
     """
 
-    def __init__(self, dimension: int, bits: int, hidden: int, norm: bool = True) -> None:
+    def __init__(self, dimension: int, bits: int, hidden: int, norm: bool = True, residual: bool = False) -> None:
         super().__init__()
         self.hidden = nn.Linear(dimension, hidden) if hidden else None
         self.output = nn.Linear(hidden or dimension, bits)
+        self.residual = nn.Linear(dimension, bits, bias=False) if residual else None
         self.norm = nn.BatchNorm1d(bits) if norm else None
+        if residual:
+            nn.init.zeros_(self.output.weight)
 
     def forward(self, features: Tensor) -> Tensor:
         """(…, d) -> (…, K)."""
@@ -43,17 +49,16 @@ class HashHead(nn.Module):
 
     def project(self, features: Tensor) -> Tensor:
         """The outputs (…, K) before the batch norm, each of its own row alone."""
-        if self.hidden is not None:
-            features = F.gelu(self.hidden(features))
-        projected: Tensor = self.output(features)
-        return projected
+        hidden = features if self.hidden is None else F.gelu(self.hidden(features))
+        projected: Tensor = self.output(hidden)
+        return projected if self.residual is None else projected + self.residual(features)
 
 
-def make_head(dimension: int, bits: int, hidden: int, seed: int, norm: bool = True) -> HashHead:
+def make_head(dimension: int, bits: int, hidden: int, seed: int, norm: bool = True, residual: bool = False) -> HashHead:
     """A head with seeded initial weights; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HashHead(dimension, bits, hidden, norm)
+        return HashHead(dimension, bits, hidden, norm, residual)
 
 
 def start_head(recipe: Recipe, dimension: int, sample: Tensor) -> HashHead:
@@ -64,20 +69,23 @@ def start_head(recipe: Recipe, dimension: int, sample: Tensor) -> HashHead:
         dimension: d, of the features; an mlp's hidden layer has this width where the recipe gives none.
         sample: (n, p) training rows in random order, in the space of the head.
 
-    With `init` itq, a linear head's first weights are those of ITQ (Gong and Lazebnik 2011) on the sample, divided by
-    the root mean square of its outputs. Where there are more bits than dimensions or rows, the others start at random.
+    With `init` itq, the first weights of a linear head, or of a residual head's linear part, are those of ITQ (Gong
+    and Lazebnik 2011) on the sample, divided by the root mean square of its outputs. Where there are more bits than
+    dimensions or rows, the others start at random.
     """
     width = sample.shape[1]
+    hidden = 0 if recipe.head == "linear" else recipe.hidden or dimension
+    head = make_head(width, recipe.bits, hidden, recipe.seed, recipe.norm, recipe.head == "residual")
     if recipe.head == "mlp":
-        return make_head(width, recipe.bits, recipe.hidden or dimension, recipe.seed, recipe.norm)
-    head = make_head(width, recipe.bits, 0, recipe.seed, recipe.norm)
+        return head
+    linear = head.output if head.residual is None else head.residual
     solved = min(recipe.bits, width, len(sample) - 1)
     if recipe.init == "itq" and solved:
         tensors = ITQ().fit(sample.cpu().numpy(), solved, recipe.seed)
         weight, bias = (torch.from_numpy(tensors[f"output.{name}"]) for name in ("weight", "bias"))
         scale = F.linear(sample.cpu(), weight, bias).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
         with torch.no_grad():
-            head.output.weight[:solved], head.output.bias[:solved] = weight / scale, bias / scale
+            linear.weight[:solved], head.output.bias[:solved] = weight / scale, bias / scale
     return head
 
 
@@ -97,10 +105,14 @@ class PackedHead(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, d) -> codes (N, K // 8) uint8, bit j in byte j // 8, least significant first; outputs (N, K)."""
         t = dict(self.named_buffers())
+        if "unit_epsilon" in t:
+            features = features / torch.maximum(features.norm(dim=1, keepdim=True), t["unit_epsilon"])
         x = features
         if "hidden_weight" in t:
             x = F.gelu(F.linear(x, t["hidden_weight"], t["hidden_bias"]))
         x = F.linear(x, t["output_weight"], t["output_bias"]) if "output_weight" in t else x + t["output_bias"]
+        if "residual_weight" in t:
+            x = x + F.linear(features, t["residual_weight"])
         if "norm_weight" in t:
             x = F.batch_norm(
                 x, t["norm_running_mean"], t["norm_running_var"], t["norm_weight"], t["norm_bias"], eps=NORM_EPS

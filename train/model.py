@@ -1,10 +1,14 @@
 """model.safetensors: a trained hash head, read and applied with NumPy alone.
 
-A head is `Linear` or `Linear–GELU–Linear`, then optionally `BatchNorm1d`; closed-form methods (ITQ, LSH, …)
-are one Linear, or only a bias where the features are kept as they are. Tensors carry the names of
+A head is `Linear` or `Linear–GELU–Linear`, to which a second `Linear` of the features may be added (`residual.weight`),
+then optionally `BatchNorm1d`; closed-form methods (ITQ, LSH, …) are one Linear, or only a bias where the features are
+kept as they are. Tensors carry the names of
 `HashHead.state_dict()`: `hidden.weight` (H, d), `hidden.bias` (H,), `output.weight` (K, d or H),
-`output.bias` (K,), `norm.running_mean`, `norm.running_var`, `norm.weight`, `norm.bias` (K,). Spectral hashing has
-one more, `cosine.phase` (K,): where it is there, the outputs are cos(z + phase) of what precedes, z.
+`residual.weight` (K, d), `output.bias` (K,), `norm.running_mean`, `norm.running_var`, `norm.weight`, `norm.bias` (K,).
+Spectral hashing has one more, `cosine.phase` (K,): where it is there, the outputs are cos(z + phase) of what precedes,
+z. Where `unit.epsilon` (1,) is there, features are divided by their length before all else. Models whose codes can be
+scored by a query in float have byte tables, see `sdc.train.byte_tables`: `tables.decoder.vectors` (K / 8, 256, d)
+int16 and `tables.decoder.mean` (d,), and `tables.encoder.*` likewise where codes are refined.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.files import atomic_write, checksum, fingerprint, require_file
+from sdc.train.byte_tables import MARGIN_STEP, CodeTables
+from sdc.train.tensors import NORM_EPS, SCHEMA, read_tensors
 
-SCHEMA = 1
-NORM_EPS = 1e-5  # torch.nn.BatchNorm1d's default
+QUERY_PRICE = 0.13  # of a bit of a query that departs from its output's sign, whatever that of the database is
+UNSURE = 3e-5  # more than the last digits of an output that depend on the order of a sum
 _BLOCK = 4096  # rows of features projected at once: bounds the hidden activations
 
 
@@ -31,18 +37,27 @@ class Model:
         tensors: float32 arrays under the names above.
         metadata: `method`, `settings`, `features` ({path, fingerprint, provenance} of the training set), ….
 
+        tables: what its codes decode to, and how they are refined; None where codes are signs and nothing else.
+
     Raises:
         SdcError: the tensors do not fit together.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], tables: CodeTables | None = None
+    ) -> None:
         self.tensors = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in sorted(tensors)}
         self.metadata = dict(metadata)
         self.bits, self.dimension = self._sizes()
+        self.tables = tables
+        if tables is not None and tables.decoder.vectors.shape[::2] != (self.bits // 8, self.dimension):
+            raise SdcError(f"not a hash head: byte tables of {tables.decoder.vectors.shape} for {self.bits} bits")
         # Where the training set lay and who trained is no part of what the head is.
         made_of = {key: self.metadata.get(key) for key in ("method", "settings")}
-        content = {name: [list(t.shape), checksum(t)] for name, t in self.tensors.items()}
-        self.fingerprint = fingerprint({**made_of, "tensors": content})
+        arrays = {**self.tensors, **({} if tables is None else tables.arrays())}
+        content = {name: [list(t.shape), checksum(t)] for name, t in arrays.items()}
+        figures = {} if tables is None else {"tables": tables.figures()}
+        self.fingerprint = fingerprint({**made_of, **figures, "tensors": content})
 
     def _sizes(self) -> tuple[int, int]:
         """K and d, once the tensors are known to fit together."""
@@ -59,8 +74,12 @@ class Model:
         if "hidden.weight" in t:
             dimension = t["hidden.weight"].shape[-1]
             expected |= {"hidden.weight": (width, dimension), "hidden.bias": (width,)}
+        if "residual.weight" in t:
+            expected["residual.weight"] = (bits, dimension)
         if "cosine.phase" in t:
             expected["cosine.phase"] = (bits,)
+        if "unit.epsilon" in t:
+            expected["unit.epsilon"] = (1,)
         strange = set(t) - {"output.bias", *expected}
         if strange:  # to leave out a step of the head would give other codes
             raise SdcError(
@@ -101,7 +120,51 @@ class Model:
         Raises:
             SdcError: the head has no batch norm, or the mean is not (K,).
         """
-        return Model({**self.tensors, "norm.running_mean": mean}, self.metadata)
+        return Model({**self.tensors, "norm.running_mean": mean}, self.metadata, self.tables)
+
+    def encode(
+        self, features: np.ndarray, *, refine: bool = True, query: bool = False, outputs: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Packed codes; equal features get equal codes, in whatever block they come, where codes are refined.
+
+        Args:
+            features: (N, d), any float type.
+            refine: find the codes that decode best, where the model has tables for that; else they are signs.
+            query: for codes that are compared with those of a database: they depart from the signs at the price
+                `QUERY_PRICE`, and not at all where that of the database is 0.
+            outputs: the features' outputs, where they are known.
+
+        Returns:
+            (N, K // 8) uint8; bit j in byte j // 8, least significant first.
+
+        Raises:
+            UsageError: as `outputs`, or the bits are no multiple of 8.
+        """
+        if self.bits % 8:
+            raise UsageError(f"codes of {self.bits} bits do not fill whole bytes: bits must be a multiple of 8")
+        outputs = self.outputs(features) if outputs is None else outputs
+        tables = self.tables
+        if tables is None or tables.encoder is None or not refine or (query and not tables.price):
+            return np.packbits(outputs > 0, axis=1, bitorder="little")
+        margins = self._reproducible(outputs, features) / np.float32(tables.deviation)
+        price = max(tables.price, QUERY_PRICE) if query else tables.price
+        return tables.encoder.encode(features, margins, price, perturbations=tables.perturbations)
+
+    def _reproducible(self, outputs: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """The outputs; in double precision in rows where another order of a sum could turn a bit or a margin.
+
+        A matrix product of 32-bit floats gives a row other last digits in another block. That counts where an output is
+        nearly 0, or nearly between two steps of the margins.
+        """
+        assert self.tables is not None
+        steps = outputs / np.float32(self.tables.deviation * MARGIN_STEP)
+        slack = np.float32(UNSURE * max(1.0, self.tables.deviation) / (self.tables.deviation * MARGIN_STEP))
+        unsure = (np.abs(np.abs(steps - np.floor(steps)) - 0.5) < slack) | (np.abs(steps) < slack)
+        rows = np.flatnonzero(unsure.any(axis=1))
+        if len(rows):
+            outputs = outputs.copy()
+            outputs[rows] = self._output(features[rows].astype(np.float64))
+        return outputs
 
     def _applied(self, step: Callable[[np.ndarray], np.ndarray], features: np.ndarray) -> np.ndarray:
         if features.ndim != 2 or features.shape[1] != self.dimension:
@@ -115,9 +178,14 @@ class Model:
 
     def _project(self, x: np.ndarray) -> np.ndarray:
         t = self.tensors
+        if "unit.epsilon" in t:
+            x = x / np.maximum(np.sqrt(np.square(x).sum(axis=1, keepdims=True)), t["unit.epsilon"])
+        inputs = x
         if "hidden.weight" in t:
             x = _gelu(x @ t["hidden.weight"].T + t["hidden.bias"])
         projected: np.ndarray = (x @ t["output.weight"].T if "output.weight" in t else x) + t["output.bias"]
+        if "residual.weight" in t:
+            projected += inputs @ t["residual.weight"].T
         return projected
 
     def _output(self, x: np.ndarray) -> np.ndarray:
@@ -131,10 +199,14 @@ class Model:
         """Writes model.safetensors, whole or not at all."""
         from safetensors.numpy import save
 
-        described = json.dumps(self.metadata, sort_keys=True)
+        tables = {} if self.tables is None else {"tables": self.tables.figures()}
+        metadata, arrays = {**self.metadata, **tables}, dict(self.tensors)
+        if self.tables is not None:
+            arrays |= self.tables.arrays()
+        described = json.dumps(metadata, sort_keys=True)
         sealed = {"schema": SCHEMA, "fingerprint": self.fingerprint, "checksum": checksum(described.encode())}
         with atomic_write(Path(path)) as temporary:
-            temporary.write_bytes(save(self.tensors, metadata={"sdc": json.dumps({**sealed, **self.metadata})}))
+            temporary.write_bytes(save(arrays, metadata={"sdc": json.dumps({**sealed, **metadata})}))
         return Path(path)
 
     @classmethod
@@ -145,36 +217,17 @@ class Model:
             SdcError: there is no such file, it is no model of ours, or it is damaged.
         """
         tensors, metadata, recorded = read_tensors(require_file(Path(path), "model", "sdc train"), "model")
-        described = metadata.pop("checksum", "")
+        sealed = metadata.pop("checksum", "")
+        described = checksum(json.dumps(metadata, sort_keys=True).encode())
+        figures = metadata.pop("tables", None)
         try:
-            model = cls(tensors, metadata)
+            tables = None if figures is None else CodeTables.restored(tensors, figures)
+            model = cls({name: t for name, t in tensors.items() if not name.startswith("tables.")}, metadata, tables)
         except SdcError as error:
             raise SdcError(f"{path}: {error}") from None
-        if model.fingerprint != recorded or described != checksum(json.dumps(metadata, sort_keys=True).encode()):
+        if model.fingerprint != recorded or described != sealed:
             raise SdcError(f"{path} is damaged: its checksums do not fit; train it again or fetch a good copy")
         return model
-
-
-def read_tensors(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
-    """The tensors, metadata and recorded fingerprint of a safetensors file of ours.
-
-    Raises:
-        SdcError: it is no safetensors file, not ours, or of a newer schema.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("sdc", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, TypeError, OverflowError) as error:
-        raise SdcError(f"{path} is not a readable {what} ({error}); it is damaged or not made by `sdc train`") from None
-    if not isinstance(header, dict) or "schema" not in header:
-        raise SdcError(f"{path} is a safetensors file, but not a {what} made by `sdc train`")
-    if header["schema"] != SCHEMA:
-        raise SdcError(f"{path} has {what} schema {header['schema']}, this sdc reads {SCHEMA}: upgrade sdc-hash")
-    del header["schema"]
-    return tensors, header, str(header.pop("fingerprint", ""))
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:

@@ -38,9 +38,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 # each field of its recipe, so that a changed default of `Recipe` does not change what the paper's presets mean.
 PAPER: dict[str, Any] = {
     "loss": "l1", "quantization": "cosine", "contrastive_weight": 1.0, "supervised": False, "locality": None,
-    "hidden": 0, "norm": True, "budget": 0.0,
+    "hidden": 0, "norm": True, "budget": 0.0, "normalize": False, "steps": 0, "schedule": "constant",
+    "optimizer": "adam", "search_by": None, "price": None, "tables": False,
 }  # fmt: skip
-RUNS_OWN = ("method", "bits", "seed")  # fields that no preset decides
+RUNS_OWN = ("bits", "seed")  # fields that no preset and no goal decides
 
 
 def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
@@ -58,7 +59,9 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
             raise unknown_name_error("setting", name, known)
     values = {name: value for name, value in chosen.items() if value is not None}
     if values.get("budget"):
-        values = {"epochs": 0, "patience": Recipe.patience, **values}
+        values = {"epochs": 0, "steps": 0, "patience": Recipe.patience, **values}
+    if "epochs" in values:  # they replace the steps that a method's settings may have
+        values = {"steps": 0, **values}
     if values.get("supervised"):  # the neighbours that held-out rows have among the features are not what is learned
         values = {**values, "patience": chosen.get("patience") or 0}
     base = {} if preset == "default" else PAPER
@@ -91,11 +94,19 @@ def _check(recipe: Recipe) -> None:
         raise unknown_name_error("method", recipe.method, METHODS)
     for field in fields(recipe):
         choices, value = field.metadata.get("choices"), getattr(recipe, field.name)
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise unknown_name_error(field.name, value, choices)
     if recipe.bits < 8 or recipe.bits % 8:
         raise UsageError(f"bits = {recipe.bits}: a code is packed into bytes, so bits must be a positive multiple of 8")
-    least = {"epochs": 0 if recipe.budget else 1, "batch_size": 2, "hidden": 0, "decay_at": 0, "patience": 0, "seed": 0}
+    least = {
+        "epochs": 0 if recipe.budget or recipe.steps else 1,
+        "steps": 0,
+        "batch_size": 2,
+        "hidden": 0,
+        "decay_at": 0,
+        "patience": 0,
+        "seed": 0,
+    }
     for name, value in least.items():
         if getattr(recipe, name) < value:
             raise UsageError(f"{name} = {getattr(recipe, name)}: must be at least {value}")
@@ -108,7 +119,11 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"{recipe.method} has no use for labels: --supervised is for {' and '.join(CALIBRATED)}")
     if recipe.locality is not None and not 0 <= recipe.locality <= 1:
         raise UsageError(f"locality = {recipe.locality}: must lie between 0 and 1")
-    if recipe.locality and recipe.space == "raw":
-        raise UsageError(f"locality = {recipe.locality} needs the space 'principal', not 'raw'")
+    if recipe.locality and recipe.space != "principal":
+        raise UsageError(f"locality = {recipe.locality} needs the space 'principal', not {recipe.space!r}")
+    if recipe.price is not None and not 0 <= recipe.price < float("inf"):
+        raise UsageError(f"price = {recipe.price}: must not be negative")
+    if recipe.price is not None and recipe.search_by is None:
+        raise UsageError("a price is paid where codes are refined: add --search-by hamming, both or tables")
     if recipe.lr is not None and not 0 < recipe.lr < float("inf"):
         raise UsageError(f"lr = {recipe.lr}: must be positive")

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from sdc.devices import is_main_process
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.files import check_same_settings, require_file, writable
 from sdc.settings import defaults, either, essential, fields_of, option, recorded
+from sdc.train.goals import GOALS, Goal, choose_goal
 from sdc.train.long_tail import class_groups, long_tail
 from sdc.train.loss_alarms import training_alarms
 from sdc.train.presets import PRESETS, RUNS_OWN, make_recipe
@@ -30,7 +31,7 @@ TRAIN_ON = ("train", "database")
 
 
 # Settings that are no part of what a model is: where things lie, and what they are called.
-NOT_RECORDED = frozenset({"features", "preset", "device", "resume", "out", "overwrite"})
+NOT_RECORDED = frozenset({"features", "goal", "preset", "device", "resume", "out", "overwrite"})
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,26 @@ class TrainSettings:
         train_on: the split whose rows are trained on: `train`, or `database` (no labels are needed), of which rows that
             are queries too are left out.
         imbalance: above 1, the classes are subsampled to a long tail: the size of the largest over the smallest.
+        goal: one of `sdc.train.GOALS`: what the codes are for, in place of a method or a preset; None, where these are
+            not given either, goes by whether the features have labels.
         preset: one of `sdc.train.PRESETS`.
     """
 
     features: Path = Path("feats.h5")
-    train_on: str = option("train", "The split to train on: train, or database (but its queries).")
+    train_on: str | None = option(
+        None,
+        "The split to train on: train, or database (but its queries).  "
+        "[default: database for --goal neighbors, else train]",
+    )
     imbalance: float = option(
         1,
         "Subsample the classes to a long tail: the largest has RATIO times the rows of the smallest.",
         metavar="RATIO",
+    )
+    goal: str | None = option(
+        None,
+        "neighbors: keep each item's nearest neighbours; kinds: tell kinds of items apart.  "
+        "[default: kinds where the features have labels; not with --method or --preset]",
     )
     preset: str = option("default", f"{either(PRESETS)}; the options below change parts of it.")
     device: str | None = None
@@ -88,10 +100,11 @@ def run(settings: TrainSettings) -> Path:
     start = time.monotonic()
     if not is_main_process():
         log.setLevel(logging.WARNING)
-    if settings.train_on not in TRAIN_ON:
-        raise unknown_name_error("split to train on", settings.train_on, TRAIN_ON)
-    recipe = settings.recipe()
+    if settings.train_on not in (None, *TRAIN_ON):
+        raise unknown_name_error("split to train on", str(settings.train_on), TRAIN_ON)
     store = FeatureStore(require_file(settings.features, "features file", "sdc extract"))
+    settings, goal = _with_goal(settings, store)
+    recipe = settings.recipe()
     record = {**recipe.record(), "features": store.fingerprint, **settings.record()}
     if settings.out.exists() and not settings.overwrite:
         try:
@@ -110,9 +123,24 @@ def run(settings: TrainSettings) -> Path:
 
     if isinstance(load_method(recipe.method), ClosedForm):
         # Solved by one process; the others have nothing to wait for.
-        return _train(settings, recipe, store, rows, record, start, None) if is_main_process() else settings.out
+        if not is_main_process():
+            return settings.out
+        return _train(settings, goal, recipe, store, rows, record, start, None)
     with joined(settings.device) as world:
-        return _train(settings, recipe, store, rows, record, start, world)
+        return _train(settings, goal, recipe, store, rows, record, start, world)
+
+
+def _with_goal(settings: TrainSettings, store: FeatureStore) -> tuple[TrainSettings, Goal | None]:
+    """The settings with what the goal stands for, and with the split to train on; and the goal, if one counts."""
+    labelled = store.labels is not None or bool(store.groundtruth)
+    given = [field.name for field in fields(Recipe) if getattr(settings, field.name) is not None]
+    goal = choose_goal(settings.goal, settings.method, settings.preset, given, labelled=labelled)
+    fields_of_goal: dict[str, Any] = {}
+    if goal is not None:
+        log.info("%s", goal)
+        fields_of_goal = {name: value for name, value in GOALS[goal.name].items() if getattr(settings, name) is None}
+    split = settings.train_on or ("database" if goal is not None and goal.name == "neighbors" else "train")
+    return replace(settings, **fields_of_goal, train_on=split), goal
 
 
 def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
@@ -121,8 +149,8 @@ def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
     Raises:
         UsageError: `imbalance` without one label a row, or one that the classes do not allow.
     """
-    rows = store.splits[settings.train_on]
-    if settings.train_on != "train":
+    rows = store.splits[settings.train_on or "train"]
+    if settings.train_on == "database":
         rows = np.setdiff1d(rows, store.splits["query"], assume_unique=True)
     if settings.imbalance == 1:
         return rows
@@ -135,9 +163,10 @@ def training_rows(settings: TrainSettings, store: FeatureStore) -> np.ndarray:
 
 
 def _train(
-    settings: TrainSettings, recipe: Recipe, store: FeatureStore, rows: np.ndarray, record: dict[str, Any],
-    start: float, world: World | None,
+    settings: TrainSettings, goal: Goal | None, recipe: Recipe, store: FeatureStore, rows: np.ndarray, record:
+    dict[str, Any], start: float, world: World | None,
 ) -> Path:  # fmt: skip
+    from sdc.train.fit_tables import fit_code_tables
     from sdc.train.loop import Checkpoint, fit
     from sdc.train.model import Model
 
@@ -158,9 +187,11 @@ def _train(
     path = os.path.relpath(store.path, Path(settings.out).absolute().parent)
     groups = class_groups(store.labels[rows]) if store.labels is not None and settings.imbalance != 1 else None
     described = model_metadata(
-        recipe, record, path, store.fingerprint, store.provenance, summary, preset=settings.preset, groups=groups
-    )
+        recipe, record, path, store.fingerprint, store.provenance, summary, preset=settings.preset, goal=goal,
+        groups=groups,
+    )  # fmt: skip
     model = Model(tensors, described)
+    model = Model(tensors, described, fit_code_tables(model.outputs, store.features, rows, recipe))
     model.save(settings.out)
     checkpoint.remove()
     for alarm in training_alarms(summary["curve"], solved=recipe.init == "itq" and recipe.head == "linear"):
@@ -171,7 +202,7 @@ def _train(
 
 def model_metadata(
     recipe: Recipe, settings: dict[str, Any], path: str | None, fingerprint: str, provenance: dict[str, Any],
-    summary: dict[str, Any], *, preset: str, groups: dict[str, list[int]] | None = None,
+    summary: dict[str, Any], *, preset: str, goal: Goal | None = None, groups: dict[str, list[int]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What model.safetensors records beside its tensors; `groups` as `sdc.train.long_tail.class_groups` gives them.
 
@@ -180,6 +211,7 @@ def model_metadata(
     return {
         "method": recipe.method,
         "preset": preset,
+        **({"goal": goal.name} if goal is not None else {}),
         "settings": settings,
         "training": summary,
         "features": {

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from sdc.progress import Progress
-from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate.relevance import Relevance
 from sdc.retrieve.features import Cosines, Nearest, expected_overlap
-from sdc.retrieve.index import Records
 
 _PAIRS = 1 << 23  # (query, item) pairs in memory at once: tens of megabytes
+
+
+class Ranking(Protocol):
+    """Ranks the database for some of the queries.
+
+    Attributes:
+        width: how many groups there are.
+        items: how many items.
+    """
+
+    width: int
+    items: int
+
+    def groups(self, part: slice) -> np.ndarray:
+        """(b, N) int32, a new array: the group of each item, for the queries in `part`; 0 is the nearest."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +103,8 @@ def count_groups(
 
 
 def count_distances(
-    queries: Records,
-    database: Records,
+    ranking: Ranking,
+    count: int,
     own: np.ndarray,
     relevance: Relevance,
     cutoffs: Sequence[int],
@@ -102,12 +115,14 @@ def count_distances(
     """Goes over all pairs.
 
     Args:
+        ranking: of the database.
+        count: of the queries.
         own: as `sdc.retrieve.index.own_positions` gives it.
         cutoffs: values of k, at least one, for the overlaps.
         by_cosine: for overlaps and APs by cosine.
         in_rows: fill `by_row` as well, which takes a sort a query.
     """
-    count, width = len(queries), queries.codes.shape[1] * 8 + 1
+    width = ranking.width
     counts = DistanceCounts(
         sizes=np.zeros((count, width), np.int64),
         hits={name: np.zeros((count, width), np.int64) for name in relevance.names},
@@ -116,7 +131,7 @@ def count_distances(
         float_aps=[],
     )
     with Progress("evaluate", count, "queries") as progress:
-        for part, distances, marks in _blocks(queries, database, relevance):
+        for part, distances, marks in _blocks(ranking, count, relevance):
             cosine = by_cosine.cosines.distances(part) if by_cosine else None
             block = count_groups(distances, width, own[part], marks, len(relevance.names))
             for number, (q, one) in enumerate(zip(range(part.start, part.stop), block, strict=True)):
@@ -152,11 +167,9 @@ def _add_cosine(counts: DistanceCounts, q: int, cosine: np.ndarray, one: GroupCo
     counts.float_aps.append(by_cosine.score(sizes, hits))
 
 
-def _blocks(
-    queries: Records, database: Records, relevance: Relevance
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Consecutive queries with their distances (b, N) int32 and the items' marks (b, N) uint8 as bits."""
-    size = max(1, _PAIRS // len(database))
-    for start in range(0, len(queries), size):
-        part = slice(start, min(start + size, len(queries)))
-        yield part, hamming(queries.codes[part], database.codes), relevance.marks(part)
+def _blocks(ranking: Ranking, count: int, relevance: Relevance) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Consecutive queries with their groups of ties (b, N) int32 and the items' marks (b, N) uint8 as bits."""
+    size = max(1, _PAIRS // ranking.items)
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        yield part, ranking.groups(part), relevance.marks(part)

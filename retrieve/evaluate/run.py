@@ -17,14 +17,18 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.retrieve.evaluate import metrics, precision_recall, protocols
-from sdc.retrieve.evaluate.distance_counts import ByCosine, DistanceCounts, count_distances
+from sdc.retrieve.evaluate.distance_counts import ByCosine, DistanceCounts, Ranking, count_distances
 from sdc.retrieve.evaluate.landmark_metrics import revisited_scores
 from sdc.retrieve.evaluate.metrics import METRICS, Rankings
 from sdc.retrieve.evaluate.protocols import NEIGHBORS, RELEVANT, REVISITED, Protocol
 from sdc.retrieve.evaluate.ranking_metrics import Denominator, check_at
+from sdc.retrieve.evaluate.rankings import ByDistance, ByTables
 from sdc.retrieve.evaluate.relevance import COARSE, FINE
 from sdc.retrieve.features import CUTOFFS, Cosines, encoded_features
 from sdc.retrieve.index import Index, Records, own_positions, recall_of
+from sdc.retrieve.queries import load_index_model
+
+QUERIES = ("code", "float")  # what a query is compared as
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class EvaluateSettings:
         no_hit: a query that no order of ties gives a relevant item in the top R counts as AP 0 (`zero`), or is
             left out of the mean APs (`skip`).
         neighbors: `float` compares with the cosine ranking of the features as well.
+        query: `code` ranks by Hamming distance; `float` by the cosine of a query's features with what the codes decode
+            to, for models with byte tables. Then `map_all` and curves, which need whole rankings, are left out.
+        model: the model that encoded the index, for queries in float; None takes the recorded path.
         features: the features the index was encoded from; None takes the recorded path.
         curves: a .csv or .json file for precision and recall over cut-offs and radii, and each query's AP.
         verify: check every byte of the files read.
@@ -52,6 +59,8 @@ class EvaluateSettings:
     denominator: Denominator | None = None
     no_hit: str = "zero"
     neighbors: str | None = None
+    query: str = "code"
+    model: Path | None = None
     features: Path | None = None
     curves: Path | None = None
     verify: bool = True
@@ -95,8 +104,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     by_cosine = _by_cosine(settings, index, queries, protocol)
     cutoffs = [k for k in CUTOFFS if k <= ranked]
     in_rows = protocol.name == REVISITED
-    counts = count_distances(queries, database, own, protocol.relevance, cutoffs, by_cosine, in_rows=in_rows)
-    answer: dict[str, Any] = {"protocol": protocol.name}
+    ranking = _ranking(settings, index, queries, max(*cutoffs, protocol.at) + 1)
+    counts = count_distances(ranking, len(queries), own, protocol.relevance, cutoffs, by_cosine, in_rows=in_rows)
+    answer: dict[str, Any] = {"protocol": protocol.name, **({"query": "float"} if settings.query == "float" else {})}
     if protocol.name != NEIGHBORS:
         answer["at"] = protocol.at
     answer |= {"queries": len(queries), "database": len(database)}
@@ -106,13 +116,20 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         answer |= _by_relevance(settings, index, queries, counts, protocol)
     if by_cosine:
         answer |= metrics.scores(_rankings(settings, counts, None, protocol, cutoffs), "neighbors")
-    if index.approximate:
+    if index.approximate and settings.query == "code":
         # One search each: with a larger k a query may find too few in its lists, and would be compared with all codes.
         shares = [recall_of(index.search, queries, own, counts.sizes, k) for k in cutoffs]
         answer[f"{index.type.name}_recall"] = dict(zip(map(str, cutoffs), shares, strict=True))
     if protocol.name != NEIGHBORS:
         answer["conventions"] = protocol.conventions(settings.no_hit)
     return answer
+
+
+def _ranking(settings: EvaluateSettings, index: Index, queries: Records, depth: int) -> Ranking:
+    if settings.query == "code":
+        return ByDistance(queries, index.database)
+    store = encoded_features(index, settings.features, verify=settings.verify)
+    return ByTables(load_index_model(index, settings.model), store, queries, index.database, depth)
 
 
 def _by_cosine(settings: EvaluateSettings, index: Index, queries: Records, protocol: Protocol) -> ByCosine | None:
@@ -135,6 +152,8 @@ def _check(settings: EvaluateSettings) -> None:
     protocols.check(settings.protocol, settings.denominator, settings.no_hit)
     if settings.neighbors not in (None, "float"):
         raise unknown_name_error("kind of neighbors", str(settings.neighbors), ("float",))
+    if settings.query not in QUERIES:
+        raise unknown_name_error("reading of the codes", settings.query, QUERIES)
     if settings.at is not None:
         check_at(settings.at)
     if settings.curves is not None:
@@ -142,7 +161,11 @@ def _check(settings: EvaluateSettings) -> None:
 
 
 def _check_curves(settings: EvaluateSettings, protocol: Protocol) -> None:
-    """Refuses curves where there are none; says so where the neighbors are evaluated instead of labels."""
+    """Refuses what a protocol, or a query in float, does not have; says where neighbors replace labels."""
+    if settings.query == "float" and protocol.name == REVISITED:
+        raise UsageError("the protocol revisited scores the order by (distance, row) alone: leave out --query float")
+    if settings.curves and settings.query == "float":
+        raise UsageError("curves are drawn of rankings by Hamming distance: leave out --curves, or --query float")
     if settings.curves and protocol.name == REVISITED:
         raise UsageError("the protocol revisited has three settings, and no curves: leave out --curves")
     if settings.curves and protocol.name == NEIGHBORS:
@@ -200,6 +223,8 @@ def _at_level(settings: EvaluateSettings, counts: DistanceCounts, level: str, ra
             "counted as AP 0" if settings.no_hit == "zero" else "left out of the mean",
         )  # fmt: skip
     scores = metrics.scores(rankings, "relevance")
+    if settings.query == "float":
+        scores.pop("map_all")
     scores["no_hit"] = {"queries": missed, "rule": settings.no_hit}
     if settings.neighbors:
         by_cosine = np.array([one[level] for one in counts.float_aps])

@@ -38,6 +38,7 @@ def build_index(
     labels: np.ndarray | None = None,
     labels_coarse: np.ndarray | None = None,
     rows: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
     queries: Records | None = None,
     metadata: Mapping[str, Any] | None = None,
     index_type: str = "flat",
@@ -54,6 +55,7 @@ def build_index(
         None if ids is None else Ids.of(ids),
         None if labels is None else np.asarray(labels),
         None if labels_coarse is None else np.asarray(labels_coarse),
+        lengths=lengths,
     )
     if not len(database):
         raise UsageError("an index needs at least one code, found none")
@@ -100,6 +102,7 @@ def rebuild_index(
         labels=database.labels,
         labels_coarse=database.labels_coarse,
         rows=database.rows,
+        lengths=database.lengths,
         queries=queries,
         metadata={**lasting, **extra},
         index_type=asked.get("index_type", "flat"),

@@ -95,6 +95,7 @@ class Index(Searchable):
         labels: np.ndarray | None = None,
         labels_coarse: np.ndarray | None = None,
         rows: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
         queries: Records | None = None,
         metadata: Mapping[str, Any] | None = None,
         index_type: str = "flat",
@@ -109,6 +110,7 @@ class Index(Searchable):
             ids: N ids; without, an id is its row in digits.
             labels, labels_coarse: (N,) whole numbers, or (N, C) multi-hot.
             rows: (N,) distinct numbers that `search` returns; 0 … N − 1 without.
+            lengths: (N,) uint8, of what the codes decode to, where their model has byte tables.
             queries: codes to be stored beside the database.
             metadata: further JSON-able facts for db.bin.
             index_type: a name in `INDEX_TYPES`, or auto: the type that reaches the recall faster, measured on these
@@ -122,8 +124,8 @@ class Index(Searchable):
                 recall or memory out of range.
         """
         built = build_index(
-            codes, ids=ids, labels=labels, labels_coarse=labels_coarse, rows=rows, queries=queries, metadata=metadata,
-            index_type=index_type, recall=recall, memory=memory, copy=copy,
+            codes, ids=ids, labels=labels, labels_coarse=labels_coarse, rows=rows, lengths=lengths,
+            queries=queries, metadata=metadata, index_type=index_type, recall=recall, memory=memory, copy=copy,
         )  # fmt: skip
         return cls(*built)
 

@@ -23,6 +23,8 @@ class Records:
         rows: (N,) int64, the rows of feats.h5, ascending in a database.
         ids: their ids; without, an id is its row in digits.
         labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or none.
+        lengths: (N,) uint8, of what the codes decode to where their model has byte tables (see `sdc.train.ByteTables`),
+            or none.
         groundtruth: for the queries of landmark sets, N lists each, see `sdc.extract.store.FeatureStore`: their values
             are rows of feats.h5, which `rows` of the database holds in ascending order.
 
@@ -36,6 +38,7 @@ class Records:
     labels: np.ndarray | None = None
     labels_coarse: np.ndarray | None = None
     groundtruth: Mapping[str, Ragged] = field(default_factory=dict)
+    lengths: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.codes)
@@ -54,6 +57,8 @@ class Records:
                 raise UsageError(
                     f"{count} codes need whole-number {what}, ({count},) or ({count}, C), found {_described(labels)}"
                 )
+        if self.lengths is not None and (self.lengths.shape != (count,) or self.lengths.dtype != np.uint8):
+            raise UsageError(f"{count} codes need ({count},) uint8 lengths, found {_described(self.lengths)}")
         for name, lists in self.groundtruth.items():
             if len(lists) != count or lists.offsets[-1] != len(lists.values):
                 raise UsageError(f"{count} codes need as many lists of ground truth {name}, found {len(lists)}")
@@ -93,6 +98,7 @@ class Records:
             None if self.labels is None else self.labels[positions],
             None if self.labels_coarse is None else self.labels_coarse[positions],
             {name: lists.take(positions) for name, lists in self.groundtruth.items()},
+            None if self.lengths is None else self.lengths[positions],
         )
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
@@ -100,6 +106,8 @@ class Records:
         arrays = {f"{prefix}.rows": self.rows.astype(np.int64, copy=False)}
         if self.ids is not None:
             arrays |= {f"{prefix}.ids": self.ids.text, f"{prefix}.id_offsets": self.ids.offsets}
+        if self.lengths is not None:
+            arrays[f"{prefix}.lengths"] = self.lengths
         for name, labels in (("labels", self.labels), ("labels_coarse", self.labels_coarse)):
             if labels is not None:
                 arrays[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8, copy=False)
@@ -113,13 +121,14 @@ class Records:
             ids = Ids(arrays[f"{prefix}.ids"], arrays[f"{prefix}.id_offsets"])
         labels, labels_coarse = (arrays.get(f"{prefix}.{name}") for name in ("labels", "labels_coarse"))
         named = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
-        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth_from_arrays(named))
+        groundtruth, lengths = groundtruth_from_arrays(named), arrays.get(f"{prefix}.lengths")
+        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth, lengths)
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Records, np.ndarray]]) -> Records:
         """The records of all parts, in their order, of each those that its mask (N,) keeps; one copy of each array.
 
-        The parts are of one kind: all or none have labels, of one width. Ground truth is left out.
+        The parts are of one kind: all or none have labels, of one width, and lengths. Ground truth is left out.
         """
         first = parts[0][0]
         ids = None
@@ -129,10 +138,10 @@ class Records:
         def column(name: str) -> np.ndarray:
             return _joined([(getattr(part, name), mask) for part, mask in parts])
 
-        labels, coarse = (
-            None if getattr(first, name) is None else column(name) for name in ("labels", "labels_coarse")
+        labels, coarse, lengths = (
+            None if getattr(first, name) is None else column(name) for name in ("labels", "labels_coarse", "lengths")
         )
-        return cls(column("codes"), column("rows"), ids, labels, coarse)
+        return cls(column("codes"), column("rows"), ids, labels, coarse, lengths=lengths)
 
 
 def without_rows(queries: Records, gone: np.ndarray) -> Records:

@@ -19,7 +19,7 @@ from sdc.errors import SdcError, UsageError, did_you_mean, log
 from sdc.extract.store import FeatureStore
 from sdc.files import explain_os_errors, require_file, sync
 from sdc.progress import Progress
-from sdc.retrieve.encode import encode_rows
+from sdc.retrieve.encode import code_lengths, encode_rows
 from sdc.retrieve.filters import read_ids
 from sdc.retrieve.index import Ids, Index, Records, decode_id, encode_id, write_new_index
 from sdc.retrieve.index.delta import (
@@ -36,7 +36,7 @@ from sdc.retrieve.index.delta import (
     tidy,
     write_removed,
 )
-from sdc.retrieve.queries import load_index_model
+from sdc.retrieve.queries import is_refined, load_index_model
 from sdc.retrieve.update import compatibility
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
 
@@ -72,14 +72,14 @@ def add(settings: AddSettings) -> dict[str, Any]:
                 "items that are others need ids of their own (`sdc import --ids`)"
             )
         with Progress("encode", len(rows), "rows") as progress:
-            codes = encode_rows(model, store, rows, progress)
+            codes = encode_rows(model, store, rows, progress, refine=is_refined(index))
         first = _next_row(index)
         ids = Ids.of_rows(store.encoded_ids, rows) or Ids.of_digits(rows)
         labels, coarse = (None if each is None else each[rows] for each in (store.labels, store.labels_coarse))
         where = os.path.relpath(settings.features, beside.absolute().parent)
         source = Source(where, store.fingerprint, first, len(store))
         compatibility.say_replaced(index, source)
-        added = Records(codes, rows + first, ids, labels, coarse)
+        added = Records(codes, rows + first, ids, labels, coarse, lengths=code_lengths(model, codes))
         manifest = _commit(beside, index, gone, added, source)
     count = index.ntotal + len(rows) - len(gone)
     log.info("%s: %d added, %d replaced", settings.index, len(rows), len(gone))
@@ -241,6 +241,7 @@ def _write_added(path: Path, items: Records, generation: int) -> str:
         labels=items.labels,
         labels_coarse=items.labels_coarse,
         rows=items.rows,
+        lengths=items.lengths,
         metadata={"generation": generation},
         copy=False,
     )

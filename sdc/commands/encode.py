@@ -36,6 +36,7 @@ from sdc.retrieve.index import index_type_help, index_type_names
     help="Take the batch norm's mean from the database instead of the training set, for a database unlike it.  "
     "[default: for models of the preset paper-instance]",
 )
+@click.option("--no-refine", is_flag=True, help="Codes are the head's signs, though its model could refine them.")
 @out(EncodeSettings.out)
 @overwrite
 @as_json

@@ -33,6 +33,14 @@ from sdc.retrieve.evaluate import EvaluateSettings
     help="A query without a relevant item in the top R counts as 0, or is left out.",
 )
 @click.option("--neighbors", type=click.Choice(["float"]), help="Compare with the features' own cosine ranking too.")
+@click.option(
+    "--query",
+    type=click.Choice(["code", "float"]),
+    default=EvaluateSettings.query,
+    show_default=True,
+    help="Rank by Hamming distance, or by the query's features against what the codes decode to.",
+)
+@click.option("--model", type=PATH, help="The model that encoded the index, for --query float.  [default: recorded]")
 @encoded_features
 @click.option("--curves", type=PATH, metavar="FILE", help="Write curves and per-query values to a .csv or .json.")
 @verify(EvaluateSettings.verify, "the files")

@@ -21,7 +21,7 @@ from sdc.compare.contender import Contender
 from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
-from sdc.retrieve import byte_signs, encode_rows, hamming, pack
+from sdc.retrieve import byte_signs, encode_rows, hamming
 from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
 from sdc.train import Model
@@ -58,7 +58,7 @@ class Codes(Contender):
             return cls(model, encode_rows(model, store, database, progress))
 
     def prepare(self, features: np.ndarray) -> np.ndarray:
-        return pack(self.model.outputs(features))
+        return self.model.encode(features, query=True)
 
     def search(self, prepared: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return nearest(k, prepared, self.codes)

@@ -158,7 +158,9 @@ def make_cells(
     combinations = _combinations(over, fixed)
     cells = []
     for seed, (path, store), values, length in product(range(seeds), stores.items(), combinations, bits):
-        settings = TrainSettings(features=path, bits=length, seed=seed, **_train_fields(values, fixed))
+        settings = TrainSettings(
+            features=path, bits=length, seed=seed, **{"method": Recipe.method, **_train_fields(values, fixed)}
+        )
         cells.append(Cell(path, values, settings, cell_name(settings, store.fingerprint)))
     return cells
 

@@ -14,6 +14,7 @@ from sdc.retrieve import (
     build_answer,
     encode_vectors,
     equal_neighbors,
+    is_refined,
     load_index_model,
     matching_rows,
     ragged_neighbors,
@@ -82,7 +83,9 @@ class Snapshot:
         if self.model is None:
             raise HTTPRefusal(422, "the index records no model: search by an id of it")
         names = names or [str(place) for place in range(len(vectors))]
-        return self._answer(encode_vectors(vectors, self.model, "the vectors"), names, how)
+        return self._answer(
+            encode_vectors(vectors, self.model, "the vectors", refine=is_refined(self.index)), names, how
+        )
 
     def by_id(self, name: str, how: How) -> dict[str, Any]:
         """The neighbours of an item of the database or the query split.
@@ -182,7 +185,7 @@ def _warm(index: Index, model: Model | None) -> None:
     """Imports, builds and reads what the first search would have to wait for."""
     index.search(np.zeros((1, index.bits // 8), np.uint8), 1)
     if model:
-        encode_vectors(np.zeros((1, model.dimension)), model, "zeros")
+        encode_vectors(np.zeros((1, model.dimension)), model, "zeros", refine=True)
 
 
 def _embedder(settings: ServeSettings, index: Index, before: Snapshot | None) -> Embedder | None:

@@ -23,8 +23,8 @@ def test_the_public_names():
 
     assert kernels.__all__ == [
         "LOSSES", "PAIRS", "QUANTIZATIONS",
-        "Loss", "calibration_loss", "hamming_available", "hamming_nearest", "quantile_table", "sample_length",
-        "teacher_order",
+        "Loss", "calibration_loss", "hamming_available", "hamming_nearest", "quantile_table", "refine",
+        "sample_length", "table_scores", "teacher_order",
     ]  # fmt: skip
     assert average_precision(np.array([0, 1]), np.array([True, False])) == 1.0
     assert retrieve.__name__ == "sdc.retrieve"
@@ -33,7 +33,7 @@ def test_the_public_names():
 
 
 def test_fit_encode_build_search():
-    hasher = sdc.Hasher(bits=32, epochs=10, batch_size=64).fit(X)
+    hasher = sdc.Hasher(bits=32, method="sdc", epochs=10, batch_size=64).fit(X)
     codes = hasher.encode(X)
     assert codes.dtype == np.uint8
     assert codes.shape == (300, 4)

@@ -15,7 +15,7 @@ import warm
 
 from sdc.train.model import Model
 
-TRAIN = ["train", "--bits", "16", "--hidden", "32", "--batch-size", "32", "--device", "cpu"]
+TRAIN = ["train", "--method", "sdc", "--bits", "16", "--hidden", "32", "--batch-size", "32", "--device", "cpu"]
 
 
 def start(folder: Path, *arguments: object, restarts: int = 0) -> warm.Started:
@@ -89,7 +89,7 @@ def folder(made, tmp_path_factory) -> Path:
 
 def test_the_model_is_that_of_one_process(folder, command_in):
     """The batch is cut to what the processes can share equally; only one of them speaks."""
-    chosen = [*TRAIN[:5], "--pairs", "halves", "--epochs", "3", "--device", "cpu"]
+    chosen = [*TRAIN[:7], "--pairs", "halves", "--epochs", "3", "--device", "cpu"]
     output, messages = finish(
         start(folder, "-m", "sdc", *chosen, "--batch-size", "51", "--out", "two.safetensors", "--json")
     )

@@ -103,7 +103,7 @@ def test_a_linear_head_starts_as_itq():
 
 def test_more_bits_than_dimensions_or_rows_start_at_random_beyond_itq():
     for rows in (X, X[:30]):
-        codes = np.unpackbits(sdc.Hasher(bits=128, epochs=2).fit(rows).encode(X), axis=1)
+        codes = np.unpackbits(sdc.Hasher(bits=128, method="sdc", epochs=2).fit(rows).encode(X), axis=1)
         assert len(np.unique(codes.T, axis=0)) == 128
 
 

@@ -74,7 +74,7 @@ X = (X + np.random.default_rng(1).standard_normal(X.shape)).astype(np.float32)
     ids=str,
 )
 def test_trained_heads_raise_no_alarm_and_untrained_ones_do(settings):
-    settings = {"batch_size": 64, "epochs": 8, "head": "mlp", "init": "random", "lr": 2e-3, **settings}
+    settings = {"method": "sdc", "batch_size": 64, "epochs": 8, "head": "mlp", "init": "random", "lr": 2e-3, **settings}
     assert training_alarms(sdc.Hasher(**settings).fit(X).model.metadata["training"]["curve"]) == []
     still = sdc.Hasher(**{**settings, "lr": 1e-9}).fit(X).model.metadata["training"]["curve"]
     assert any("collapse persists" in alarm for alarm in training_alarms(still))

@@ -22,10 +22,12 @@ def metadata(**more):
     return {"method": "sdc", "settings": {"bits": 16}, "features": {"path": None}, "training": {"rows": 9}, **more}
 
 
-def trained_head(hidden):
+def trained_head(hidden, residual=False):
     """A head whose batch norm has seen data, so that all its statistics count."""
-    head = make_head(12, 16, hidden, seed=3)
+    head = make_head(12, 16, hidden, seed=3, residual=residual)
     with torch.no_grad():
+        if residual:
+            head.output.weight.uniform_(-1, 1)
         head.norm.weight.uniform_(0.5, 2)
         head.norm.bias.uniform_(-1, 1)
     for _ in range(5):
@@ -39,18 +41,21 @@ def model_of(head):
     return Model(tensors, metadata())
 
 
-@pytest.mark.parametrize("hidden", [0, 20])
-def test_outputs_are_those_of_the_torch_head(hidden):
-    head = trained_head(hidden)
+HEADS = {"linear": (0,), "mlp": (20,), "residual": (20, True)}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_outputs_are_those_of_the_torch_head(head):
+    head = trained_head(*HEADS[head])
     x = np.random.default_rng(0).standard_normal((50, 12)).astype(np.float32)
     with torch.no_grad():
         expected = head(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(model_of(head).outputs(x), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("hidden", [0, 20])
-def test_another_mean_shifts_what_the_batch_norm_gives(hidden):
-    head = trained_head(hidden)
+@pytest.mark.parametrize("head", HEADS)
+def test_another_mean_shifts_what_the_batch_norm_gives(head):
+    head = trained_head(*HEADS[head])
     model = model_of(head)
     x = np.random.default_rng(0).standard_normal((50, 12)).astype(np.float32) + 1
     with torch.no_grad():

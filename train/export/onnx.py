@@ -12,7 +12,8 @@ import numpy as np
 from sdc.errors import SdcError
 from sdc.files import checksum
 from sdc.train.export.formats import Engine, Format, metadata
-from sdc.train.model import NORM_EPS, Model
+from sdc.train.model import Model
+from sdc.train.tensors import NORM_EPS
 
 try:
     import onnx
@@ -89,12 +90,18 @@ class _Graph:
 def _head(graph: _Graph, x: str) -> str:
     """Features (N, d) -> outputs (N, K), the steps of `Model.outputs`; the name of the last node's output."""
     tensors = graph.tensors
+    if "unit.epsilon" in tensors:
+        length = graph.node("ReduceL2", x, axes=[1], keepdims=1)
+        x = graph.node("Div", x, graph.node("Max", length, "unit.epsilon"))
+    features = x
     if "hidden.weight" in tensors:
         x = _gelu(graph, graph.node("Gemm", x, "hidden.weight", "hidden.bias", transB=1))
     if "output.weight" in tensors:
         x = graph.node("Gemm", x, "output.weight", "output.bias", transB=1)
     else:
         x = graph.node("Add", x, "output.bias")
+    if "residual.weight" in tensors:
+        x = graph.node("Gemm", features, "residual.weight", x, transB=1)
     if "norm.weight" in tensors:
         norm = [f"norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
         x = graph.node("BatchNormalization", x, *norm, epsilon=NORM_EPS)

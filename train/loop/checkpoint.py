@@ -23,7 +23,7 @@ from sdc.settings import essential
 from sdc.train.loop.distributed import World
 from sdc.train.loop.interrupt import Interrupted
 from sdc.train.loop.state import State
-from sdc.train.model import SCHEMA, read_tensors
+from sdc.train.tensors import SCHEMA, read_tensors
 
 SAVE_EVERY = 60.0  # seconds between checkpoints of a run that is not interrupted
 

@@ -8,7 +8,6 @@ distance, expected over random orders of tied rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,14 +66,14 @@ class Agreement:
     """The agreement of a head's codes.
 
     Args:
-        teacher: from features (N, p) to unit vectors (N, p).
-        queries: (Q, p) the held-out rows.
-        database: (M, p) the training rows, M > `NEIGHBORS`.
+        similarities: (Q, M) of the held-out rows to the training rows, M > `NEIGHBORS`: the highest are neighbours.
+        queries: (Q, p) the held-out rows, as the head takes them.
+        database: (M, p) the training rows, likewise.
     """
 
-    def __init__(self, teacher: Callable[[Tensor], Tensor], queries: Tensor, database: Tensor) -> None:
+    def __init__(self, similarities: Tensor, queries: Tensor, database: Tensor) -> None:
         self._queries, self._database = queries, database
-        self._near = (teacher(queries) @ teacher(database).T).topk(NEIGHBORS).indices
+        self._near = similarities.topk(NEIGHBORS).indices
 
     @torch.no_grad()
     def __call__(self, head: nn.Module) -> float:

@@ -10,21 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdc.devices import torch_device
 from sdc.errors import SdcError, UsageError, log
 from sdc.progress import Progress
-from sdc.train.feature_space import SAMPLE, Space, principal_space
+from sdc.train.feature_space import SAMPLE, make_space
 from sdc.train.head import start_head
 from sdc.train.loop.batches import Batch, Batches
 from sdc.train.loop.checkpoint import Checkpoint, Checkpointing
 from sdc.train.loop.distributed import World
 from sdc.train.loop.early_stopping import CHECK_EVERY, DATABASE, NEIGHBORS, Agreement, EarlyStopping, split_rows
 from sdc.train.loop.interrupt import StopSignals
+from sdc.train.loop.schedule import one_cycle
 from sdc.train.loop.state import State
 from sdc.train.methods import ClosedForm, GradientMethod, load_method
 from sdc.train.recipe import CUT, Recipe
+from sdc.train.tensors import UNIT_EPSILON
 
 DROPPED = 0.2  # of the features, in each copy that stands for a view
 REMEDIES = {
@@ -107,23 +110,22 @@ class _Run:
         rows, held_out, batch_size = split_rows(recipe, rows, world.size)
         self.batches = Batches(features, rows, batch_size, recipe.seed, world.rank, world.size, views, extras)
         sample = _sample(features, rows, recipe.seed)
-        self.space: Space | None = None
-        if recipe.space == "principal":
-            assert recipe.locality is not None
-            self.space = principal_space(sample, recipe.bits, recipe.locality, self.device)
-        inputs = self._inputs(sample)
+        stored = self._stored(sample)
+        self.space = make_space(recipe, stored.cpu().numpy(), self.device)
+        inputs = self._inputs(stored)
         self.head = start_head(recipe, features.shape[1], inputs).to(self.device)
         self.joint = world.joint(self.head)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.method = method(recipe, batch_size, inputs).to(self.device)
+            self.method = method(recipe, batch_size, inputs if method.in_space else stored).to(self.device)
         self.copies = _copies(recipe, method, 1 + len(views))
         agreement = None
         if len(held_out) and len(inputs) > NEIGHBORS:
-            agreement = Agreement(self.method.teacher, self._inputs(features[held_out]), inputs[:DATABASE])
+            agreement = self._agreement(self._stored(features[held_out]), stored[:DATABASE])
         self.stopping = EarlyStopping(agreement, len(held_out), recipe.patience, world)
         self.modules = nn.ModuleDict({"head": self.head, "method": self.method})
-        self.optimizer = torch.optim.Adam(self.modules.parameters(), weight_decay=recipe.weight_decay, fused=True)
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+        self.optimizer = kind(self.method.parameter_groups(self.head), fused=True)
 
     def train(self, checkpoint: Checkpoint | None, resume: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The tensors and the summary that `fit` returns."""
@@ -138,7 +140,11 @@ class _Run:
         tensors = {name: value.cpu().numpy() for name, value in self.head.state_dict().items()}
         tensors.pop("norm.num_batches_tracked", None)
         steps = self._steps(state)
-        return self.space.fold(tensors) if self.space else tensors, {
+        if self.space:
+            tensors = self.space.fold(tensors)
+        if self.recipe.normalize:
+            tensors["unit.epsilon"] = np.array([UNIT_EPSILON], np.float32)
+        return tensors, {
             "rows": len(self.batches.rows),
             "held_out": self.stopping.held_out,
             "epochs": state.epoch,
@@ -152,6 +158,7 @@ class _Run:
 
     def _loop(self, state: State, saving: Checkpointing) -> None:
         epochs = self.recipe.epochs or sys.maxsize
+        total = self.recipe.steps or epochs * self.batches.steps
         self.head.train()
         # With locality the start, ITQ's solution, keeps more neighbours than any trained head, and finds fewer rows of
         # the same kind: only trained heads are compared.
@@ -160,12 +167,14 @@ class _Run:
         silent = self.world.rank > 0
         with (
             StopSignals() as stop,
-            Progress("train", epochs * self.batches.steps, "steps", self._steps(state), silent) as bar,
+            Progress("train", total, "steps", self._steps(state), silent) as bar,
         ):
             while state.epoch < epochs and not state.done:
                 self._set_rate(state)
                 with contextlib.closing(self.batches.epoch(state.epoch, state.step)) as batches:
                     for batch in batches:
+                        if self.recipe.schedule != "constant":
+                            self._set_rate(state)
                         self.sums += self._step(batch, self._steps(state))
                         state.step += 1
                         goes_on = self._after_step(state, bar)
@@ -183,12 +192,14 @@ class _Run:
     def _step(self, batch: Batch, number: int) -> Tensor:
         """One step of the optimizer; the terms of the loss before it."""
         self.method.generator.manual_seed((self.recipe.seed << 32) + number)
-        inputs = self._inputs(batch.features, self.copies)
+        stored = self._stored(batch.features, self.copies)
+        inputs = self._inputs(stored)
         outputs = self.joint(inputs)
         extras = {
             name: self.world.gather(torch.from_numpy(array).to(self.device)) for name, array in batch.extras.items()
         }
-        loss = self.method.loss(self.world.gather(inputs), outputs, **extras)
+        learned_from = inputs if self.method.in_space else stored
+        loss = self.method.loss(self.world.gather(learned_from), outputs, **extras)
         self.optimizer.zero_grad()
         loss[0].backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -199,13 +210,15 @@ class _Run:
         steps, budget = self._steps(state), self.recipe.budget
         state.seconds = time.monotonic() - self.start
         if budget:
-            limit = (self.recipe.epochs or sys.maxsize) * self.batches.steps
+            limit = self.recipe.steps or (self.recipe.epochs or sys.maxsize) * self.batches.steps
             bar.total = min(limit, max(steps, int(steps * budget / state.seconds)))
         bar.advance()
         if steps % CHECK_EVERY == 0:
             self._check(state)
         if budget and self.world.any(state.seconds > budget, steps):
             log.info("the budget of %g s is spent after %d steps", budget, steps)
+            state.done = True
+        if self.recipe.steps and steps >= self.recipe.steps:
             state.done = True
         return not state.done
 
@@ -229,19 +242,41 @@ class _Run:
     def _set_rate(self, state: State) -> None:
         assert self.recipe.lr is not None  # `resolved` has filled it in
         decayed = 0 < self.recipe.decay_at <= state.epoch
+        rate = self.recipe.lr * CUT**state.cuts / (10 if decayed else 1)
+        if self.recipe.schedule == "one-cycle":
+            rate *= one_cycle(self._share(state))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr * CUT**state.cuts / (10 if decayed else 1)
+            group["lr"] = rate * group.get("factor", 1.0)
 
-    def _inputs(self, stored: np.ndarray, copies: int = 0) -> Tensor:
-        """Features as stored, as float32 in the recipe's space and on the device; or as many copies with gaps."""
-        features = torch.from_numpy(stored).to(self.device).to(torch.float32)
+    def _share(self, state: State) -> float:
+        """The share of the run that is over, by steps or by the budget."""
+        steps, recipe = self._steps(state), self.recipe
+        limits = [recipe.steps, recipe.epochs * self.batches.steps]
+        share = max((steps / limit for limit in limits if limit), default=0.0)
+        return min(1.0, max(share, state.seconds / recipe.budget if recipe.budget else 0.0))
+
+    def _agreement(self, queries: Tensor, database: Tensor) -> Agreement:
+        inputs = self._inputs(queries), self._inputs(database)
+        teacher_inputs = inputs if self.method.in_space else (queries, database)
+        of_queries, of_database = map(self.method.teacher, teacher_inputs)
+        return Agreement(of_queries @ of_database.T, *inputs)
+
+    def _inputs(self, stored: Tensor) -> Tensor:
+        """Features in the recipe's space, as the head takes them."""
+        return self.space(stored) if self.space else stored
+
+    def _stored(self, array: np.ndarray, copies: int = 0) -> Tensor:
+        """Features as float32 on the device, of unit length where the recipe says so; or as many copies with gaps."""
+        features = torch.from_numpy(array).to(self.device).to(torch.float32)
+        if self.recipe.normalize:
+            features = F.normalize(features, dim=-1, eps=UNIT_EPSILON)
         if copies:
             features = features.unsqueeze(1).expand(-1, copies, -1)
             joint = (self.batches.batch_size, *features.shape[1:])
             drawn = torch.rand(joint, generator=self.method.generator, device=self.device)
             share = drawn.chunk(self.world.size)[self.world.rank]
             features = features * (share >= DROPPED) / (1 - DROPPED)
-        return self.space(features) if self.space else features
+        return features
 
 
 def _copies(recipe: Recipe, method: type[GradientMethod], views: int) -> int:

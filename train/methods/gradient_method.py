@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +29,14 @@ class GradientMethod(nn.Module):
         terms: names of what `loss` returns; the first is `total`.
         views: how many views of each row it learns from. Where the features hold fewer, the views are copies of the
             one there is, with a share of the features dropped from each.
+        in_space: whether it learns from features in the recipe's space, or as they are stored (divided by their length
+            where the recipe says so).
         generator: of random numbers, on the device of the sample.
     """
 
     terms: ClassVar[tuple[str, ...]] = ("total",)
     views: ClassVar[int] = 1
+    in_space: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, batch_size: int, sample: Tensor) -> None:
         super().__init__()
@@ -50,6 +53,10 @@ class GradientMethod(nn.Module):
 
         What `extras` names is given beside them as keywords, of the same rows.
         """
+
+    def parameter_groups(self, head: nn.Module) -> list[dict[str, Any]]:
+        """What the optimizer trains: groups of `params`, with `weight_decay`, and `factor`, of the learning rate."""
+        return [{"params": [*head.parameters(), *self.parameters()], "weight_decay": self.recipe.weight_decay}]
 
     @classmethod
     def extras(cls, recipe: Recipe) -> tuple[str, ...]:

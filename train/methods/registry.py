@@ -21,6 +21,7 @@ METHODS = {
     "greedyhash": "sdc.train.methods.greedyhash",
     "bihalf": "sdc.train.methods.bihalf",
     "itq": "sdc.train.methods.itq",
+    "neighbors": "sdc.train.methods.neighbors",
     "lsh": "sdc.train.methods.lsh",
     "nsh": "sdc.train.methods.nsh",
     "pcah": "sdc.train.methods.pcah",
