@@ -323,10 +323,15 @@ def readme_block(beginning):
     return block
 
 
+def numpy_reader():
+    reader = readme_block("import json, math, struct, numpy as np\n")
+    assert len(reader.splitlines()) < 60
+    return reader
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_readmes_numpy_reader_gives_the_models_codes(models, tmp_path, kind):
-    reader = readme_block("import json, math, numpy as np\n")
-    assert len(reader.splitlines()) <= 20
+    reader = numpy_reader()
     model = Model.load(models[kind])
     x = decided(model, embeddings(seed=1))
     np.save(tmp_path / "x.npy", x)
@@ -337,6 +342,39 @@ def test_the_readmes_numpy_reader_gives_the_models_codes(models, tmp_path, kind)
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), pack(model.outputs(x)))
+
+
+@pytest.fixture(scope="module")
+def refined():
+    """A model of the goal neighbors whose codes are refined, with the vectors it was trained on."""
+    features = embeddings(1100)
+    small = {"steps": 10, "batch_size": 256, "hidden": 24}
+    return sdc.Hasher(bits=16, goal="neighbors", **small).fit(features).model, features
+
+
+@pytest.mark.parametrize("index_type", ["flat", "ivf"])
+def test_the_readmes_numpy_reader_searches_both_ways(refined, tmp_path, index_type):
+    model, features = refined
+    queries, codes = decided(model, embeddings(20, seed=1)), model.encode(features)
+    assert (codes != model.encode(features, refine=False)).any()
+    decoder = model.tables.decoder
+    rows = 3 * np.arange(len(codes))
+    model.save(tmp_path / "model.safetensors")
+    index = sdc.Index.build(codes, rows=rows, lengths=decoder.lengths(codes), index_type=index_type)
+    index.save(tmp_path / "db.bin")
+
+    names = {}
+    exec(numpy_reader(), names)
+    head, stored = names["read"](tmp_path / "model.safetensors"), names["read_index"](tmp_path / "db.bin")
+    distances, neighbors = names["search_codes"](stored, names["encode"](head, queries), 10)
+    exact = sdc.Index.build(codes, rows=rows).search(model.encode(queries, refine=False), 10)
+    np.testing.assert_array_equal(distances, exact[0])
+    np.testing.assert_array_equal(neighbors, exact[1])
+
+    scores, neighbors = names["search_floats"](head, stored, queries, 10)
+    expected = decoder.scores(queries, codes, decoder.lengths(codes))
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :10], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(expected, neighbors // 3, axis=1), scores, atol=1e-5)
 
 
 def test_the_readmes_onnxruntime_snippet_gives_the_models_codes(models, tmp_path, monkeypatch):
