@@ -36,12 +36,20 @@ from sdc.retrieve.index import index_type_help, index_type_names
     help="Take the batch norm's mean from the database instead of the training set, for a database unlike it.  "
     "[default: for models of the preset paper-instance]",
 )
-@click.option("--no-refine", is_flag=True, help="Codes are the head's signs, though its model could refine them.")
+@click.option(
+    "--no-refine",
+    is_flag=True,
+    help="Codes, those of queries too, are the head's signs, though its model could refine them.",
+)
 @out(EncodeSettings.out)
 @overwrite
 @as_json
 def encode(as_json: bool, **options: Any) -> None:
-    """Encode the database split into a searchable index of binary codes."""
+    """Encode the database split into a searchable index of binary codes.
+
+    Where the model refines codes, those of the database depart further from the signs of the head's outputs than those
+    of queries: an item's own vector, as a query, may be at a distance above 0 from the item.
+    """
     from sdc.retrieve import encode_database as run
 
     print_file(run(EncodeSettings(**options)), as_json)

@@ -67,7 +67,8 @@ _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a pa
 def search(as_json: bool, **options: Any) -> None:
     """Find the nearest codes of queries.
 
-    Without --queries, --image or --id the query split is searched.
+    Without --queries, --image or --id the query split is searched.  With --id an item is searched by its stored code.
+    Its vector or its image may be at a distance above 0 from it, where codes are refined: see `sdc encode --help`.
     """
     if is_url(options["index"]):
         from sdc.retrieve.engines import search_engine as find
