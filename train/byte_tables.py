@@ -31,6 +31,7 @@ VALUES = 256  # of a byte
 MOST_MARGIN = 4.0  # outputs beyond it, in standard deviations, count as this
 MARGIN_STEP = 1 / 8  # margins are rounded to it
 ROUNDS, PERTURBATIONS = 2, 4  # of the descent
+QUERY_PRICE = 0.13  # of a query's bit that departs from its output's sign
 BLOCK = 2048  # vectors encoded at once: bounds the memory
 _EXACT = 2.0**24  # float32 holds every whole number up to here
 _MOST_COST = 32_000  # of a sum of costs, in 16 bits
@@ -217,6 +218,19 @@ class CodeTables:
 
     _PARTS: ClassVar[tuple[str, ...]] = ("decoder", "encoder")
     _FIGURES: ClassVar[tuple[str, ...]] = ("scale", "variance", "shortest", "longest")
+
+    def encode(self, vectors: np.ndarray, outputs: np.ndarray, *, query: bool = False) -> np.ndarray:
+        """Codes (n, M) uint8 of vectors (n, d), refined where there is an encoder.
+
+        Args:
+            outputs: (n, 8 M) float32 of the head, in standard deviations.
+            query: for codes that are compared with those of a database: they depart from the signs at `QUERY_PRICE`, at
+                least, and not at all where departing is free in the database.
+        """
+        if self.encoder is None or (query and not self.price):
+            return np.packbits(outputs > 0, axis=1, bitorder="little")
+        price = max(self.price, QUERY_PRICE) if query else self.price
+        return self.encoder.encode(vectors, outputs, price, perturbations=self.perturbations)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Its arrays under the names that model.safetensors gives them."""

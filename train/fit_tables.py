@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 RIDGE = 10.0
 LEAST_ROWS = 1024  # to fit tables to: a few rows a value of a byte
+HELD_OUT, SPARE = 500, 20  # rows that tables are checked on, where there are so many times as many
+DATABASE, NEIGHBORS = 10_000, 10  # rows among which the nearest are looked for, and how many
 SAMPLE = 100_000  # rows that tables are fitted to, at most
 ANCHORS, BANK, RATE, STUDENT, FIDELITY = 512, 2048, 0.02, 0.03, 2.0  # of learning the tables that score
 
@@ -210,14 +212,45 @@ def fit_code_tables(
     unit, outputs = _sample(outputs_of, recipe.bits, features, rows, recipe.seed)
     deviation = float(outputs.std()) or 1.0
     outputs /= np.float32(deviation)
+    checked = HELD_OUT if len(unit) >= SPARE * HELD_OUT else 0
+    fitted, margins = unit[checked:], outputs[checked:]
     if recipe.search_by is None:
-        codes = np.packbits(outputs > 0, axis=1, bitorder="little")
-        return CodeTables(learn_decoder(fit_tables(codes, unit), unit, codes, SIGNS, recipe.seed))
-    dial = DIALS[recipe.search_by]
-    price = dial.price if recipe.price is None else recipe.price
-    encoder, codes = fit_encoder(unit, outputs, price, dial, recipe.seed)
-    decoder = learn_decoder(encoder, unit, codes, dial.steps, recipe.seed)
-    return CodeTables(decoder, encoder, price, deviation, dial.perturbations)
+        codes = np.packbits(margins > 0, axis=1, bitorder="little")
+        tables = CodeTables(learn_decoder(fit_tables(codes, fitted), fitted, codes, SIGNS, recipe.seed))
+    else:
+        dial = DIALS[recipe.search_by]
+        price = dial.price if recipe.price is None else recipe.price
+        encoder, codes = fit_encoder(fitted, margins, price, dial, recipe.seed)
+        decoder = learn_decoder(encoder, fitted, codes, dial.steps, recipe.seed)
+        tables = CodeTables(decoder, encoder, price, deviation, dial.perturbations)
+    if checked:
+        _report(tables, unit[:checked], outputs[:checked], fitted[:DATABASE], codes[:DATABASE])
+    return tables
+
+
+def _report(
+    tables: CodeTables, queries: np.ndarray, outputs: np.ndarray, database: np.ndarray, codes: np.ndarray
+) -> None:
+    """Says how many of the nearest rows both readings keep for rows that no table was fitted to."""
+    nearest = np.argpartition(-(queries @ database.T), NEIGHBORS, axis=1)[:, :NEIGHBORS]
+    signs = np.unpackbits(codes, axis=1).astype(np.float32) - 0.5
+    query_signs = np.unpackbits(tables.encode(queries, outputs, query=True), axis=1).astype(np.float32) - 0.5
+    in_float = tables.decoder.scores(queries, codes, tables.decoder.lengths(codes))
+    log.info(
+        "held-out rows keep %.3f of their %d nearest among %d rows by Hamming distance, %.3f with the query in float",
+        _recall(query_signs @ signs.T, nearest), NEIGHBORS, len(database), _recall(in_float, nearest),
+    )  # fmt: skip
+
+
+def _recall(scores: np.ndarray, nearest: np.ndarray) -> float:
+    """The share of the nearest (q, k) among the k highest scores (q, n), expected over random orders of ties."""
+    count = int(nearest.shape[1])
+    last = np.partition(scores, -count, axis=1)[:, -count, None]
+    above, tied = (scores > last).sum(axis=1), (scores == last).sum(axis=1)
+    near = np.take_along_axis(scores, nearest, axis=1)
+    expected = (near > last).sum(axis=1) + (near == last).sum(axis=1) * (count - above) / tied
+    mean = float(expected.mean())
+    return mean / count
 
 
 def _sample(

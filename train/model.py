@@ -25,7 +25,6 @@ from sdc.files import atomic_write, checksum, fingerprint, require_file
 from sdc.train.byte_tables import MARGIN_STEP, CodeTables
 from sdc.train.tensors import NORM_EPS, SCHEMA, read_tensors
 
-QUERY_PRICE = 0.13  # of a bit of a query that departs from its output's sign, whatever that of the database is
 UNSURE = 3e-5  # more than the last digits of an output that depend on the order of a sum
 _BLOCK = 4096  # rows of features projected at once: bounds the hidden activations
 
@@ -130,8 +129,8 @@ class Model:
         Args:
             features: (N, d), any float type.
             refine: find the codes that decode best, where the model has tables for that; else they are signs.
-            query: for codes that are compared with those of a database: they depart from the signs at the price
-                `QUERY_PRICE`, and not at all where that of the database is 0.
+            query: for codes that are compared with those of a database: see
+                `CodeTables.encode`.
             outputs: the features' outputs, where they are known.
 
         Returns:
@@ -144,11 +143,10 @@ class Model:
             raise UsageError(f"codes of {self.bits} bits do not fill whole bytes: bits must be a multiple of 8")
         outputs = self.outputs(features) if outputs is None else outputs
         tables = self.tables
-        if tables is None or tables.encoder is None or not refine or (query and not tables.price):
+        if tables is None or tables.encoder is None or not refine:
             return np.packbits(outputs > 0, axis=1, bitorder="little")
         margins = self._reproducible(outputs, features) / np.float32(tables.deviation)
-        price = max(tables.price, QUERY_PRICE) if query else tables.price
-        return tables.encoder.encode(features, margins, price, perturbations=tables.perturbations)
+        return tables.encode(features, margins, query=query)
 
     def _reproducible(self, outputs: np.ndarray, features: np.ndarray) -> np.ndarray:
         """The outputs; in double precision in rows where another order of a sum could turn a bit or a margin.

@@ -23,6 +23,7 @@ HELD_OUT = 1000  # rows, at most, and at most a tenth of all
 DATABASE = 4096  # training rows among which neighbours are looked for, at most
 NEIGHBORS = 10
 CHECK_EVERY = 100  # steps
+SPARE = 10  # times as many rows as are held out are enough to report how well they do
 FROM_STEPS = 1000  # a run of fewer steps is trained to its end: it could save seconds, and would miss the rows
 
 
@@ -34,7 +35,10 @@ def split_rows(recipe: Recipe, rows: np.ndarray, ranks: int) -> tuple[np.ndarray
         UsageError: a batch has no share for each of the `ranks` processes.
     """
     size, checked = batch_size(recipe, len(rows), ranks), rows[:0]
-    if recipe.patience and (recipe.budget or recipe.epochs * (len(rows) // size) >= FROM_STEPS):
+    steps = recipe.steps or recipe.epochs * (len(rows) // size)
+    # With a falling rate nothing is cut short, but how well the head does is worth a few of many rows.
+    reported = recipe.schedule == "one-cycle" and len(rows) >= SPARE * HELD_OUT
+    if recipe.patience and (recipe.budget or steps >= FROM_STEPS or reported):
         rows, checked = held_out(rows, recipe.seed)
         size = batch_size(recipe, len(rows), ranks)
     if size < recipe.batch_size:

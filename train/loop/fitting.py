@@ -234,7 +234,8 @@ class _Run:
                 f"lower --lr (it is {self.recipe.lr:g})"
             )
         state.curve.append(dict(zip(self.method.terms, means, strict=True)))
-        bar.advance(0, f"loss {means[0]:.4f}")
+        recall = f", held-out recall@{NEIGHBORS} {state.agreement:.3f}" if self.stopping.agreement else ""
+        bar.advance(0, f"loss {means[0]:.4f}{recall}")
         if state.step == self.batches.steps:
             state.epoch, state.step = state.epoch + 1, 0
         self.sums.zero_()
