@@ -178,7 +178,7 @@ def test_a_killed_run_goes_on_and_keeps_what_was_finished(tmp_path, command):
     before = cells_of(out)
     assert 2 <= len(before) < 6
     assert not (out / "results.csv").exists()
-    said = command(*arguments, "--json")
+    said = command(*arguments, "--json", env={**os.environ, warm.FORK: "1"})
     assert f"{len(before)} cells are there and kept, {6 - len(before)} are left" in said.stderr
     after = cells_of(out)
     assert len(after) == 6

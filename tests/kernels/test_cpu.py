@@ -96,6 +96,7 @@ def test_value_and_gradient_match_the_reference_given_the_same_ranks(size: int, 
     check_against_reference(*batch(size, 40, bits), loss)
 
 
+@pytest.mark.slow
 def test_three_panels_and_two_radix_passes_match_the_reference() -> None:
     check_against_reference(*batch(530, 24, 12), "l1")
 

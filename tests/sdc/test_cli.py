@@ -238,10 +238,11 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_continues_it(chain):
 def test_ctrl_c_during_an_import_ends_with_130_too(tmp_path):
     (tmp_path / "pressed.py").write_text(
         "import signal, sdc.cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where the tests run in the background
         "sdc.cli.cli.main = lambda **_: exec('signal.raise_signal(signal.SIGINT)\\nwhile True: pass')\n"
         "sdc.cli.main()\n"
     )
-    done = subprocess.run([sys.executable, "-m", "pressed"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pressed"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (130, "sdc: error: interrupted\n")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -50,6 +50,13 @@ def test_the_wheel_holds_every_module_of_the_stages_and_only_sdc(wheel):
         assert str(module.relative_to(ROOT)) in names
 
 
+def spent():
+    """Seconds of processors that children took, whatever else the machine does."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.slow
 def test_it_installs_in_a_fresh_environment_and_help_is_quick(wheel, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
@@ -62,9 +69,9 @@ def test_it_installs_in_a_fresh_environment_and_help_is_quick(wheel, tmp_path):
     subprocess.run([*pip, "click", "numpy", "xxhash"], check=True)
     seconds = []
     for _ in range(6):
-        started = time.perf_counter()
+        started = spent()
         done = subprocess.run([python.parent / "sdc", "--help"], capture_output=True, text=True, cwd=tmp_path)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(spent() - started)
         assert done.returncode == 0, done.stderr
     commands = "extract import datasets train encode search evaluate diagnose ablate export inspect"
     for command in commands.split():

@@ -301,6 +301,7 @@ def _child(connection: socket.socket) -> dict[str, Any]:
 def _start(request: dict[str, Any]) -> None:
     import runpy
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])

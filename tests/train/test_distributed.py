@@ -158,18 +158,39 @@ def test_an_error_in_one_process_ends_all(folder):
     assert not (folder / "raised.safetensors").exists()
 
 
+# Writes a file OUT.begun at its tenth step, and takes half a second for each from then on.
+SLOW = """
+import pathlib, sys, time
+from sdc.cli import main
+from sdc.progress import Progress
+
+advance, steps = Progress.advance, []
+
+def slow(*arguments):
+    advance(*arguments)
+    steps.append(arguments)
+    if len(steps) >= 10:
+        pathlib.Path(f"{sys.argv[-1]}.begun").touch()
+        time.sleep(0.5)
+
+Progress.advance = slow
+main()
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_a_checkpoint_and_resumes(folder, number):
     name = f"stopped-{number}.safetensors"
-    chosen = ["-m", "sdc", *TRAIN, "--epochs", 150, "--out", name]
-    run = start(folder, *chosen)
-    while not (folder / f"{name}.checkpoint").exists() and run.poll() is None:
+    chosen = [*TRAIN, "--epochs", 30, "--out", name]
+    (folder / "slow.py").write_text(SLOW)
+    run = start(folder, "slow.py", *chosen)
+    while not (folder / f"{name}.begun").exists() and run.poll() is None:
         time.sleep(0.01)
     run.send_signal(number)
     _, messages = run.communicate(timeout=300)
     assert run.returncode != 0
     assert f"continue with --resume ({name}.checkpoint)" in messages
     assert not (folder / name).exists()
-    _, messages = finish(start(folder, *chosen, "--resume"))
+    _, messages = finish(start(folder, "-m", "sdc", *chosen, "--resume"))
     assert messages.count(f"continuing {name}.checkpoint") == 1
-    assert (folder / name).read_bytes() == undisturbed(folder, 150)
+    assert (folder / name).read_bytes() == undisturbed(folder, 30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import fields, make_dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import warm
 
 import sdc
 from sdc.commands.train import train as train_command
@@ -133,7 +133,7 @@ def test_a_newer_version_goes_on_from_what_an_older_one_made(tmp_path, monkeypat
     write_features(Path("feats.h5"), listing, {"source": "import"}, 16, np.float32, [vectors(200)])
     settings = TrainSettings(method="sdc", bits=8, epochs=2, device="cpu")
     run(settings)
-    done = subprocess.run([sys.executable, "-c", NEWER], capture_output=True, text=True, timeout=300)
+    done = warm.run(["-c", NEWER], capture_output=True)
     assert done.returncode == 0, done.stderr
     with pytest.raises(UsageError, match="warmup: found 4, wanted null"):
         run(settings)

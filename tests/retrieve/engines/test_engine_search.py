@@ -155,7 +155,9 @@ def test_more_neighbours_than_milvus_returns_are_refused(new_url, make_index):
     assert len(search(replace(asked, k=16_384))["results"][0]["neighbors"]) == 16_384
 
 
-@pytest.mark.parametrize(("engine", "index_type"), [("milvus", "ivf"), ("pgvector", "hnsw")])
+@pytest.mark.parametrize(
+    ("engine", "index_type"), [pytest.param("milvus", "ivf", marks=pytest.mark.slow), ("pgvector", "hnsw")]
+)
 def test_approximate_types_return_k_and_are_exact_among_labels(engine, index_type, new_url, make_index, monkeypatch):
     # A large table's plan, and hnsw gives up after 500 tuples; 20,000 unless configured.
     monkeypatch.setenv("PGOPTIONS", "-c enable_seqscan=off -c hnsw.max_scan_tuples=500")
