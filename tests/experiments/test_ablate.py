@@ -202,7 +202,7 @@ def runs(process: str) -> bool:
         return False
 
 
-def test_the_same_again_does_nothing_and_other_settings_are_refused(grid, caplog):
+def test_a_finished_run_is_kept_and_other_settings_are_refused(grid, caplog):
     before = {path: path.stat().st_mtime_ns for path in grid.out.rglob("*")}
     with caplog.at_level("INFO", logger="sdc"):
         run(grid)

@@ -125,7 +125,7 @@ def test_the_papers_backbones_give_the_papers_features(seen: Seen) -> None:
     torch.testing.assert_close(seen.features, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_vit_base_is_what_timm_took_by_default_in_the_papers_year() -> None:
+def test_vit_base_is_timms_default_of_the_papers_year() -> None:
     """By timm's own name the same weights keep the mean and std that they were trained with."""
     recipe = backbones.backbone_spec("vit_base")
     assert recipe.model == "vit_base_patch16_224.augreg_in21k_ft_in1k"
@@ -152,7 +152,7 @@ def test_vgg16_gives_fc7_after_its_relu() -> None:
     torch.testing.assert_close(found, fc7, rtol=1e-4, atol=1e-6)
 
 
-def test_resnet50_gives_the_global_average_of_a_torchvision_checkpoint(tmp_path: Path) -> None:
+def test_resnet50_gives_torchvisions_global_average(tmp_path: Path) -> None:
     from torchvision.models import resnet50
 
     torch.manual_seed(0)

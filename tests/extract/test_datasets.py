@@ -243,7 +243,7 @@ def test_flat_folders_have_no_labels(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "2 of 3 images lie in no subfolder" in caplog.text
 
 
-def test_the_content_changes_with_the_images_but_not_with_their_place(tmp_path: Path) -> None:
+def test_the_content_depends_on_images_and_not_on_their_folder(tmp_path: Path) -> None:
     for place in ("one", "two"):
         fill(tmp_path / place, "a/1.png", "b/2.png")
     assert (

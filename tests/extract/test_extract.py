@@ -226,7 +226,7 @@ def test_a_whole_output_of_the_same_settings_is_left_alone(
     assert settings.out.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_features_from_before_a_set_had_coarse_labels_are_still_its(
+def test_features_older_than_coarse_labels_still_belong(
     settings: ExtractSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stop(parts: Parts) -> Path:

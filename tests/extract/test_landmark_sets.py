@@ -76,9 +76,7 @@ def test_the_database_comes_first_and_the_ground_truth_is_rows(landmarks: Make, 
     assert (dataset.name, dataset.resize, dataset.protocol) == (name, "longest", {"name": "revisited"})
 
 
-def test_the_set_is_found_in_its_own_folder_and_by_the_environment(
-    landmarks: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_set_is_found_by_its_folder_or_the_environment(landmarks: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = landmarks()
     expected = datasets.load_dataset("roxf", made.root).listing.digest()
     assert datasets.load_dataset("roxf", made.folder).listing.digest() == expected
@@ -145,7 +143,7 @@ def by_hand(path: Path, box: Any, model: torch.nn.Module, side: int, scales: tup
 
 
 @pytest.mark.parametrize("scales", [None, (1.0,), (0.5, 1.25)])
-def test_features_are_those_of_each_scale_normalised_averaged_and_normalised(
+def test_features_are_normalised_averages_of_normalised_scales(
     landmarks: Make, extracting: Callable[..., FeatureStore], scales: tuple[float, ...] | None
 ) -> None:
     made = landmarks()
@@ -441,7 +439,7 @@ def test_ids_stay_bytes(google: Callable[..., Path]) -> None:
     assert part.groundtruth["relevant"][0].tolist() == [1]
 
 
-def test_the_csv_files_may_lie_in_the_folders_and_test_csv_is_not_needed(google: Callable[..., Path]) -> None:
+def test_csv_files_may_lie_in_folders_and_test_csv_is_optional(google: Callable[..., Path]) -> None:
     root = google()
     expected = datasets.load_dataset("gldv2", root).listing.digest()
     (root / "test.csv").unlink()

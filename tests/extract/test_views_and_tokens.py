@@ -69,7 +69,7 @@ def changed(settings: ExtractSettings, **changes: Any) -> ExtractSettings:
 
 
 @fashion
-def test_views_are_of_the_same_images_and_leave_the_plain_one_alone(photographs: ExtractSettings) -> None:
+def test_views_are_of_the_same_images_beside_the_plain_one(photographs: ExtractSettings) -> None:
     plain = FeatureStore(run(photographs))
     store = FeatureStore(run(changed(photographs, views=3, out=photographs.out.with_name("three.h5"))))
     assert plain.views == []

@@ -93,7 +93,7 @@ def test_problems_are_found():
         assert any(word in problem for problem in found), change
 
 
-def test_opcodes_are_counted_without_predicates_modifiers_and_padding():
+def test_opcodes_are_counted_without_modifiers_or_padding():
     assembly = """
         .section .text.kernel
         /*0000*/                   IMAD.MOV.U32 R1, RZ, RZ, c[0x0][0x28] ;

@@ -98,7 +98,7 @@ except MemoryError as error:
     assert "1 lists of 40000000 neighbours" in done.stdout, done.stderr
 
 
-def test_without_a_compiler_the_search_is_faiss_and_says_so_once(tmp_path):
+def test_without_a_compiler_faiss_searches_and_it_is_said_once(tmp_path):
     code = """
 import json, logging, numpy as np
 from sdc.errors import log

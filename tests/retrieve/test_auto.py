@@ -53,7 +53,7 @@ def chosen():
         return Index.build(clustered(MANY), queries=split, index_type="auto", recall=0.95)
 
 
-def test_on_clustered_codes_it_keeps_its_promise_on_queries_it_has_not_seen(chosen, tmp_path):
+def test_on_clustered_codes_unseen_queries_get_the_recall(chosen, tmp_path):
     plan = chosen.metadata["plan"]
     assert chosen.metadata["index_type"] == plan["index_type"] == "ivf"
     assert (plan["asked"], plan["measured_on"], plan["queries"]) == (0.95, "query split", 400)
@@ -75,7 +75,7 @@ def test_where_ivf_is_hardly_faster_flat_is_chosen(monkeypatch):
 
 
 @pytest.mark.slow
-def test_of_a_million_clustered_codes_ivf_scans_few_and_finds_what_it_promised():
+def test_ivf_keeps_its_promise_on_a_million_clustered_codes():
     index = Index.build(clustered(1_000_000), index_type="auto")
     plan = index.metadata["plan"]
     assert plan["index_type"] == "ivf"
@@ -84,7 +84,7 @@ def test_of_a_million_clustered_codes_ivf_scans_few_and_finds_what_it_promised()
     assert plan["nprobe"] < plan["lists"] / 16  # what is scanned decides the time, and is the same on a busy machine
 
 
-def test_where_ivf_is_asked_for_it_keeps_its_promise_on_structureless_codes_too(tmp_path):
+def test_ivf_keeps_its_promise_on_structureless_codes_too(tmp_path):
     codes = structureless(20_000, 64)
     index = Index.build(codes, index_type="ivf", recall=0.9)
     plan, others = index.metadata["plan"], structureless(500, 64, seed=1)
@@ -127,7 +127,7 @@ def test_few_codes_of_many_bits_are_measured():
     assert "fraction of a millisecond" in plan["why"]
 
 
-def test_what_does_not_fit_into_the_memory_is_not_chosen_or_refused(monkeypatch):
+def test_what_exceeds_the_memory_is_not_chosen_or_refused(monkeypatch):
     codes = entries(clustered(1000))
     monkeypatch.setattr(autotune, "SMALL", 100)
     choice, searcher = autotune.choose(codes, None, "auto", memory=9000)
@@ -215,7 +215,7 @@ def test_few_queries_unlike_the_database_are_measured_with_too(count, origin, ca
 
 
 @pytest.mark.parametrize("count", [100, 400])
-def test_over_seeds_the_promise_is_kept_and_little_more_is_scanned(count):
+def test_over_seeds_the_recall_is_kept_at_little_cost(count):
     codes, others = clustered(5000), clustered(3000, seed=6)
     centroids = ivf_lists.train(codes, 128)
     assigned = ivf_lists.assign(codes, centroids)

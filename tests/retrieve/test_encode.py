@@ -64,7 +64,7 @@ def test_multi_hot_labels_and_no_labels(make_scene):
     assert Index.open(scene.encode("bare.h5", out="bare.bin")).database.labels is None
 
 
-def test_again_does_nothing_and_other_inputs_are_refused_by_name(scene, caplog):
+def test_encoding_again_is_kept_and_other_inputs_are_refused(scene, caplog):
     before = (scene.folder / "db.bin").stat().st_mtime_ns
     with caplog.at_level(logging.INFO, "sdc"):
         scene.encode()

@@ -196,7 +196,7 @@ def test_reranking_stays_within_the_restriction(scene):
         assert set(np.concatenate(found)) <= set(chosen)
 
 
-def test_the_command_explains_itself_on_standard_error_and_keeps_its_json(scene, caplog):
+def test_the_command_explains_itself_beside_its_json(scene, caplog):
     asked = ["search", "--index", str(scene.folder / "db.bin"), "--json", "--only-label", "1", "--only-label", "3"]
     caplog.set_level("INFO", "sdc")
     plain, explained = (CliRunner().invoke(cli, [*asked, *more]) for more in ([], ["--explain"]))

@@ -89,7 +89,7 @@ def test_a_constant_vector_makes_no_difference_once_recentered(trained, tmp_path
         assert flipped < 1e-3  # outputs nearer to zero than float32 tells
 
 
-def test_the_mean_is_that_of_the_database_alone_and_gives_the_codes(trained, tmp_path, monkeypatch):
+def test_the_databases_mean_alone_gives_the_codes(trained, tmp_path, monkeypatch):
     model, store = Model.load(trained / "model.safetensors"), FeatureStore(trained / "away.h5")
     index = Index.open(encoded(trained, "away", tmp_path / "db.bin", recenter=True))
     mean = np.array(index.metadata["model"]["recentered"]["mean"])

@@ -115,7 +115,7 @@ def test_an_unknown_id_names_the_nearest(settings):
         search(replace(settings, ids=("§",)))
 
 
-def test_queries_encoded_by_another_head_are_refused_with_both_fingerprints(scene, settings):
+def test_queries_of_another_head_are_refused_with_fingerprints(scene, settings):
     np.save(scene.folder / "q.npy", np.ones((2, 24), np.float32))
     recorded = scene.model.fingerprint
     scene.write_model(seed=9)  # in the recorded place
@@ -205,7 +205,7 @@ def test_an_index_without_queries_asks_for_some(make_scene):
         search(SearchSettings(scene.folder / "db.bin"))
 
 
-def test_an_index_of_plain_faiss_is_searched_by_row_or_with_a_named_model(scene, caplog):
+def test_plain_faiss_is_searched_by_row_or_with_a_named_model(scene, caplog):
     faiss = faiss_module()
     plain = faiss.IndexBinaryFlat(16)
     plain.add(scene.index.database.codes)
@@ -256,7 +256,7 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
-def test_faiss_threads_are_told_to_sleep_and_are_left_as_they_were(scene):
+def test_faiss_threads_sleep_and_their_number_stays(scene):
     faiss = faiss_module()
     before = faiss.omp_get_max_threads()
     Index.open(scene.folder / "db.bin").search(np.zeros((1, 2), np.uint8), 3)

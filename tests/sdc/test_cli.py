@@ -133,7 +133,7 @@ def test_bad_values_are_named(command, vectors):
     assert "--seed is -1" in command.error("import", "vectors.npy", "--seed", "-1", "--out", "other.h5", code=2)
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(chain):
+def test_an_unwritable_output_is_refused_before_the_work(chain):
     for arguments in (TRAIN, ("encode",)):
         done = chain(*arguments, "--out", "none/out", code=1)
         assert "none does not exist" in done.stderr

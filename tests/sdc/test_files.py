@@ -85,7 +85,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_an_output_must_not_replace_a_pipe_or_what_it_is_made_from(tmp_path):
+def test_an_output_replaces_neither_a_pipe_nor_its_source(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="no regular file"), atomic_write(tmp_path / "pipe"):
         pass

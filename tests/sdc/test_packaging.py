@@ -37,7 +37,7 @@ def wheel(tmp_path_factory):
     return next(out.glob("*.whl"))
 
 
-def test_the_wheel_holds_every_module_of_the_stages_and_only_sdc(wheel):
+def test_the_wheel_has_every_module_and_only_sdc(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}

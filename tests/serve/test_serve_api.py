@@ -33,7 +33,7 @@ def vectors_of(folder, count=5):
     return np.array(FeatureStore(folder / "feats.h5").features[:count])
 
 
-def test_vectors_and_ids_have_the_neighbours_that_sdc_search_finds(folder, client, without_labels):
+def test_vectors_and_ids_have_the_neighbors_of_sdc_search(folder, client, without_labels):
     vectors = vectors_of(folder)
     np.save(folder / "q.npy", vectors)
     expected = search(SearchSettings(folder / "db.bin", queries=folder / "q.npy", k=7))
@@ -73,7 +73,7 @@ def test_k_is_clamped_to_what_is_searched(client):
     assert {near["label"] for near in found["results"][0]["neighbors"]} == {0, 2}
 
 
-def test_a_radius_finds_all_within_it_or_says_that_they_are_too_many(folder, asked, refusal, without_labels):
+def test_a_radius_finds_all_within_it_or_tells_of_too_many(folder, asked, refusal, without_labels):
     ids = ("img/0003.png", "img/0100.png")
     with asked(folder, max_k=60) as client:
         for name in ids:
@@ -137,7 +137,7 @@ HOSTILE = [
 ]
 
 
-def test_what_is_no_search_is_refused_in_one_line_and_costs_nothing(client, refusal):
+def test_what_is_no_search_is_refused_cheaply_in_one_line(client, refusal):
     good = client.post("/search", json={"vector": GOOD}).json()
     for body, status, message in HOSTILE:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -164,7 +164,7 @@ def test_a_type_with_parameters_is_understood(client):
     assert answer.status_code == 200
 
 
-def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_so(folder, asked, refusal):
+def test_a_body_beyond_the_limit_is_refused_however_declared(folder, asked, refusal):
     with asked(folder, max_body=1000) as client:
         fits = json.dumps({"vector": GOOD}).encode().ljust(1000)
         headers = {"content-type": "application/json"}
@@ -193,7 +193,7 @@ OURS = ("localhost", "LOCALHOST:8000", "localhost.", "127.0.0.1", "127.0.0.1:80"
 OTHERS = ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "", "[evil]")
 
 
-def test_names_that_are_not_the_services_are_refused_on_loopback(client, refusal):
+def test_other_host_names_are_refused_on_loopback(client, refusal):
     """A web page can make its own name point here (DNS rebinding); the browser then tells that name."""
     for name in OURS:
         assert client.get("/healthz", headers={"host": name}).status_code == 200, name
@@ -220,7 +220,7 @@ def test_names_that_are_allowed_are_answered(folder, asked, refusal):
         refusal(client.get("/healthz", headers={"host": "there.internal"}), 421)
 
 
-def test_where_others_reach_it_any_name_is_answered_unless_some_are_allowed(folder, asked, refusal):
+def test_public_services_answer_any_or_the_allowed_names(folder, asked, refusal):
     with asked(folder, host="0.0.0.0", loopback=False) as client:
         for name in (*OURS, *OTHERS):
             assert client.get("/healthz", headers={"host": name}).status_code == 200, name
@@ -253,7 +253,7 @@ def test_bytes_of_an_id_that_are_no_text_come_and_go_as_json(tmp_path, asked):
         assert json.loads(response.content)["results"][0]["neighbors"][0]["id"] == name
 
 
-def test_an_index_without_a_model_is_searched_by_its_items_alone(folder, caplog, asked, refusal):
+def test_an_index_without_a_model_is_searched_by_id_alone(folder, caplog, asked, refusal):
     from sdc.retrieve.index.threads import faiss_module
 
     faiss = faiss_module()
@@ -388,7 +388,7 @@ def test_searches_beyond_the_limit_are_told_to_come_again(client, monkeypatch, r
     assert client.post("/search", json={"vector": GOOD}).status_code == 200
 
 
-def test_bodies_beyond_the_memory_for_them_are_told_to_come_again(client, refusal):
+def test_bodies_beyond_the_memory_must_come_again(client, refusal):
     client.service.limits = limits.RequestLimits(10**6, held=1000)
     response = client.post("/search", content=b" " * 2000, headers={"content-type": "application/json"})
     assert "being received" in refusal(response, 503)

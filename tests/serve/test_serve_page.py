@@ -123,7 +123,7 @@ def test_an_uploaded_image_shows_its_neighbours(pictures, page):
     page.until(lambda: len(page.names()) == 4)
 
 
-def test_an_example_then_one_of_its_neighbours_are_searched_by_a_click(pictures, page):
+def test_a_click_searches_an_example_and_then_its_neighbor(pictures, page):
     page.until(lambda: page.drawn("#examples img"))
     name = page.one("#examples .name").text
     page.one("#examples .item").click()

@@ -229,7 +229,7 @@ def test_a_body_that_is_too_large_is_refused_however_it_is_sent(server):
     assert server.ask("/search", {"id": "img/0001.png"})[0] == 200
 
 
-def test_bodies_of_all_kinds_of_junk_leave_memory_and_latency_as_they_were(vectors_folder, serve):
+def test_junk_bodies_leave_memory_and_latency_as_they_were(vectors_folder, serve):
     with serve(vectors_folder) as server:
         assert_junk_costs_nothing(server)
         assert_excess_is_not_kept(server)
@@ -271,7 +271,7 @@ def assert_junk_costs_nothing(server):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_running_requests_be_answered_and_takes_no_more(vectors_folder, serve, number):
+def test_a_signal_ends_new_requests_and_answers_running_ones(vectors_folder, serve, number):
     with serve(vectors_folder) as server, connected(server) as running, connected(server):  # one that says nothing
         running.sendall(request(b'{"id": "img/0001.png"}')[:-4])
         wait_for(lambda: sum(counted(server)) == 1)
@@ -285,7 +285,7 @@ def test_a_signal_lets_running_requests_be_answered_and_takes_no_more(vectors_fo
         assert "stopped" in server.said
 
 
-def test_searches_that_run_or_wait_at_a_signal_are_answered_whole(vectors_folder, serve):
+def test_searches_under_way_at_a_signal_are_answered_whole(vectors_folder, serve):
     """More of them than there are threads."""
     body = json.dumps({"vectors": [[0.5] * 24] * 200, "k": 400}).encode()
     with serve(vectors_folder) as server, contextlib.ExitStack() as open_ones:

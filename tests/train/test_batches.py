@@ -111,7 +111,7 @@ def test_rows_sorted_by_label_are_mixed(on_disk, monkeypatch):
     assert share.std(axis=0).mean() == pytest.approx(np.sqrt(0.09 / batch + 0.09 / 512), rel=0.2)
 
 
-def test_large_sets_have_windows_of_hundreds_of_blocks_and_bounded_memory():
+def test_large_sets_have_many_blocks_a_window_in_bounded_memory():
     assert module.WINDOW / module.BLOCK >= 512
     assert module.WINDOW < module.IN_MEMORY / 4
 
@@ -137,7 +137,7 @@ def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
-def test_its_thread_ends_with_the_epoch_and_where_it_is_left_early(on_disk):
+def test_the_thread_ends_with_the_epoch_or_an_early_exit(on_disk):
     features = on_disk(np.zeros((N, D), np.float32))
     batches = Batches(features, np.arange(N), 64, seed=0)
     with contextlib.closing(batches.epoch(0)) as epoch:

@@ -184,7 +184,7 @@ def test_a_text_is_recorded_that_gives_the_same_table(calibration, text):
         np.testing.assert_array_equal(inverse_cdf(text)(levels(99)), inverse_cdf(calibration)(levels(99)))
 
 
-def test_a_frozen_distribution_is_of_the_unit_interval_or_of_the_similarity():
+def test_a_frozen_law_is_of_the_unit_interval_or_similarity():
     u = levels(50)
     np.testing.assert_array_equal(inverse_cdf(scipy.stats.beta(2, 3))(u), scipy.stats.beta(2, 3).ppf(u))
     np.testing.assert_array_equal(inverse_cdf(scipy.stats.norm(0, 0.3))(u), inverse_cdf("gaussian:0.3")(u))

@@ -51,7 +51,7 @@ def test_the_divergence_is_finite_where_a_bit_is_certain():
     assert torch.isfinite(p.grad).all()
 
 
-def test_only_signs_are_contrasted_and_their_gradient_passes_to_the_probabilities():
+def test_signs_are_contrasted_with_gradients_of_probabilities():
     outputs = logits().requires_grad_()
     found = loss(outputs)
     assert found["contrastive"].item() == nt_xent(outputs.detach().sign()).item()
@@ -69,6 +69,6 @@ def test_the_total_is_the_sum_of_its_terms():
     assert found["total"].item() == pytest.approx(found["contrastive"].item() + 0.001 * found["divergence"].item())
 
 
-def test_it_is_published_with_a_hidden_layer_of_1024_and_no_batch_norm():
+def test_it_has_the_published_hidden_layer_and_no_batch_norm():
     assert (RECIPE.head, RECIPE.hidden, RECIPE.norm) == ("mlp", 1024, False)
     assert (RECIPE.batch_size, RECIPE.epochs, RECIPE.lr, RECIPE.weight_decay) == (64, 100, 1e-3, 0)

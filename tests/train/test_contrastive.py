@@ -46,7 +46,7 @@ def test_its_gradient_is_that_of_differences():
     assert torch.autograd.gradcheck(nt_xent, two_views(5).requires_grad_())
 
 
-def test_it_does_not_depend_on_the_order_of_rows_or_views_or_on_lengths():
+def test_orders_of_rows_and_views_and_lengths_do_not_matter():
     outputs = two_views()
     expected = nt_xent(outputs).item()
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
@@ -105,7 +105,7 @@ def test_the_total_is_the_weighted_sum_of_its_terms():
     assert found["total"].item() == pytest.approx(total.item(), rel=1e-6)
 
 
-def test_the_second_view_moves_outputs_by_the_contrastive_term_alone():
+def test_the_second_view_acts_by_the_contrastive_term_alone():
     features, outputs = batch()
     outputs.requires_grad_()
     found = losses("sdc-contrastive", RECIPE, features, outputs)

@@ -139,7 +139,7 @@ def undisturbed(folder: Path, epochs: int) -> bytes:
     return path.read_bytes()
 
 
-def test_after_a_process_was_killed_the_run_goes_on_from_its_checkpoint(folder):
+def test_after_a_kill_the_run_goes_on_from_its_checkpoint(folder):
     (folder / "script.py").write_text(SCRIPT)
     run = start(folder, "script.py", "kill", *TRAIN, "--epochs", 4, "--out", "killed.safetensors", restarts=3)
     _, messages = finish(run)

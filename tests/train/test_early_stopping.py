@@ -32,7 +32,7 @@ def expected_agreement(codes, near, database, orders=400):
 
 
 @pytest.mark.parametrize("bits", [4, 24])
-def test_the_agreement_is_the_share_of_neighbours_kept_expected_over_ties(bits):
+def test_the_agreement_is_the_expected_share_of_neighbors(bits):
     x = torch.from_numpy(X[:300])
     unit = nn.functional.normalize(x)
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def test_the_start_is_a_candidate_only_without_locality(monkeypatch, locality, f
     assert summary["best_step"] == first
 
 
-def test_a_short_run_holds_nothing_out_and_so_does_one_without_patience():
+def test_short_or_impatient_runs_hold_nothing_out():
     for chosen in ({"epochs": 3}, {"epochs": 25, "patience": 0}):
         _, summary = fit(X, ROWS, make_recipe(bits=16, batch_size=64, **chosen))
         assert (summary["held_out"], summary["agreement"]) == (0, None)

@@ -110,7 +110,7 @@ def test_the_onnx_file_is_valid_and_says_what_it_is(models, tmp_path):
 
 
 @pytest.mark.parametrize("form", RUNTIMES)
-def test_the_same_model_gives_the_same_bytes_without_a_trace_of_the_machine(models, tmp_path, form):
+def test_the_same_model_gives_the_same_bytes_on_any_machine(models, tmp_path, form):
     elsewhere = shutil.copy(models["mlp"], tmp_path / "elsewhere.safetensors")
     a = run(ExportSettings(models["mlp"], form, tmp_path / "a")).read_bytes()
     b = run(ExportSettings(elsewhere, form, tmp_path / "b")).read_bytes()
@@ -232,7 +232,7 @@ def test_bits_that_rounding_decides_are_accepted_and_counted(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("state", ["there", "gone", "others", "few"])
-def test_the_models_own_features_are_used_where_they_are_at_hand(tmp_path, caplog, state):
+def test_the_models_features_are_used_where_at_hand(tmp_path, caplog, state):
     caplog.set_level(logging.INFO, "sdc")
     model = model_on(tmp_path, embeddings(20 if state == "few" else 300), embeddings(8, 16, seed=5))
     if state == "gone":

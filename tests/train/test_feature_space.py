@@ -101,7 +101,7 @@ def test_a_linear_head_starts_as_itq():
     assert outputs.square().mean().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_more_bits_than_dimensions_or_rows_start_at_random_beyond_itq():
+def test_bits_beyond_dimensions_or_rows_start_at_random():
     for rows in (X, X[:30]):
         codes = np.unpackbits(sdc.Hasher(bits=128, method="sdc", epochs=2).fit(rows).encode(X), axis=1)
         assert len(np.unique(codes.T, axis=0)) == 128
@@ -123,7 +123,7 @@ def test_the_rule_by_bits_and_dimensions(bits, dimension, locality, lr):
     assert recipe.lr == pytest.approx(lr)
 
 
-def test_what_is_chosen_stands_and_raw_features_have_no_locality():
+def test_a_chosen_space_stands_and_raw_ones_have_no_locality():
     assert make_recipe(locality=0.25, lr=0.5).resolved(1280).lr == 0.5
     assert make_recipe(locality=0.25).resolved(1280).locality == 0.25
     assert make_recipe("paper-code").resolved(1280).locality == 0.0

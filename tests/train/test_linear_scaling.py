@@ -64,7 +64,7 @@ def test_gradients_are_those_of_differences(pairs):
     assert torch.autograd.gradcheck(lambda outputs: linear_scaling_loss(x, outputs, pairs=pairs).total, z)
 
 
-def test_similarities_that_a_constant_has_squeezed_are_stretched_again():
+def test_similarities_squeezed_by_a_constant_are_stretched():
     codes = torch.tensor([[1, 0], [1, 0], [-1, 0], [0.6, 0.8]], dtype=torch.float64)
     squeezed = torch.cat([codes * 0.1**0.5, torch.full((4, 1), 0.9**0.5, dtype=torch.float64)], dim=1)
     similarities = squeezed @ squeezed.T

@@ -69,7 +69,7 @@ def test_groups_are_thirds_by_training_size(classes, sizes):
     assert list(chain(*groups.values())) == numbers.tolist()
 
 
-def test_the_seed_orders_the_classes_and_a_higher_ratio_keeps_a_subset():
+def test_the_seed_orders_classes_and_higher_ratios_are_subsets():
     rows, labels = np.arange(1000) * 2 + 1, np.arange(1000) % 10
     kept = long_tail(rows, labels, 20, 0)
     assert (kept == long_tail(rows, labels, 20, 0)).all()

@@ -48,7 +48,7 @@ def test_a_few_epochs_may_stand_still():
     assert training_alarms(curve([0.3, 0.3, 0.3, 0.3])) == []
 
 
-def test_a_noisy_term_at_its_best_from_the_start_is_no_collapse_while_the_loss_falls():
+def test_a_noisy_term_is_no_collapse_while_the_loss_falls():
     assert training_alarms(curve(FALLING, [0.20, 0.21, 0.198, 0.208, 0.201, 0.206])) == []
 
 
@@ -81,6 +81,6 @@ def test_trained_heads_raise_no_alarm_and_untrained_ones_do(settings):
 
 
 @pytest.mark.parametrize("locality", [0.0, 1.0])
-def test_a_run_that_starts_from_a_solution_need_not_improve_on_it(locality):
+def test_a_run_from_a_solution_need_not_improve(locality):
     hasher = sdc.Hasher(batch_size=64, epochs=8, locality=locality).fit(X)
     assert training_alarms(hasher.model.metadata["training"]["curve"], solved=True) == []

@@ -24,7 +24,7 @@ def test_every_method_makes_codes(name):
     assert len(np.unique(codes, axis=0)) > 100
 
 
-def test_lsh_is_the_sign_of_gaussian_projections_without_centring():
+def test_lsh_is_signs_of_uncentred_gaussian_projections():
     tensors = load_method("lsh").fit(X, 4096, seed=1)
     w = tensors["output.weight"]
     assert not tensors["output.bias"].any()
@@ -83,7 +83,7 @@ def test_sign_of_fewer_bits_keeps_the_first_dimensions():
 
 
 @pytest.mark.parametrize("bits", [8, 32, 72])
-def test_random_rotation_stacks_rotations_of_the_centred_features(bits):
+def test_random_rotation_stacks_rotations_of_centred_features(bits):
     method = load_method("random-rotation")
     tensors = method.fit(X, bits, seed=0)
     weight = tensors["output.weight"]

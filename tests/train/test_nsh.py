@@ -22,7 +22,7 @@ SCORES = st.lists(st.integers(-50, 50), min_size=1, max_size=9, unique=True)
 
 @settings(deadline=None)
 @given(SCORES, st.floats(1e-3, 1e3))
-def test_shares_sum_to_one_and_the_largest_of_each_place_is_who_belongs_there(scores, temperature):
+def test_shares_sum_to_one_and_are_largest_where_they_belong(scores, temperature):
     order = soft_sort(torch.tensor([scores], dtype=torch.float64), temperature)[0]
     np.testing.assert_allclose(order.sum(1), 1)
     assert (order >= 0).all()
@@ -92,7 +92,7 @@ def test_the_loss_is_the_plain_one():
     assert found.total.item() == pytest.approx((found.contrastive + found.quantization).item())
 
 
-def test_codes_learn_through_the_sorting_and_the_latent_layer_through_what_is_gathered():
+def test_gradients_pass_the_sorting_and_the_gathering():
     method, features, outputs = batch()
     contrastive = method.loss(features, outputs).contrastive
     gradients = torch.autograd.grad(contrastive, [outputs, method.latent.weight])
@@ -116,7 +116,7 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("steps", [1, 6, 9])  # an epoch has six
-def test_interrupted_and_resumed_with_views_that_stand_in_it_ends_bit_for_bit_the_same(stopped_after, tmp_path, steps):
+def test_a_resumed_run_with_stand_in_views_is_bit_for_bit_equal(stopped_after, tmp_path, steps):
     undisturbed, summary = fit(X, ROWS, RECIPE)
     checkpoint = Checkpoint(tmp_path / "model.safetensors", {"bits": 16})
     with stopped_after(steps):

@@ -89,7 +89,7 @@ def test_the_head_is_the_single_layer_of_the_originals(name):
     np.testing.assert_array_equal(hasher.encode(x), np.packbits(hasher.outputs(x) > 0, axis=1, bitorder="little"))
 
 
-def test_greedyhash_codes_are_the_signs_and_their_gradient_passes_straight_through():
+def test_greedyhash_passes_the_gradient_of_signs_straight():
     outputs = torch.tensor([[0.3, -2.0], [0.0, 1e-30]], requires_grad=True)
     codes, upstream = signs(outputs), torch.tensor([[1.0, -2.0], [3.0, 0.5]])
     assert codes.tolist() == [[1, -1], [-1, 1]]
@@ -136,7 +136,7 @@ def test_bihalf_codes_are_the_nearest_balanced_ones():
         np.testing.assert_array_equal(b, min(choices, key=lambda choice: np.square(u - choice).sum()))
 
 
-def test_bihalf_takes_the_first_of_equal_outputs_and_the_smaller_half_of_an_odd_batch():
+def test_bihalf_takes_first_equals_and_the_smaller_odd_half():
     outputs = torch.tensor([[1.0, 0], [1, 5], [1, 4], [1, 3], [1, -1]])
     assert balanced_codes(outputs).T.tolist() == [[1, 1, -1, -1, -1], [-1, 1, 1, -1, -1]]
 
@@ -178,7 +178,7 @@ def test_ssdh_finds_the_thresholds_of_planted_half_gaussians(mode, left, right):
     assert dissimilar == pytest.approx(mode + 2 * right, abs=0.2 * right)
 
 
-def test_ssdh_thresholds_are_those_of_gaussians_fitted_to_the_mirrored_sides():
+def test_ssdh_thresholds_are_of_gaussians_fitted_to_each_side():
     sample, _ = clusters(rows=200)
     method = made("ssdh", torch.from_numpy(sample))
     distances = pdist(sample.astype(np.float64), "cosine")

@@ -25,7 +25,7 @@ def orders(similarities):
 
 
 @pytest.mark.parametrize("multi", [False, True])
-def test_relevant_pairs_come_first_and_each_kind_keeps_its_order(multi):
+def test_relevant_pairs_come_first_each_kind_in_its_order(multi):
     torch.manual_seed(0)
     unit = F.normalize(torch.randn(80, 16))
     labels = (torch.rand(80, 5) < 0.3).to(torch.uint8) if multi else torch.randint(7, (80,)) + 1000
@@ -72,7 +72,7 @@ def test_labels_are_for_methods_that_learn_from_them():
         make_recipe(method="greedyhash", supervised=True)
 
 
-def test_the_features_neighbours_do_not_stop_training_with_labels():
+def test_feature_neighbors_do_not_stop_training_with_labels():
     assert make_recipe(supervised=True).patience == 0
     assert make_recipe(supervised=True, budget=9.0).patience == 0
     assert make_recipe(supervised=True, patience=7).patience == 7

@@ -158,7 +158,7 @@ def test_the_reconstruction_falls_below_the_variance():
     assert training_alarms(summary["curve"]) == []
 
 
-def test_the_same_seed_gives_the_same_run_and_resumes_bit_for_bit(killed_before, tmp_path):
+def test_equal_seeds_give_equal_runs_resumed_bit_for_bit(killed_before, tmp_path):
     recipe = make_recipe(**SHORT, epochs=4)
     undisturbed, summary = fit(X, ROWS, recipe)
     assert equal(undisturbed, fit(X, ROWS, recipe)[0])

@@ -58,7 +58,7 @@ def trained(name, views, **settings):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_learning_from_two_views_beats_the_start_and_pulls_views_together(name):
+def test_learning_beats_the_start_and_pulls_views_together(name):
     start, _ = trained(name, [SECOND], epochs=1, lr=1e-9)
     learned, summary = trained(name, [SECOND])
     losses = [epoch["total"] for epoch in summary["curve"]]
@@ -82,7 +82,7 @@ def stored(folder, views):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_sdc_train_takes_the_views_of_the_file_and_says_where_copies_stand_in(name, tmp_path, caplog):
+def test_train_takes_the_files_views_and_tells_of_stand_ins(name, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="sdc")
     told = {}
     found = {}

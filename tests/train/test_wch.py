@@ -164,7 +164,7 @@ def test_other_methods_take_no_notice_of_tokens(name):
     assert equal(trained(name, epochs=2)[0], trained(name, epochs=2, tokens=TOKENS["shapes"])[0])
 
 
-def test_the_same_seed_gives_the_same_run_and_resumes_bit_for_bit(killed_before, tmp_path):
+def test_equal_seeds_give_equal_runs_resumed_bit_for_bit(killed_before, tmp_path):
     chosen = {"tokens": TOKENS["colours"], "epochs": 3}
     undisturbed, _ = trained(**chosen)
     assert equal(undisturbed, trained(**chosen)[0])

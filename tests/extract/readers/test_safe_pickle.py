@@ -48,7 +48,7 @@ def written(tmp_path: Path) -> Callable[[bytes], Path]:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("module", [b"numpy._core", b"numpy.core"])
-def test_arrays_scalars_and_plain_values_come_out_as_they_went_in(
+def test_arrays_scalars_and_plain_values_round_trip(
     written: Callable[[bytes], Path], protocol: int, module: bytes
 ) -> None:
     scalars = [np.int64(-3), np.float32(0.5), np.str_("ab"), np.bool_(True)]

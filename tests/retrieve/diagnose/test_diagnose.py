@@ -210,7 +210,7 @@ def test_collapsed_codes_show_without_labels_and_features(collapses, name):
     assert expected in diagnose(pack(codes))[0]
 
 
-def test_codes_that_tell_nothing_of_the_labels_show_without_features(collapses, digits):
+def test_codes_unrelated_to_labels_show_without_features(collapses, digits):
     codes, _ = collapses[64]["independent of the features"]
     assert "unrelated_codes" in diagnose(pack(codes), labels=digits[1])[0]
 
@@ -260,7 +260,7 @@ def settings_of(scene, **options):
     return DiagnoseSettings(index=scene.folder / "db.bin", **options)
 
 
-def test_the_stage_measures_the_whole_database_or_a_seeded_sample(scene):
+def test_the_database_or_a_seeded_sample_of_it_is_measured(scene):
     found = run(settings_of(scene))
     database = scene.index.database
     assert {k: found[k] for k in ("bits", "rows", "sample", "method")} == {
@@ -317,7 +317,7 @@ def test_the_target_is_the_models_calibration_where_it_is_known(scene, caplog):
     assert "not the model that encoded the index" in caplog.text
 
 
-def test_features_other_than_the_encoded_are_refused_or_left_out(scene, caplog):
+def test_other_features_are_refused_or_left_out(scene, caplog):
     other = scene.write_features("other.h5", seed=5)
     with pytest.raises(UsageError, match="name the right ones"):
         run(settings_of(scene, features=other))
@@ -329,7 +329,7 @@ def test_features_other_than_the_encoded_are_refused_or_left_out(scene, caplog):
     assert "was encoded from features" in caplog.text
 
 
-def test_features_that_are_spread_already_get_a_note_not_an_alarm():
+def test_features_already_spread_get_a_note_not_an_alarm():
     wide = RNG.standard_normal((1000, 6)).astype(np.float32)
     codes = sdc.Hasher(bits=32, method="random-rotation").fit(wide).encode(wide)
     found = diagnose(codes, wide)[1]

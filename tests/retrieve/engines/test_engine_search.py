@@ -102,7 +102,7 @@ def test_an_id_that_many_items_share_hides_no_other(new_url, make_index):
     assert answer["results"][0]["neighbors"][0]["id"] == "other"
 
 
-def test_vectors_are_encoded_by_the_model_of_the_push_and_no_other(url, made, tmp_path, monkeypatch):
+def test_vectors_are_encoded_by_the_pushed_model_alone(url, made, tmp_path, monkeypatch):
     run(PushSettings(url, made / "db.bin"))
     np.save(tmp_path / "q.npy", np.load(made / "vectors.npy")[:20])
     monkeypatch.chdir(tmp_path)  # the recorded path does not hang on the working folder

@@ -98,7 +98,7 @@ def test_a_push_that_was_cut_off_before_the_first_code_goes_on(url, make_index):
     assert run(PushSettings(url, index.path))["pushed"] == 300
 
 
-def test_another_index_is_refused_with_both_named_until_told_to_replace_it(url, make_index):
+def test_another_index_is_refused_by_name_unless_replacing(url, make_index):
     index, other = make_index(count=300), make_index("other.bin", count=200, bits=128, seed=1)
     run(PushSettings(url, index.path))
     with pytest.raises(UsageError, match="bits: found 64, wanted 128; count: found 300, wanted 200") as caught:
@@ -176,7 +176,7 @@ def test_a_changed_index_is_pushed_as_it_is_now(new_url, made, tmp_path, command
     assert command.json("push", "--to", url)["already"] == 318
 
 
-def test_a_collection_that_is_dropped_underway_is_an_error_of_one_line(url, make_index):
+def test_a_collection_dropped_underway_is_an_error_of_one_line(url, make_index):
     index = make_index(count=300)
     with opened(url) as engine:
         engine.create(record_of(index, "flat"))
@@ -240,7 +240,7 @@ def test_a_client_that_is_not_installed_names_the_extra(to, module, extra, make_
         run(PushSettings(to, make_index(count=50).path))
 
 
-def test_settings_that_make_no_sense_are_refused_before_anything_is_asked(make_index, tmp_path, monkeypatch):
+def test_senseless_settings_are_refused_before_any_request(make_index, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = PushSettings("milvus:x.db", make_index(count=50).path)
     for change, message in (
@@ -266,7 +266,7 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_asked(make_i
         ("é" * 35_000, "the id of row 20000 has 70000 bytes, 65535 are the most that Milvus takes"),
     ],
 )
-def test_ids_that_do_not_fit_are_refused_before_anything_is_pushed(name, message, tmp_path):
+def test_ids_that_do_not_fit_are_refused_before_the_push(name, message, tmp_path):
     names = ["é", *map(str, range(1, 20_000)), name, "c"]
     path = Index.build(np.zeros((len(names), 8), np.uint8), ids=names).save(tmp_path / "db.bin")
     with pytest.raises(SdcError, match=message):

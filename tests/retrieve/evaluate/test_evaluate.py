@@ -37,7 +37,7 @@ def settings_of(scene, **options):
 
 @pytest.mark.parametrize("labels", ["single", "multi"])
 @pytest.mark.parametrize("database", ["all", "without"])
-def test_scores_are_those_of_each_ranking_without_the_query_itself(make_scene, labels, database):
+def test_scores_leave_the_query_out_of_its_ranking(make_scene, labels, database):
     scene = make_scene(labels=labels, database=database)
     scores = evaluate(settings_of(scene, at=60))
     found = list(rankings(scene))
@@ -57,7 +57,7 @@ def test_scores_are_those_of_each_ranking_without_the_query_itself(make_scene, l
     assert json.loads(json.dumps(scores)) == scores
 
 
-def test_precision_and_recall_are_means_over_random_orders_of_ties(scene):
+def test_precision_and_recall_are_means_over_orders_of_ties(scene):
     scores = evaluate(settings_of(scene, at=60))
     assert list(scores["precision"]) == ["1", "10", "60", "100"]
     rng = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def test_nothing_depends_on_the_order_of_the_database(make_scene):
         assert one[name] == pytest.approx(other[name], abs=1e-12), name
 
 
-def test_neighbor_recall_and_float_map_are_those_of_the_cosine_ranking(scene):
+def test_recall_and_float_map_are_of_the_cosine_ranking(scene):
     scores = evaluate(settings_of(scene, neighbors="float"))
     features = scene.store.features.astype(np.float64)
     features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
@@ -106,14 +106,14 @@ def test_neighbor_recall_and_float_map_are_those_of_the_cosine_ranking(scene):
         assert abs(scores["neighbor_recall"][str(k)] - sample.mean()) <= 5 * sample.std() / np.sqrt(200) + 1e-12
 
 
-def test_cosine_distances_tie_for_equal_vectors_and_are_1_for_a_vector_of_zeros(scene):
+def test_equal_vectors_tie_and_zeros_have_cosine_distance_1(scene):
     distances = Cosines(scene.store, np.array([13, 7]), np.arange(400)).distances(slice(0, 2))
     assert (distances[0] == 1e9).all()
     assert distances[1, 13] == 1e9
     assert distances[1, 7] == distances[1, 11] == 0
 
 
-def test_without_labels_the_neighbors_are_evaluated_and_that_is_said(make_scene, caplog):
+def test_without_labels_neighbors_are_evaluated_with_a_message(make_scene, caplog):
     scene = make_scene(labels=None)
     with caplog.at_level(logging.INFO, "sdc"):
         scores = evaluate(settings_of(scene))
@@ -124,7 +124,7 @@ def test_without_labels_the_neighbors_are_evaluated_and_that_is_said(make_scene,
         evaluate(settings_of(scene, curves=scene.folder / "curves.csv"))
 
 
-def test_r_is_the_recorded_one_the_asked_one_or_the_database_and_the_clamp_is_said(scene, caplog):
+def test_r_is_asked_or_recorded_or_the_clamped_database(scene, caplog):
     assert evaluate(settings_of(scene))["at"] == 50
     assert evaluate(settings_of(scene, at=70))["at"] == 70
     with caplog.at_level(logging.INFO, "sdc"):
@@ -182,7 +182,7 @@ def test_curves_and_each_querys_values_go_to_json_and_csv(scene):
     assert len(rows) == sum((len(record) - 1) for table in tables.values() for record in table)
 
 
-def test_features_other_than_the_encoded_are_refused_with_both_fingerprints(scene):
+def test_other_features_are_refused_with_both_fingerprints(scene):
     other = scene.write_features("other.h5", seed=5)
     with pytest.raises(UsageError) as caught:
         evaluate(settings_of(scene, neighbors="float", features=other))

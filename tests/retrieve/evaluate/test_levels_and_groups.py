@@ -166,7 +166,7 @@ def test_a_group_of_skipped_queries_is_left_out(scene):
     assert set(scores["groups"]) == {"head", "middle"}
 
 
-def test_groups_go_into_the_index_of_the_features_trained_on_alone(scene, caplog):
+def test_groups_are_indexed_for_the_training_features_alone(scene, caplog):
     store = scene.store
     groups = class_groups(store.labels)
     metadata = {**scene.model.metadata, "features": {"fingerprint": store.fingerprint}, "groups": groups}

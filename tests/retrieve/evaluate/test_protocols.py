@@ -89,7 +89,7 @@ def by_revisited(scene, ties, distances=None):
 
 
 @pytest.mark.parametrize("database", ["all", "without"])
-def test_revisited_is_taken_from_the_index_and_leaves_out_the_query_itself(make, database):
+def test_revisited_is_recorded_and_leaves_out_the_query(make, database):
     scene = make(MARKS, {"name": "revisited"}, database=database)
     if database == "all":  # a query that is its own positive
         assert any(row in lists for row, lists in zip(scene.index.queries.rows, truth_of(scene, "easy"), strict=True))
@@ -139,7 +139,7 @@ def test_a_setting_without_positives_is_left_out_and_said(make, caplog):
 
 
 @pytest.mark.parametrize("denominator", [None, "found", "all", "capped"])
-def test_relevant_rows_are_scored_at_the_sets_r_by_either_denominator(make, denominator):
+def test_relevant_rows_are_scored_at_r_by_either_denominator(make, denominator):
     scene = make(["relevant"], {"name": "relevant", "at": 15})
     scores = score(scene, denominator=denominator, neighbors="float")
     index, store = scene.index, scene.store
@@ -166,7 +166,7 @@ def test_relevant_rows_are_scored_at_the_sets_r_by_either_denominator(make, deno
     assert score(scene, at=1000)["at"] == 399
 
 
-def test_a_query_without_a_hit_counts_or_is_left_out_by_both_denominators(make):
+def test_queries_without_a_hit_count_or_not_by_denominator(make):
     scene = make(["relevant"], {"name": "relevant", "at": 100}, relevant=[[]] * 6)
     zero, skip = score(scene), score(scene, no_hit="skip")
     missed = zero["no_hit"]["queries"]
@@ -177,7 +177,7 @@ def test_a_query_without_a_hit_counts_or_is_left_out_by_both_denominators(make):
     assert skip["conventions"]["no_hit"].endswith("left out of the mean")
 
 
-def test_another_protocol_than_the_recorded_one_may_be_asked_for(make):
+def test_another_than_the_recorded_protocol_can_be_chosen(make):
     scene = make((*MARKS, "relevant"), {"name": "revisited"}, labels="single")
     assert {"easy", "medium", "hard"} <= {*score(scene)}
     by_labels = score(scene, protocol="category", at=50)
@@ -221,7 +221,7 @@ def test_a_ground_truth_that_contradicts_itself_is_refused(make):
         score(make(MARKS, {"name": "revisited"}, easy=[[], [5, 9]], hard=[[], []], junk=[[], [5]]))
 
 
-def test_a_ground_truth_of_rows_that_are_not_in_the_database_is_refused(make):
+def test_a_ground_truth_outside_the_database_is_refused(make):
     scene = make(MARKS, {"name": "revisited"}, database="without")
     query = int(scene.index.queries.rows[0])
     with pytest.raises(SdcError, match=f"names row {query}, which is not in the database"):
@@ -259,7 +259,7 @@ def test_worked_example_of_denominators():
         average_precision(np.arange(6), relevant, denominator="caped")
 
 
-def test_the_command_follows_the_recorded_protocol_and_prints_its_conventions(command):
+def test_the_command_prints_the_recorded_protocols_conventions(command):
     rng = np.random.default_rng(0)
     features = rng.standard_normal((120, 16)).astype(np.float32)
     features[100:] = features[:20] + 0.3 * features[100:]

@@ -72,7 +72,7 @@ def test_best_order_may_keep_a_relevant_item_out():
     assert average_precision(distances, relevant, at=10, ties="worst") == pytest.approx((1 + 2 / 10) / 2)
 
 
-def test_expectation_of_the_ratio_is_not_the_ratio_of_expectations():
+def test_the_expected_ratio_is_not_the_ratio_of_expectations():
     # Two places of a group of three, one of which is relevant: AP is 1, 1/2 or 0.
     value = average_precision(np.zeros(3, int), np.array([True, False, False]), at=2)
     assert value == pytest.approx((1 + 1 / 2 + 0) / 3, abs=1e-15)

@@ -91,7 +91,7 @@ def test_search_is_brute_force_whatever_the_split(n, q, bits, values, planned, d
     st.sampled_from(PLANS),
     st.data(),
 )
-def test_a_restricted_search_is_brute_force_over_what_it_is_restricted_to(n, q, bits, share, planned, data):
+def test_a_restricted_search_is_brute_force_over_its_rows(n, q, bits, share, planned, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     codes, queries = few_codes(rng, n, bits // 8, 5), few_codes(rng, q, bits // 8, 5)
     within = np.flatnonzero(rng.random(n) < share)
@@ -108,7 +108,7 @@ def test_a_restricted_search_is_brute_force_over_what_it_is_restricted_to(n, q, 
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("k", [1, 10, 1000, 30_000])
-def test_massive_ties_keep_their_order_across_the_borders_of_slices(monkeypatch, k, native):
+def test_massive_ties_keep_their_order_across_slices(monkeypatch, k, native):
     monkeypatch.setattr(scan, "hamming_available", lambda: native)
     rng = np.random.default_rng(0)
     codes, queries = few_codes(rng, 30_000, 8, 3), few_codes(rng, 3, 8, 3)
@@ -133,7 +133,7 @@ def test_kernel_heap_and_counters_list_alike_in_whatever_groups(monkeypatch, man
         assert same(FlatSearcher(codes).search(queries, k), brute_force(queries, codes, k))
 
 
-def test_the_real_plan_splits_a_large_database_and_finds_what_faiss_finds():
+def test_the_plan_splits_a_large_database_and_equals_faiss():
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 256, (300_000, 64), dtype=np.uint8)  # 2.4M words
     queries = codes[[5, 150_001, 299_999]]
@@ -333,14 +333,14 @@ def test_what_ties_on_gpus_is_settled(n, q, values, seed, data):
         assert settled.all()
 
 
-def test_queries_whose_ties_a_gpu_leaves_open_are_searched_on_the_cpu(fake_gpus):
+def test_ties_that_a_gpu_leaves_open_go_to_the_cpu(fake_gpus):
     rng = np.random.default_rng(5)
     codes, queries = few_codes(rng, 5000, 8, 3), few_codes(rng, 6, 8, 3)
     assert same(FlatSearcher(codes).search(queries, 10), brute_force(queries, codes, 10))
     assert fake_gpus.made[0].asked == [(6, 104)]
 
 
-def test_where_the_gpu_fails_the_cpu_takes_over_once_and_for_all(fake_gpus, monkeypatch, caplog):
+def test_where_the_gpu_fails_the_cpu_takes_over_for_good(fake_gpus, monkeypatch, caplog):
     monkeypatch.setattr(FakeGpu, "limit", 50)
     codes = few_codes(np.random.default_rng(6), 600, 8, 9)
     flat = FlatSearcher(codes)

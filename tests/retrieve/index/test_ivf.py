@@ -50,7 +50,7 @@ def within_lists(query, codes, centroids, assigned, nprobe):
     st.sampled_from([2, 4, 256]),  # values of a byte: with few, nearly everything ties
     st.integers(0, 2**32),
 )
-def test_of_the_lists_scanned_the_first_by_distance_and_position_come_back(n, lists, nprobe, width, values, seed):
+def test_scanned_lists_give_the_first_by_distance_and_position(n, lists, nprobe, width, values, seed):
     rng = np.random.default_rng(seed)
     codes, queries = (rng.integers(0, values, (count, width), dtype=np.uint8) for count in (n, 4))
     searcher, centroids, assigned = inverted(codes, min(lists, n), nprobe)
@@ -70,7 +70,7 @@ def test_of_the_lists_scanned_the_first_by_distance_and_position_come_back(n, li
             assert list(zip(distances[here], positions[here], strict=True)) == expected
 
 
-def test_a_thousand_equal_codes_come_back_by_position_alone_and_in_a_batch():
+def test_equal_codes_come_by_position_alone_and_in_a_batch():
     codes = clustered(5000)
     codes[1000:2000] = codes[7]
     searcher, centroids, assigned = inverted(codes, 64, 3)
@@ -122,7 +122,7 @@ def test_lists_and_results_are_the_same_again():
     assert (ivf_lists.train(codes, 64, seed=4) != first).any()
 
 
-def test_training_brings_codes_nearer_to_their_centroids_and_leaves_few_lists_empty():
+def test_training_nears_codes_to_centroids_and_fills_most_lists():
     codes = clustered(4000)
     rng = np.random.default_rng(0)
     drawn = hamming(codes, codes[rng.choice(4000, 64, replace=False)]).min(axis=1).mean()
@@ -144,7 +144,7 @@ def saved(tmp_path_factory):
     return Index.build(clustered(3000), rows=np.arange(3000) * 3, index_type="ivf").save(path)
 
 
-def test_a_saved_index_comes_back_whole_and_plain_faiss_reads_it(saved, tmp_path):
+def test_a_saved_index_comes_back_and_plain_faiss_reads_it(saved, tmp_path):
     codes = clustered(3000)
     found = Index.open(saved)
     assert found.approximate
@@ -203,7 +203,7 @@ def test_an_ivf_file_of_plain_faiss_is_refused_with_what_to_do(tmp_path):
             Index.open(tmp_path / "ivf", verify=verify)
 
 
-def test_few_codes_in_many_lists_leave_most_empty_and_still_read(tmp_path):
+def test_few_codes_in_many_lists_are_read_and_searched(tmp_path):
     codes = np.repeat(clustered(3), 400, axis=0)  # FAISS writes the sizes of few lists in another form
     path = Index.build(codes, index_type="ivf").save(tmp_path / "db.bin")
     index = Index.open(path)

@@ -75,7 +75,7 @@ def problems(draw):
 
 @given(problems(), st.integers(1, 12), st.integers(1, 4))
 @settings(deadline=None, max_examples=30)
-def test_equal_to_a_plain_implementation_that_reads_the_shortlist_alone(problem, k, factor):
+def test_equals_a_plain_implementation_over_the_shortlist(problem, k, factor):
     codes, rows, outputs, queries, features = problem
     index = Index.build(codes, rows=rows)
     k = min(k, len(rows))
@@ -119,7 +119,7 @@ def opened(folder):
     return *parts, FeatureStore(folder / "feats.h5")
 
 
-def test_a_shortlist_of_everything_gives_the_exact_order_and_equal_vectors_come_by_row():
+def test_a_full_shortlist_is_exact_with_equal_vectors_by_row():
     rng = np.random.default_rng(0)
     features = rng.standard_normal((200, 8)).astype(np.float16)
     features[[150, 90, 31]] = features[4]
@@ -133,7 +133,7 @@ def test_a_shortlist_of_everything_gives_the_exact_order_and_equal_vectors_come_
     assert hits.similarities[0, :4].tolist() == [1, 1, 1, 1]
 
 
-def test_the_asymmetric_order_keeps_more_neighbours_than_hammings(made):
+def test_the_asymmetric_order_has_more_neighbors_than_hamming(made):
     index, model, store = opened(made)
     queries = np.arange(3400, 3600)
     outputs = model.outputs(store.take(queries))
@@ -200,7 +200,7 @@ def test_all_of_the_database_can_be_compared(scene):
     assert sorted(near["row"] for near in found["results"][0]["neighbors"]) == list(range(400))
 
 
-def test_without_features_the_codes_give_the_order_or_it_is_said_what_is_missing(scene, caplog):
+def test_without_features_codes_give_the_order_or_an_error(scene, caplog):
     caplog.set_level("INFO", "sdc")
     vectors = np.random.default_rng(3).standard_normal((4, 24)).astype(np.float32)
     np.save(scene.folder / "q.npy", vectors)
@@ -272,7 +272,7 @@ def recalls_of(index, model, store, rows, k, size):
 
 
 @pytest.mark.parametrize("recall", [0.8, 0.95])
-def test_auto_reaches_the_recall_on_queries_it_never_saw_with_little_more_than_it_takes(made, recall):
+def test_auto_reaches_the_recall_on_unseen_queries_economically(made, recall):
     index, model, store = opened(made)
     choice = shortlist.choose(index, model, store, 10, recall)
     assert (choice.queries, choice.of) == (400, "query")
@@ -283,7 +283,7 @@ def test_auto_reaches_the_recall_on_queries_it_never_saw_with_little_more_than_i
 
 
 @pytest.mark.parametrize(("count", "times"), [(100, 1.8), pytest.param(200, 1.5, marks=pytest.mark.slow)])
-def test_over_seeds_auto_keeps_its_promise_to_queries_it_never_saw(made, count, times):
+def test_auto_keeps_its_promise_to_unseen_queries_over_seeds(made, count, times):
     index, model, store = opened(made)
     everyone = np.arange(3000, 3800)
     codes = pack(model.outputs(store.take(everyone)))
@@ -300,7 +300,7 @@ def test_over_seeds_auto_keeps_its_promise_to_queries_it_never_saw(made, count, 
     assert reached(int(np.median(sizes) / times)).mean() < 0.95
 
 
-def test_auto_of_an_index_without_queries_leaves_an_item_out_of_its_own_ranking(made):
+def test_auto_without_queries_leaves_an_item_out_of_its_ranking(made):
     index, model, store = opened(made)
     alone = Index.build(index.database.codes, rows=index.database.rows)
     choice = shortlist.choose(alone, model, store, 5, 0.9)
@@ -325,7 +325,7 @@ def test_what_ties_at_the_last_place_is_as_good_as_any(tmp_path):
     assert (choice.shortlist, choice.achieved) == (10, 1)
 
 
-def test_whole_recall_takes_every_neighbour_and_a_k_of_everything_takes_no_measuring(made):
+def test_whole_recall_keeps_all_and_a_k_of_all_is_not_measured(made):
     index, model, store = opened(made)
     choice = shortlist.choose(index, model, store, 3, 1.0)
     assert recall_of(index, model, store, index.queries.rows, 3, choice.shortlist) == 1
@@ -378,7 +378,7 @@ def test_the_choice_is_remembered_for_this_index_k_and_recall(own, monkeypatch, 
     assert len(measured) == 6
 
 
-def test_where_nothing_can_be_remembered_the_answer_comes_all_the_same(own, caplog):
+def test_an_answer_comes_where_nothing_can_be_remembered(own, caplog):
     (own / "db.bin.rerank.json").mkdir()
     assert len(search(SearchSettings(own / "db.bin", rerank="auto", limit=2))["results"]) == 2
     assert "is not remembered" in caplog.text

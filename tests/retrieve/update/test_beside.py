@@ -15,7 +15,7 @@ from sdc.retrieve.update import changes
 from sdc.retrieve.update.settings import RemoveSettings
 
 
-def test_readers_see_acknowledged_states_alone_and_never_go_back(shelf, tools, tmp_path):
+def test_readers_see_acknowledged_states_in_their_order(shelf, tools, tmp_path):
     outs, stop = [tmp_path / f"seen{number}" for number in range(2)], tmp_path / "stop"
     states = {0: tools.hash_of(shelf.expected)}
 
@@ -104,7 +104,7 @@ def test_what_is_no_folder_is_refused_in_its_place(shelf):
     shelf.check()
 
 
-def test_reading_starts_again_where_compaction_removes_what_is_read(shelf, monkeypatch):
+def test_reading_starts_again_when_compaction_removes_files(shelf, monkeypatch):
     shelf.add(["x"])
     from sdc.retrieve.index.delta import segments
 

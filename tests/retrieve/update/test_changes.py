@@ -231,7 +231,7 @@ def test_both_levels_of_multi_hot_labels_go_along(tmp_path):
 
 
 @pytest.mark.parametrize("lists", [None, 1])
-def test_an_ivf_index_is_searched_with_its_changes_and_built_anew(make_shelf, tmp_path, lists):
+def test_an_ivf_index_is_searched_with_changes_and_rebuilt(make_shelf, tmp_path, lists):
     shelf = make_shelf(tmp_path, 300, index_type="ivf")
     assert Index.open(shelf.path).approximate
     shelf.add([f"new/{number}" for number in range(30)])
@@ -268,7 +268,7 @@ def test_search_does_not_put_the_database_together(shelf, monkeypatch):
     assert index.explain(1, 3)
 
 
-def test_a_changed_index_is_saved_whole_and_a_new_one_takes_its_changes_place(shelf, tools):
+def test_a_changed_index_is_saved_whole_and_a_new_one_is_clean(shelf, tools):
     shelf.add(["x"])
     index = Index.open(shelf.path)
     index.save(shelf.folder / "copy.bin")
@@ -320,7 +320,7 @@ def test_the_golden_folder_reads_and_is_written_the_same(tmp_path):
     assert json.loads((tmp_path / "again" / "manifest.json").read_text())["schema"] == 1
 
 
-def test_an_addition_reads_the_index_once_and_nothing_of_its_own(shelf, monkeypatch):
+def test_an_addition_reads_the_index_once(shelf, monkeypatch):
     from sdc.retrieve.index import file_format
 
     change, after = shelf.added(["x", "y"])

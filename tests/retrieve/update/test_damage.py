@@ -112,7 +112,7 @@ def test_a_manifest_that_does_not_fit_is_refused(changed, edit, message):
     assert "\n" not in str(caught.value)
 
 
-def test_another_db_bin_beside_the_changes_is_refused_until_it_is_encoded_anew(changed):
+def test_another_db_bin_beside_changes_is_refused_until_encoded(changed):
     db = changed.path.read_bytes()
     changed.path.unlink()
     changed.path.write_bytes((changed.folder / "db.bin.changes" / "000001.added.bin").read_bytes())

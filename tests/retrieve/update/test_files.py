@@ -29,7 +29,7 @@ def link(shelf):
     return link
 
 
-def test_an_index_has_its_changes_by_whatever_link_it_is_reached(shelf, link, tools):
+def test_an_index_has_its_changes_through_any_link(shelf, link, tools):
     shelf.add(["x"])
     opened = Index.open(link)
     assert tools.state_of(opened) == shelf.expected
@@ -54,7 +54,7 @@ def test_an_index_has_its_changes_by_whatever_link_it_is_reached(shelf, link, to
     assert sorted(path.name for path in link.parent.iterdir()) == ["current.bin", "second.bin"]
 
 
-def test_a_link_that_is_replaced_leaves_what_it_led_to_with_its_changes(shelf, link, tools):
+def test_a_replaced_link_leaves_its_target_with_its_changes(shelf, link, tools):
     shelf.add(["x"])
     Index.build(np.zeros((3, 2), np.uint8)).save(link)
     assert not link.is_symlink()
@@ -62,7 +62,7 @@ def test_a_link_that_is_replaced_leaves_what_it_led_to_with_its_changes(shelf, l
     shelf.check()
 
 
-def test_a_link_that_is_led_elsewhere_during_compaction_takes_no_part_in_it(shelf, link, monkeypatch):
+def test_a_link_moved_during_compaction_takes_no_part_in_it(shelf, link, monkeypatch):
     shelf.add(["x"])
     other = Index.build(np.zeros((3, 2), np.uint8)).save(shelf.folder / "other.bin")
     held, merged = other.read_bytes(), Index.merged
