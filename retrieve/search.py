@@ -29,7 +29,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     Returns:
         The JSON of `sdc search`, see answer_schema.json: neighbors are ordered by (distance, row). With rerank also
         `rerank`, what was done, and each neighbor has a `similarity`, the features' cosine, or a `score`, the
-        asymmetric one, where the features are not at hand; that order then is by (similarity or score descending, row).
+        one by codes, where the features are not at hand; that order then is by (similarity or score descending, row).
         With a radius k is None, `radius` stands beside it, and each query has as many neighbors as there are.
 
     Raises:

@@ -16,7 +16,7 @@ from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL, RememberedChoices, ShortlistChoice
-from sdc.train import Model
+from sdc.train import ByteTables, Model
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Reranker:
 
     Attributes:
         model: the one that encoded the index, as it did.
-        store: the features the index was encoded from; None where they are not at hand, so that the asymmetric
-            score gives the final order.
+        store: the features the index was encoded from; None where they are not at hand, so that the score by codes
+            gives the final order.
         k: neighbors of a query.
         shortlist: how many of the candidates are compared by their features.
         choice: what chose the shortlist, with `auto`.
@@ -73,13 +73,18 @@ class Reranker:
             missing = missing_features(index) if features is None else None
             if missing:
                 log.info(
-                    "the features are not %s: the order is by codes alone (asymmetric distance); --features says where "
-                    "they are", missing,
+                    "the features are not %s: the order is by codes alone (%s); --features says where they are",
+                    missing, "asymmetric distance" if model.tables is None else "byte tables",
                 )  # fmt: skip
                 return cls(index, model, None, k, size)
             store = encoded_features(index, features, verify=False)
         store.read_at_random()
         return cls(index, model, store, k, size, choice)
+
+    @property
+    def tables(self) -> ByteTables | None:
+        """What scores the codes, where the model has such."""
+        return None if self.model.tables is None else self.model.tables.decoder
 
     @property
     def candidates(self) -> int:
@@ -118,10 +123,13 @@ class Reranker:
             outputs: (Q, bits), the model's of them.
         """
         if self.store is None:
-            return rerank_positions(self.index, distances, positions, outputs, self.k)
+            queries = None if self.tables is None else features
+            return rerank_positions(
+                self.index, distances, positions, outputs, self.k, queries=queries, tables=self.tables
+            )
         return rerank_positions(
             self.index, distances, positions, outputs, self.k,
-            shortlist=self.shortlist, queries=features, features=self.store,
+            shortlist=self.shortlist, queries=features, features=self.store, tables=self.tables,
         )  # fmt: skip
 
     @property

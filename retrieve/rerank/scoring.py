@@ -1,11 +1,13 @@
 """Reranking: the candidates that a search finds by Hamming distance, put into a finer order.
 
-    index ── Hamming ──▶ 4 · FACTOR · k candidates ── asymmetric ──▶ FACTOR · k, the shortlist ── cosine ──▶ k
+    index ── Hamming ──▶ 4 · FACTOR · k candidates ── by codes ──▶ FACTOR · k, the shortlist ── cosine ──▶ k
 
-Asymmetric: only the database's vectors are binary, the query keeps its real outputs o (K,). An item with the signs
-b ∈ {−1, +1}^K scores o·b / (‖o‖·√K), the cosine of the two: Gordo, Perronnin, Gong and Lazebnik, "Asymmetric distances
-for binary embeddings", PAMI 2014, with the signs themselves as the reconstruction of an item. It needs nothing but
-the codes. Cosine: of the features, of which only the shortlist's rows are read.
+By codes: only the database's vectors are codes, the query stays in float. Where the index's model has byte tables, an
+item scores the cosine of the query and what its code decodes to, see `sdc.train.ByteTables`. Else the score is
+asymmetric: the query keeps its real outputs o (K,), and an item with the signs b ∈ {−1, +1}^K scores o·b / (‖o‖·√K),
+the cosine of the two: Gordo, Perronnin, Gong and Lazebnik, "Asymmetric distances for binary embeddings", PAMI 2014,
+with the signs themselves as the reconstruction of an item. Neither needs anything but the codes. Cosine: of the
+features, of which only the shortlist's rows are read.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from sdc.errors import UsageError
 from sdc.retrieve.bits import byte_signs
 from sdc.retrieve.features import Features, row_lengths, unit_rows
 from sdc.retrieve.index import Index
+from sdc.train import ByteTables
 
 Factor = float | Literal["auto"]
 
@@ -32,7 +35,7 @@ class Ranking(NamedTuple):
     Attributes:
         distances: (Q, k) int32, Hamming.
         positions: (Q, k) int64, among the items of the index.
-        similarities: (Q, k) float64 in [−1, 1]: the features' cosine, or, without features, the asymmetric score.
+        similarities: (Q, k) float64: the features' cosine, or, without features, the score by codes.
     """
 
     distances: np.ndarray
@@ -69,6 +72,7 @@ def rerank(
     shortlist: int | None = None,
     queries: np.ndarray | None = None,
     features: np.ndarray | Features | None = None,
+    tables: ByteTables | None = None,
 ) -> Reranked:
     """The best k of candidates that `Index.search` found, usually `WIDTH` times the shortlist.
 
@@ -77,17 +81,18 @@ def rerank(
         distances, rows: (Q, M), what `index.search` returned.
         outputs: (Q, bits), the queries' real outputs.
         k: how many; more than M returns all.
-        shortlist: of how many the features are compared, those of the best asymmetric score; None takes all M.
+        shortlist: of how many the features are compared, those of the best score by codes; None takes all M.
         queries: (Q, d), the queries' features, and
-        features: the database's, by the rows of the index: (rows, d), or what `encoded_features` gives. Without these
-            two the asymmetric score gives the final order.
+        features: the database's, by the rows of the index: (rows, d), or what `encoded_features` gives. Without the
+            database's the score by codes gives the final order.
+        tables: those that score the codes, for which the queries' features are needed; None takes the asymmetric score.
 
     Raises:
         UsageError: k or the shortlist is below 1, or arrays do not fit together.
     """
     positions, _ = index.items.positions(rows)
     best = rerank_positions(
-        index, distances, positions, outputs, k, shortlist=shortlist, queries=queries, features=features
+        index, distances, positions, outputs, k, shortlist=shortlist, queries=queries, features=features, tables=tables
     )
     return Reranked(best.distances, index.items.rows(best.positions), best.similarities)
 
@@ -102,25 +107,60 @@ def rerank_positions(
     shortlist: int | None = None,
     queries: np.ndarray | None = None,
     features: np.ndarray | Features | None = None,
+    tables: ByteTables | None = None,
 ) -> Ranking:
     """As `rerank`, of what `Index.search_positions` found."""
     if k < 1 or (shortlist is not None and shortlist < 1):
         raise UsageError(f"k and the shortlist must be at least 1, found {k} and {shortlist}")
-    if (queries is None) != (features is None):
+    if (features is not None and queries is None) or (queries is not None and features is None and tables is None):
         raise UsageError("the queries' features and the database's are compared: give both, or neither")
     if queries is not None and features is not None:
         dimension = features.shape[1] if isinstance(features, np.ndarray) else features.dimension
         count = len(positions)
         if queries.shape != (count, dimension):
             raise UsageError(f"features of {count} queries must be ({count}, {dimension}), found {queries.shape}")
-    scores = asymmetric(index, positions, outputs)
+    scores = code_scores(index, positions, outputs, tables, queries)
     size = k if features is None else positions.shape[1] if shortlist is None else max(k, shortlist)
     best = _best(Ranking(distances, positions, scores), size)
-    if queries is None or features is None:
+    if features is None:
         return best
+    assert queries is not None
     rows = index.items.rows(best.positions)
     similarities = np.array([cosines(query, features, near) for query, near in zip(queries, rows, strict=True)])
     return _best(best._replace(similarities=similarities.reshape(rows.shape)), k)
+
+
+def code_scores(
+    index: Index,
+    positions: np.ndarray,
+    outputs: np.ndarray,
+    tables: ByteTables | None = None,
+    queries: np.ndarray | None = None,
+) -> np.ndarray:
+    """Scores of some items (Q, M) for each query: by byte tables, or without them the asymmetric ones; (Q, M).
+
+    Args:
+        positions: (Q, M), of the items.
+        outputs: (Q, bits), the queries' real outputs.
+        tables: of the model that encoded the index.
+        queries: (Q, d), the queries' features, which tables are asked with.
+
+    Raises:
+        UsageError: the outputs are not (Q, bits), or there are tables and the queries are not (Q, d).
+    """
+    if tables is None:
+        return asymmetric(index, positions, outputs)
+    expected = (len(positions), len(tables.mean))
+    if queries is None or queries.shape != expected:
+        shape = None if queries is None else queries.shape
+        raise UsageError(f"byte tables score the queries' features, {expected}, found {shape}")
+    scores = np.empty(positions.shape)
+    lengths = index.items.lengths(positions)
+    for number, (query, items, out) in enumerate(zip(queries, positions, scores, strict=True)):
+        codes = index.items.codes(items)
+        of_items = tables.lengths(codes) if lengths is None else lengths[number]
+        out[:] = tables.scores(query[None], codes, of_items)[0]
+    return np.round(scores, _DIGITS, out=scores)
 
 
 def asymmetric(index: Index, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:

@@ -21,8 +21,8 @@ from sdc.files import atomic_write, seal, unseal
 from sdc.retrieve.cross_validation import choose_and_validate, folds, query_part
 from sdc.retrieve.features import Features, Nearest, nearest
 from sdc.retrieve.index import Index, Records, own_positions
-from sdc.retrieve.rerank.scoring import WIDTH, asymmetric
-from sdc.train import Model
+from sdc.retrieve.rerank.scoring import WIDTH, code_scores
+from sdc.train import ByteTables, Model
 
 RECALL = 0.95  # asked for by default
 _QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is used
@@ -144,13 +144,17 @@ class _Sample:
 
     Attributes:
         own: (Q,) the position of each query's own row in the database, or −1.
-        outputs: (Q, bits), the model's.
+        features: (Q, d), and
+        outputs: (Q, bits), the model's of them.
+        tables: the model's, if it has any.
     """
 
     index: Index
     queries: Records
     own: np.ndarray
+    features: np.ndarray
     outputs: np.ndarray
+    tables: ByteTables | None
     near: list[Nearest]
     k: int
 
@@ -158,7 +162,8 @@ class _Sample:
     def of(cls, queries: Records, index: Index, model: Model, store: Features, k: int) -> _Sample:
         own = own_positions(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
-        return cls(index, queries, own, model.outputs(store.take(queries.rows)), near, k)
+        features, tables = store.take(queries.rows), None if model.tables is None else model.tables.decoder
+        return cls(index, queries, own, features, model.outputs(features), tables, near, k)
 
     def recalls(self, sizes: np.ndarray) -> np.ndarray:
         """(sizes, Q): which share of each query's k nearest is in a shortlist of each of these ascending sizes."""
@@ -168,7 +173,7 @@ class _Sample:
         for start in range(0, len(self.queries), step):
             part = slice(start, start + step)
             _, positions = self.index.search_positions(self.queries.codes[part], width)
-            scores = asymmetric(self.index, positions, self.outputs[part])
+            scores = code_scores(self.index, positions, self.outputs[part], self.tables, self.features[part])
             for q, (items, score) in enumerate(zip(positions, scores, strict=True), start):
                 others = items != self.own[q]
                 recalls[:, q] = self._recalls_of(self.near[q], items[others], score[others], sizes)

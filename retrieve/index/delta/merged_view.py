@@ -52,6 +52,13 @@ class MergedView:
         """The codes at positions (…,), (…, bits // 8)."""
         return self._gather(positions, self.stored.codes, None if self.added is None else self.added.codes)
 
+    def lengths(self, positions: np.ndarray) -> np.ndarray | None:
+        """The length bytes at positions, of any shape; None where the index has none, see `Records.lengths`."""
+        added = None if self.added is None else self.added.lengths
+        if self.stored.lengths is None or (self.added is not None and added is None):
+            return None
+        return self._gather(positions, self.stored.lengths, added)
+
     def names(self, positions: np.ndarray) -> list[str]:
         """The ids at positions (n,)."""
         if self.added is None:

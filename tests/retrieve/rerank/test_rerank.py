@@ -15,12 +15,17 @@ from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, run
+from sdc.retrieve.features import encoded_features
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.records import Records
 from sdc.retrieve.rerank import shortlist
-from sdc.retrieve.rerank.scoring import WIDTH, rerank, shortlist_size
+from sdc.retrieve.rerank.reranker import Reranker
+from sdc.retrieve.rerank.scoring import WIDTH, code_scores, rerank, shortlist_size
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings
+from sdc.retrieve.update import AddSettings, add
+from sdc.train.byte_tables import CodeTables, unit_rows
+from sdc.train.fit_tables import fit_tables
 from sdc.train.model import Model
 
 
@@ -403,6 +408,97 @@ def test_a_large_shortlist_is_remarked_on(made, monkeypatch, caplog):
     assert share in caplog.text
     assert "codes of 64 bits" in caplog.text
     assert "longer codes" in caplog.text
+
+
+# -- byte tables --
+
+
+@pytest.fixture(scope="module")
+def tabled(made, tmp_path_factory):
+    """The index of `made` by a model with byte tables; the last 200 items were added later."""
+    folder = tmp_path_factory.mktemp("tables")
+    features = FeatureStore(made / "feats.h5").features
+    for name, rows in (("feats.h5", np.arange(2800)), ("more.h5", np.arange(2800, 3000))):
+        split = {"database": np.arange(len(rows)), "query": np.arange(len(rows), len(rows) + 400)}
+        everything = np.concatenate([features[rows], features[3000:3400]])
+        ids = [f"{name}/{n}" for n in range(len(everything))]
+        write_features(folder / name, Listing(ids, split), {"source": "import"}, 32, np.float16, [everything])
+    plain = Model.load(made / "model.safetensors")
+    tables = fit_tables(plain.encode(features[:2800]), unit_rows(features[:2800]))
+    Model(plain.tensors, plain.metadata, CodeTables(tables)).save(folder / "model.safetensors")
+    run(EncodeSettings(features=folder / "feats.h5", model=folder / "model.safetensors", out=folder / "db.bin"))
+    add(AddSettings(features=folder / "more.h5", index=folder / "db.bin"))
+    return folder
+
+
+def table_order(index, model, query, positions):
+    """Positions by the cosine of a query and what their codes decode to, from the decoder's own decoding."""
+    decoder, codes = model.tables.decoder, index.items.codes(positions)
+    factors = 1 / decoder.length_values()[decoder.lengths(codes)]
+    unit = query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))
+    scores = decoder.decode(codes).astype(np.float64) @ unit * factors
+    order = np.lexsort((positions, -scores))
+    return positions[order], scores[order]
+
+
+def test_byte_tables_order_the_shortlist(tabled, made):
+    index, model, store = opened(tabled)
+    queries = FeatureStore(made / "feats.h5").features[3400:3440].astype(np.float32)
+    outputs, size, k = model.outputs(queries), 15, 5
+    distances, positions = index.search_positions(pack(outputs), WIDTH * size)
+    x = np.concatenate([store.features[:2800], FeatureStore(tabled / "more.h5").features[:200]])
+    reranker = Reranker(index, model, None, k, size)
+    by_codes = reranker.rerank(distances, positions, queries, outputs)
+    for place, query in enumerate(queries):
+        order, scores = table_order(index, model, query, positions[place])
+        np.testing.assert_allclose(by_codes.similarities[place], scores[:k], atol=1e-5)
+        assert set(by_codes.positions[place, :2]) <= set(order[:3])  # what all but ties may change places
+    reranker = Reranker(index, model, encoded_features(index, None, verify=False), k, size)
+    hits, clear = reranker.rerank(distances, positions, queries, outputs), 0
+    for place, query in enumerate(queries):
+        order, scores = table_order(index, model, query, positions[place])
+        if scores[size - 1] - scores[size] > 1e-5:  # else rounding may decide who is in the shortlist
+            best = sorted(order[:size].tolist(), key=lambda position: (-cosine(query, x[position]), position))
+            assert hits.positions[place].tolist() == best[:k]
+            clear += 1
+    assert clear > 30
+
+
+def test_lengths_are_recorded_added_or_computed(tabled):
+    index, model, _ = opened(tabled)
+    positions = np.array([[0, 2799, 2800], [2999, 5, 2801]])
+    lengths, decoder = index.items.lengths(positions), model.tables.decoder
+    np.testing.assert_array_equal(lengths.ravel(), decoder.lengths(index.items.codes(positions.ravel())))
+    queries = np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)
+    without = Index.build(index.database.codes)
+    assert without.items.lengths(positions) is None
+    found = [code_scores(each, positions, model.outputs(queries), decoder, queries) for each in (index, without)]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(UsageError, match="the queries' features"):
+        code_scores(index, positions, model.outputs(queries), decoder)
+
+
+def test_auto_takes_a_smaller_shortlist_with_byte_tables(tabled, made):
+    model, signs_only = Model.load(tabled / "model.safetensors"), Model.load(made / "model.safetensors")
+    index, _, store = opened(made)
+    sizes = [shortlist.choose(index, each, store, 10, 0.9).shortlist for each in (model, signs_only)]
+    assert sizes[0] <= sizes[1]
+
+
+def test_without_features_byte_tables_give_the_order(tabled, caplog):
+    caplog.set_level("INFO", "sdc")
+    vectors = np.random.default_rng(3).standard_normal((2, 32)).astype(np.float32)
+    np.save(tabled / "q.npy", vectors)
+    index, model, _ = opened(tabled)
+    hidden = [(tabled / name).rename(tabled / f"{name}.away") for name in ("feats.h5", "more.h5")]
+    found = search(SearchSettings(tabled / "db.bin", k=5, rerank=2, queries=tabled / "q.npy"))
+    for path in hidden:
+        path.rename(path.with_suffix(""))
+    assert "by codes alone (byte tables)" in caplog.text
+    for result, vector in zip(found["results"], vectors, strict=True):
+        _, positions = index.search_positions(model.encode(vector[None], query=True), 40)
+        _, scores = table_order(index, model, vector, positions[0])
+        np.testing.assert_allclose([near["score"] for near in result["neighbors"]], scores[:5], atol=1e-5)
 
 
 # -- the command --
