@@ -29,7 +29,7 @@ COMMANDS = {
     "reproduce": "Make a table of the paper: our figures beside the published ones.",
     "search": "Find the nearest codes of queries.",
     "serve": "Answer searches over HTTP, with a page to try it.",
-    "train": "Train a hash head on the train split.  Ctrl-C saves a checkpoint.",
+    "train": "Train a hash head on the train or the database split.  Ctrl-C saves a checkpoint.",
 }
 _MODULES = {"import": "import_vectors"}  # names that no module can have
 

@@ -50,7 +50,7 @@ def _settings(command: F) -> F:
 @overwrite
 @as_json
 def train(as_json: bool, **options: Any) -> None:
-    """Train a hash head on the train split.  Ctrl-C saves a checkpoint.
+    """Train a hash head on the train or the database split.  Ctrl-C saves a checkpoint.
 
     Several processes: torchrun --nproc-per-node N -m sdc train ...
     """
