@@ -41,6 +41,7 @@ def refine(unary: np.ndarray, pairs: np.ndarray, codes: np.ndarray, rounds: int,
     Returns:
         (n, M) uint8.
     """
+    unary, pairs = (np.ascontiguousarray(costs, np.int16) for costs in (unary, pairs))
     codes = np.array(codes, np.uint8, order="C")
     changes = np.zeros(len(codes), np.int32)
     count = codes.shape[1]
@@ -112,8 +113,9 @@ def table_scores(
             sums += entries[codes[:, byte]]
         sums *= factors[lengths]
         return sums
-    codes, lengths = np.ascontiguousarray(codes), np.ascontiguousarray(lengths)
-    table, scores = np.ascontiguousarray(table), np.empty(len(codes), np.float32)
+    codes, lengths = (np.ascontiguousarray(array, np.uint8) for array in (codes, lengths))
+    table, factors = (np.ascontiguousarray(array, np.float32) for array in (table, factors))
+    scores = np.empty(len(codes), np.float32)
     pointers = (array.ctypes.data for array in (codes, lengths, factors, scores))
     library.sdc_scores(*codes.shape, table.ctypes.data, ctypes.c_float(offset), *pointers)
     return scores

@@ -67,6 +67,8 @@ class ByteTables:
             raise SdcError(
                 f"byte tables of the shape {shape} for vectors of {dimension}, expected (M, 256, d) for (d,)"
             )
+        if (self.vectors.dtype, self.mean.dtype) != (np.int16, np.float32):
+            raise SdcError(f"byte tables of {self.vectors.dtype} and {self.mean.dtype}, expected int16 and float32")
         numbers = (self.scale, self.variance, self.shortest, self.longest)
         if not (np.isfinite(numbers).all() and self.scale > 0 and self.longest > self.shortest >= 0):
             raise SdcError(f"byte tables with impossible figures {numbers}")
@@ -191,6 +193,7 @@ class ByteTables:
             length[byte] ** 2 + 2 * reach * length[byte] + paid + np.abs(product).max(axis=(1, 2)).sum()
             for byte, product in enumerate(products)
         )
+        worst = max(float(worst), 1e-9)  # tables of zeros cost nothing
         grid = float(2.0 ** np.floor(np.log2(_MOST_COST / worst)))
         pairs = np.stack([np.rint(product * np.float32(grid)).astype(np.int16) for product in products])
         self._pairs.clear()  # they take far more memory than the tables
@@ -208,6 +211,9 @@ class CodeTables:
         price: of a bit that departs from its output's sign.
         deviation: of the outputs on training rows: their unit in the price.
         perturbations: of each code when it is refined.
+
+    Raises:
+        SdcError: they do not fit together, or a figure is out of its range.
     """
 
     decoder: ByteTables
@@ -218,6 +224,13 @@ class CodeTables:
 
     _PARTS: ClassVar[tuple[str, ...]] = ("decoder", "encoder")
     _FIGURES: ClassVar[tuple[str, ...]] = ("scale", "variance", "shortest", "longest")
+
+    def __post_init__(self) -> None:
+        if self.encoder is not None and self.encoder.vectors.shape != self.decoder.vectors.shape:
+            raise SdcError(f"byte tables of {self.decoder.vectors.shape} and of {self.encoder.vectors.shape}")
+        if not (0 <= self.price < np.inf and 0 < self.deviation < np.inf and self.perturbations >= 0):
+            numbers = (self.price, self.deviation, self.perturbations)
+            raise SdcError(f"byte tables with impossible figures {numbers}")
 
     def encode(self, vectors: np.ndarray, outputs: np.ndarray, *, query: bool = False) -> np.ndarray:
         """Codes (n, M) uint8 of vectors (n, d), refined where there is an encoder.

@@ -41,6 +41,7 @@ PAPER: dict[str, Any] = {
     "hidden": 0, "norm": True, "budget": 0.0, "normalize": False, "steps": 0, "schedule": "constant",
     "optimizer": "adam", "search_by": None, "price": None, "tables": False,
 }  # fmt: skip
+MOST_PRICE = 1e6  # of a bit: far more than a vector's squared error, far less than float32 can hold
 RUNS_OWN = ("bits", "seed")  # fields that no preset and no goal decides
 
 
@@ -121,8 +122,8 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"locality = {recipe.locality}: must lie between 0 and 1")
     if recipe.locality and recipe.space != "principal":
         raise UsageError(f"locality = {recipe.locality} needs the space 'principal', not {recipe.space!r}")
-    if recipe.price is not None and not 0 <= recipe.price < float("inf"):
-        raise UsageError(f"price = {recipe.price}: must not be negative")
+    if recipe.price is not None and not 0 <= recipe.price <= MOST_PRICE:
+        raise UsageError(f"price = {recipe.price}: must lie between 0 and {MOST_PRICE:g}, which no bit is worth")
     if recipe.price is not None and recipe.search_by is None:
         raise UsageError("a price is paid where codes are refined: add --search-by hamming, both or tables")
     if recipe.lr is not None and not 0 < recipe.lr < float("inf"):
