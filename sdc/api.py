@@ -46,7 +46,8 @@ class Hasher:
     ) -> None:
         from sdc.train import GOALS, choose_goal, make_recipe
 
-        self.goal = choose_goal(goal, method, preset, settings, labelled=False)
+        given = [name for name, value in settings.items() if value is not None]
+        self.goal = choose_goal(goal, method, preset, given, labelled=False)
         chosen = {"method": method, **({} if self.goal is None else GOALS[self.goal.name]), **settings}
         self.recipe = make_recipe(preset, bits=bits, **chosen)
         self._preset = preset
@@ -185,14 +186,20 @@ def _inspect_model(path: Path) -> dict[str, Any]:
     from sdc.train import Model
 
     model = Model.load(path)
+    training = model.metadata["training"]
+    settings = {
+        name: training.get(name) if value is None else value  # what a rule gave, where none was given
+        for name, value in model.metadata["settings"].items()
+    }
     return {
-        "rows": model.metadata["training"]["rows"],
+        "rows": training["rows"],
         "bits": model.bits,
         "dimension": model.dimension,
         "fingerprint": model.fingerprint,
         **{key: value for key, value in model.metadata.items() if key != "training"},
-        "epochs": model.metadata["training"]["epochs"],
-        "loss": model.metadata["training"]["loss"],
+        "settings": settings,
+        "epochs": training["epochs"],
+        "loss": training["loss"],
     }
 
 
