@@ -67,7 +67,7 @@ class ByteTables:
             raise SdcError(
                 f"byte tables of the shape {shape} for vectors of {dimension}, expected (M, 256, d) for (d,)"
             )
-        if (self.vectors.dtype, self.mean.dtype) != (np.int16, np.float32):
+        if self.vectors.dtype != np.int16 or self.mean.dtype != np.float32:
             raise SdcError(f"byte tables of {self.vectors.dtype} and {self.mean.dtype}, expected int16 and float32")
         numbers = (self.scale, self.variance, self.shortest, self.longest)
         if not (np.isfinite(numbers).all() and self.scale > 0 and self.longest > self.shortest >= 0):

@@ -34,6 +34,7 @@ KINDS = {
     "lsh": {"method": "lsh"},
     "sh": {"method": "sh"},
     "sign": {"method": "sign"},
+    "neighbors": {"goal": "neighbors", "steps": 5, "hidden": 24, "batch_size": 64},
 }
 
 
