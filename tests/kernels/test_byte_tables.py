@@ -55,7 +55,7 @@ def test_refine_in_cpp_is_that_in_numpy(data):
 
 
 @pytest.mark.parametrize("bytes_", [1, 2, 3, 8])
-def test_refine_never_raises_a_cost_and_more_effort_lowers_it(bytes_):
+def test_more_effort_lowers_the_cost(bytes_):
     unary, pairs, codes = costs(np.random.default_rng(bytes_), 30, bytes_)
     start = total(unary, pairs, codes)
     settled = total(unary, pairs, refine(unary, pairs, codes, 2, 0))
@@ -71,13 +71,13 @@ def test_refine_without_effort_keeps_the_codes():
     np.testing.assert_array_equal(refine(unary, pairs, codes, 0, 0), codes)
 
 
-def test_codes_of_one_byte_get_their_best_value_the_first_of_equals():
+def test_a_code_of_one_byte_gets_its_best_value():
     unary, pairs, codes = costs(np.random.default_rng(0), 50, 1, most=20)  # so few values tie
     for perturbations in (0, 3):
         np.testing.assert_array_equal(refine(unary, pairs, codes, 1, perturbations)[:, 0], unary[0].argmin(axis=1))
 
 
-def test_most_codes_of_two_bytes_get_their_best_pair_of_values():
+def test_most_codes_of_two_bytes_get_their_best_values():
     unary, pairs, codes = costs(np.random.default_rng(0), 60, 2)
     pairs //= 8  # as of tables, whose vectors are nearly orthogonal
     refined = total(unary, pairs, refine(unary, pairs, codes, 2, 8))
@@ -125,7 +125,7 @@ def test_table_scores_take_arrays_in_any_layout():
     np.testing.assert_array_equal(table_scores(table, offset, codes, *apart), expected)
 
 
-def test_without_a_compiler_numpy_takes_its_place_and_that_is_said(monkeypatch, caplog, tmp_path):
+def test_without_a_compiler_numpy_is_used_and_that_is_said(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(byte_tables.native.shutil, "which", lambda name: None)
     byte_tables._loaded.cache_clear()

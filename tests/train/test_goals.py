@@ -55,7 +55,7 @@ def test_what_contradicts_a_goal_is_refused(goal, method, preset, others, labell
         choose_goal(goal, method, preset, others, labelled=labelled)
 
 
-def test_a_goal_says_what_it_is_for_why_and_what_the_other_is():
+def test_a_goal_says_its_aim_its_reason_and_the_other():
     assert str(choose_goal(None, None, "default", labelled=False)) == (
         "goal neighbors: the codes are trained to keep each item's nearest neighbours, since the features have no "
         "labels (--goal kinds trains them to tell kinds of items apart)"
@@ -67,7 +67,7 @@ def test_a_goal_says_what_it_is_for_why_and_what_the_other_is():
 
 
 @pytest.mark.parametrize("goal", GOALS)
-def test_a_goal_sets_what_it_stands_for_and_leaves_the_rest_to_the_user(goal):
+def test_a_goal_leaves_other_settings_to_the_user(goal):
     recipe = sdc.Hasher(bits=16, goal=goal, lr=0.25).recipe
     assert {name: getattr(recipe, name) for name in GOALS[goal]} == GOALS[goal]
     assert recipe.lr == 0.25
@@ -76,7 +76,7 @@ def test_a_goal_sets_what_it_stands_for_and_leaves_the_rest_to_the_user(goal):
     assert sdc.Hasher(goal="kinds", locality=0.5).recipe.locality == 0.5
 
 
-def test_without_a_goal_vectors_in_memory_are_there_for_their_neighbours():
+def test_in_memory_the_goal_is_neighbors():
     assert sdc.Hasher().recipe == sdc.Hasher(goal="neighbors").recipe
     assert sdc.Hasher(locality=None, calibration=None).recipe.method == "neighbors"  # settings that are not given
     assert sdc.Hasher(locality=1.0).recipe.method == "sdc"
@@ -120,7 +120,7 @@ def trained(request, tmp_path_factory, command_in):
     return ("kinds" if request.param else "neighbors"), command, done.stderr
 
 
-def test_train_prints_the_goal_with_its_reason_and_the_model_records_it(trained):
+def test_the_goal_is_printed_and_recorded(trained):
     goal, command, said = trained
     lines = [line for line in said.splitlines() if f"goal {goal}: the codes are trained to" in line]
     assert len(lines) == 1

@@ -36,7 +36,7 @@ def model_with(tables, **more):
 
 
 @pytest.mark.parametrize("tables", [TABLES, replace(TABLES, encoder=None), None], ids=["both", "decoder", "none"])
-def test_saved_and_loaded_a_model_encodes_and_scores_the_same(tmp_path, tables):
+def test_saved_and_loaded_a_model_does_the_same(tmp_path, tables):
     model = model_with(tables)
     again = Model.load(model.save(tmp_path / "model.safetensors"))
     assert again.fingerprint == model.fingerprint
@@ -72,12 +72,12 @@ OTHERS = {
 }
 
 
-def test_whatever_changes_codes_or_scores_changes_the_fingerprint():
+def test_other_tables_give_another_fingerprint():
     fingerprints = {model_with(tables).fingerprint for tables in (TABLES, *OTHERS.values())}
     assert len(fingerprints) == len(OTHERS) + 1
 
 
-def test_another_mean_of_the_batch_norm_leaves_the_tables():
+def test_recentering_leaves_the_tables():
     tensors = {
         "output.bias": np.zeros(BITS),
         **{f"norm.{name}": np.ones(BITS) for name in ("running_mean", "running_var", "weight", "bias")},
@@ -147,13 +147,13 @@ def test_damaged_arrays_are_refused(tmp_path, wrong):
     refusal(path)
 
 
-def test_tables_of_another_length_or_dimension_than_the_heads_are_refused():
+def test_tables_that_do_not_fit_the_head_are_refused():
     for shape in ((3, DIMENSION), (2, DIMENSION + 1)):
         with pytest.raises(SdcError, match="not a hash head: byte tables"):
             model_with(CodeTables(byte_tables(1, *shape)))
 
 
-def test_every_flipped_bit_of_tables_and_header_is_refused(tmp_path):
+def test_every_flipped_bit_is_refused(tmp_path):
     good = model_with(TABLES).save(tmp_path / "good.safetensors").read_bytes()
     path, rng = tmp_path / "bad.safetensors", random.Random(0)
     header = struct.unpack("<Q", good[:8])[0]
@@ -166,7 +166,7 @@ def test_every_flipped_bit_of_tables_and_header_is_refused(tmp_path):
             Model.load(path)
 
 
-def test_inspect_says_that_a_model_with_damaged_tables_is_not_whole(tmp_path):
+def test_inspect_says_that_damaged_tables_are_not_whole(tmp_path):
     from sdc.api import inspect
 
     path = model_with(TABLES, training={"rows": 9, "epochs": 0, "loss": None}).save(tmp_path / "model.safetensors")

@@ -43,7 +43,7 @@ def plain(unit, logits, temperature):
 @pytest.mark.parametrize(("rows", "anchors"), [(12, 4), (33, 33), (65, 16), (2, 1)])
 @pytest.mark.parametrize("temperature", [0.01, 0.3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_the_loss_and_its_gradient_are_those_of_plain_loops(rows, anchors, temperature, dtype, tolerance):
+def test_loss_and_gradient_are_those_of_plain_loops(rows, anchors, temperature, dtype, tolerance):
     unit, logits = batch(rows, anchors, dtype=dtype)
     logits.requires_grad_()
     loss = neighbor_loss(unit, logits, temperature)
@@ -84,7 +84,7 @@ def entropy(unit, temperature, anchors):
 
 @pytest.mark.parametrize("spread", [0.05, 1.0])
 @pytest.mark.parametrize("wanted", [0.5, 1.2, 2.5])
-def test_the_temperature_gives_the_entropy_that_is_asked_for_however_near_the_rows_lie(spread, wanted):
+def test_the_temperature_gives_the_entropy_asked_for(spread, wanted):
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(200, 8, generator=generator, dtype=torch.float64) * spread
     rows[:, 0] += 1
@@ -93,6 +93,6 @@ def test_the_temperature_gives_the_entropy_that_is_asked_for_however_near_the_ro
     assert entropy(unit, temperature, 50) == pytest.approx(wanted, abs=0.01)
 
 
-def test_the_temperature_is_finite_where_rows_are_alike_or_few():
+def test_the_temperature_is_finite_where_rows_are_alike():
     for unit in (torch.ones(50, 1), torch.ones(2, 1)):
         assert 0 < teacher_temperature(unit) <= 1
