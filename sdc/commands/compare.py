@@ -25,7 +25,8 @@ from sdc.compare import CompareSettings
     default=",".join(CompareSettings.methods),
     show_default=True,
     type=NAMES,
-    help="Any of `sdc train`, such a name and -asymmetric (the query in float), pq, rabitq and float16.",
+    help="Any of `sdc train`, such a name with -asymmetric or -tables (the query in float, by its outputs or by what "
+    "codes decode to), pq, rq, lsq, rabitq and float16.",
 )
 @click.option("--queries", type=int, default=CompareSettings.queries, show_default=True, help="At most so many.")
 @click.option("--limit", type=int, help="A sample of so many vectors of the database.  [default: all]")

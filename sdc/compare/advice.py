@@ -2,23 +2,31 @@
 
 One method is clearly above another where the mean of their difference over the queries is more than two of its
 standard errors; otherwise the two are level.
+
+Methods of SDC's bytes are compared with SDC. Codes that are read with one byte more, for the length of what they decode
+to, are compared with each other, and so is the goal neighbors with the codes that are searched by Hamming distance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sdc.compare.contender import ASYMMETRIC, TABLES
 from sdc.compare.results import Result, near_cutoff
 
-LEAD, IN_FLOAT, FLOAT = "sdc", "sdc-asymmetric", "float16"
+LEAD, IN_FLOAT, FLOAT = "sdc", f"sdc{ASYMMETRIC}", "float16"
+NEIGHBORS, DECODED = "neighbors", f"neighbors{TABLES}"
+ADDITIVE = ("rq", "lsq")
 NAMES = {
     "sdc": "SDC",
-    "sdc-asymmetric": "SDC with the query in float",
+    "neighbors": "`--goal neighbors`",
     "itq": "ITQ",
     "random-rotation": "random rotation",
     "pq": "PQ",
+    "rq": "RQ",
+    "lsq": "LSQ",
     "rabitq": "RaBitQ",
 }
 ENOUGH = 0.5  # recall below which codes alone do not find the neighbours
@@ -52,16 +60,20 @@ def advise(results: Sequence[Result], database: int) -> Advice | None:
         database: how many vectors were searched.
 
     Returns:
-        None where SDC is not among the results.
+        None where neither SDC nor the goal neighbors is among the results.
     """
-    lead = next((result for result in results if result.method == LEAD and not result.refused), None)
+    measured = {result.method: result for result in results if not result.refused}
+    lead = measured.get(LEAD) or measured.get(NEIGHBORS)
     if lead is None or lead.bits is None or lead.bytes is None:
         return None
     fitting = [result for result in results if result.bits and result.bytes and result.bytes <= lead.bytes]
     k = near_cutoff(list(lead.recall))
     neighbors, labels = _best(fitting, "recall"), _best(fitting, "map") if lead.map else []
-    text = _on_neighbors(lead, fitting, neighbors, k)
-    if labels:
+    text = _on_neighbors(lead, fitting, neighbors, k) if lead.method == LEAD else []
+    if NEIGHBORS in measured:
+        text += _on_the_goal(measured[NEIGHBORS], fitting, k)
+    text += _on_decoded(measured, lead.bytes + 1, k)
+    if labels and lead.method == LEAD:
         text += _on_labels(lead, fitting, neighbors, labels)
     text += _on_what_is_missing(neighbors[0], k)
     text += _on_float(results, lead, database)
@@ -106,11 +118,54 @@ def _on_neighbors(lead: Result, fitting: Sequence[Result], best: Sequence[Result
     return sentences
 
 
+def _on_the_goal(goal: Result, fitting: Sequence[Result], k: int) -> list[str]:
+    """Whether the goal neighbors finds most by Hamming distance."""
+    by_hamming = [one for one in fitting if one.query == goal.query]
+    best = _best(by_hamming, "recall")
+    others = sorted((one for one in by_hamming if one is not goal), key=lambda one: -_value(one, "recall"))
+    recall_text = f"finds {_value(goal, 'recall'):.3f} of {_nearest(k)} by Hamming distance"
+    if not others:
+        return []
+    if best == [goal]:
+        return [f"{_name(goal)} {recall_text}, more than any other codes; next {_with_values(others[:1], 'recall')}."]
+    if goal in best:
+        level = [one for one in best if one is not goal]
+        return [f"{_name(goal)} {recall_text}; {_with_values(level, 'recall')} {_are(level)} level with it."]
+    return [f"{_name(goal)} does not lead here: it {recall_text}, {_with_values(best, 'recall')}."]
+
+
+def _on_decoded(measured: Mapping[str, Result], size: int, k: int) -> list[str]:
+    """How the goal neighbors' codes do among what is scored by decoding, its length byte counted."""
+    ours = measured.get(DECODED)
+    fitting = [one for one in measured.values() if one.query == "float" and one.bits and (one.bytes or 0) <= size]
+    if ours is None or ours not in fitting or len(fitting) == 1:
+        return []
+    best = _best(fitting, "recall")
+    text = f"With the query in float, at no more than {size} bytes a vector, "
+    others = sorted((one for one in fitting if one is not ours), key=lambda one: -_value(one, "recall"))
+    if best == [ours]:
+        text += (
+            f"{_with_values([ours], 'recall')} finds most of {_nearest(k)}; next {_with_values(others[:1], 'recall')}."
+        )
+    elif ours in best:
+        level = [one for one in best if one is not ours]
+        text += f"no method finds clearly more of {_nearest(k)} than {_with_values([ours], 'recall')}; "
+        text += f"{_with_values(level, 'recall')} {_are(level)} level with it."
+    else:
+        text += f"{_name(ours)} does not lead: it finds {_value(ours, 'recall'):.3f} of {_nearest(k)}, "
+        text += f"{_with_values(best, 'recall')}."
+    if not set(ADDITIVE) & set(measured):
+        return [text, "FAISS' additive quantizers, slower to build, may find more: `--methods` takes rq and lsq."]
+    if any(one.method in ADDITIVE for one in best):
+        return [text, "RQ and LSQ have no codes that can be searched by Hamming distance."]
+    return [text]
+
+
 def _level_with(lead: Result, level: Sequence[Result]) -> str:
     """Names the methods that find as much as SDC, and the one of them that is built sooner."""
     if not level:
         return ""
-    text = f"; {_with_values(level, 'recall')} {'is' if len(level) == 1 else 'are'} level with it"
+    text = f"; {_with_values(level, 'recall')} {_are(level)} level with it"
     quick = min(level, key=lambda one: one.build or 0)
     if quick.build is not None and lead.build is not None and quick.build < lead.build / 2:
         text += f", and {_name(quick)} is built in {quick.build:.1f} s instead of {lead.build:.1f} s"
@@ -203,7 +258,15 @@ def _nearest(k: int) -> str:
 
 
 def _name(result: Result) -> str:
+    for ending, words in ((ASYMMETRIC, "with the query in float"), (TABLES, "read by byte tables")):
+        if result.method.endswith(ending):
+            base = result.method.removesuffix(ending)
+            return f"{NAMES.get(base, base)} {words}"
     return NAMES.get(result.method, result.method)
+
+
+def _are(results: Sequence[Result]) -> str:
+    return "is" if len(results) == 1 else "are"
 
 
 def _values(results: Sequence[Result]) -> str:

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+ASYMMETRIC = "-asymmetric"  # ends the name of a method whose codes are compared with the query's real outputs
+TABLES = "-tables"  # ends the name of a method whose codes are compared with the query by what they decode to
+
 
 class Contender(ABC):
     """A way to keep N vectors in few bytes and to search them.

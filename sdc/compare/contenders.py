@@ -5,32 +5,40 @@ unit vectors as the cosine does. (Measured: by inner product both found fewer ne
 
 - `pq`: product quantization (Jégou et al., TPAMI 2011) of 8 bits a sub-quantizer behind a learned rotation (OPQ, Ge et
   al., CVPR 2013) to 8 dimensions a sub-quantizer, but at least 128.
+  The better of that and of all dimensions, by the training rows' error, is taken.
+- `rq`, `lsq`: residual quantization (Chen et al., Sensors 2010) and LSQ++ (Martinez et al., ECCV 2018), with 256
+  vectors a byte that add up, and one byte more for the length of their sum, which the cosine needs.
 - `rabitq`: RaBitQ (Gao and Long, SIGMOD 2024), one bit a dimension and 8 bytes of factors. What the factors leave of
   the bytes is as many principal axes, randomly rotated; or as many random directions, where there are fewer axes.
 - `float16`: the unit vectors in half precision, compared one by one.
+
+All are fitted to the same rows, those of the train split: heads (of the goal neighbors too, which `sdc train` fits to
+the database), byte tables and quantizers, which take a random sample of them where they are many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from sdc.compare.contender import Contender
+from sdc.compare.contender import ASYMMETRIC, TABLES, Contender
 from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
 from sdc.retrieve import byte_signs, encode_rows, hamming
+from sdc.retrieve.evaluate import groups_of_scores
 from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
-from sdc.train import Model
+from sdc.train import ByteTables, Model
 from sdc.train.methods import METHODS
 
 _MOST_BYTES = 1 << 13  # of rabitq; FAISS crashes where a rotation has too many numbers
-ASYMMETRIC = "-asymmetric"  # ends the name of a method whose codes are compared with the query's real outputs
-PQ, RABITQ, FLOAT16 = "pq", "rabitq", "float16"
-QUANTIZERS = (PQ, RABITQ, FLOAT16)
+PQ, RQ, LSQ, RABITQ, FLOAT16 = "pq", "rq", "lsq", "rabitq", "float16"
+ADDITIVE = (RQ, LSQ)
+QUANTIZERS = (PQ, *ADDITIVE, RABITQ, FLOAT16)
 CENTROIDS = 256  # of a sub-quantizer of 8 bits
 FACTORS = 8  # bytes that RaBitQ keeps beside its bits
 SAMPLE = 65_536  # training rows of a quantizer, at most: FAISS takes no more for 256 centroids
@@ -40,8 +48,13 @@ _BLOCK = 8192
 
 def check_method(name: str) -> None:
     """Raises UsageError for a name that is no contender's."""
-    if name.removesuffix(ASYMMETRIC) not in METHODS and name not in QUANTIZERS:
-        raise unknown_name_error("method", name, [*METHODS, *QUANTIZERS, f"sdc{ASYMMETRIC}"])
+    if base_method(name) not in METHODS and name not in QUANTIZERS:
+        raise unknown_name_error("method", name, [*METHODS, *QUANTIZERS, f"sdc{ASYMMETRIC}", f"neighbors{TABLES}"])
+
+
+def base_method(name: str) -> str:
+    """The method whose codes a contender compares: its name without an ending that says how."""
+    return name.removesuffix(ASYMMETRIC) if name.endswith(ASYMMETRIC) else name.removesuffix(TABLES)
 
 
 class Codes(Contender):
@@ -104,6 +117,30 @@ class Asymmetric(Scored):
         return self.model.outputs(features)
 
 
+class Decoded(Contender):
+    """Codes compared with the query in float, by its cosine with what they decode to, a sum of a vector a byte."""
+
+    query = "float"
+
+    def __init__(self, tables: ByteTables, codes: np.ndarray) -> None:
+        self._tables, self._codes, self._lengths = tables, codes, tables.lengths(codes)
+        self.bytes = codes.shape[1] + self._lengths.itemsize
+
+    def prepare(self, features: np.ndarray) -> np.ndarray:
+        unit: np.ndarray = unit_rows(features, np.float32)
+        return unit
+
+    def search(self, prepared: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = self._tables.scores(prepared, self._codes, self._lengths)
+        positions = np.argpartition(-scores, min(k, scores.shape[1] - 1), axis=1)[:, :k]
+        found = np.take_along_axis(scores, positions, axis=1)
+        order = np.lexsort((positions, -found), axis=1)
+        return np.take_along_axis(found, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+    def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
+        return groups_of_scores(self._tables.scores(prepared, self._codes, self._lengths), depth), depth + 1
+
+
 class Quantized(Scored):
     """Unit vectors less `centre`, through a chain of FAISS' transforms, in a FAISS index."""
 
@@ -124,11 +161,13 @@ class Quantized(Scored):
         return self
 
 
-def quantize(name: str, store: FeatureStore, rows: np.ndarray, database: np.ndarray, size: int, seed: int) -> Quantized:
+def quantize(
+    name: str, store: FeatureStore, rows: np.ndarray, database: np.ndarray, size: int, seed: int
+) -> Quantized | Decoded:
     """One of `QUANTIZERS`, trained on `rows` of a store, holding the rows of `database`.
 
     Args:
-        size: bytes a vector, at most; of no meaning for float16.
+        size: bytes a vector, at most, beside the length that `ADDITIVE` keep; of no meaning for float16.
 
     Raises:
         SdcError: there are too few training rows.
@@ -143,6 +182,8 @@ def quantize(name: str, store: FeatureStore, rows: np.ndarray, database: np.ndar
     centre = sample.mean(axis=0)
     sample -= centre
     try:
+        if name in ADDITIVE:
+            return _additive(faiss, name, sample, centre, store, database, size, seed)
         index, chain = (_train_pq if name == PQ else _train_rabitq)(faiss, sample, size, seed)
     except RuntimeError as error:
         if "interrupted" in str(error):  # by Ctrl-C: FAISS asks Python for signals now and then
@@ -159,7 +200,16 @@ def _train_pq(faiss: Any, sample: np.ndarray, size: int, seed: int) -> tuple[Any
         )
     if len(sample) < CENTROIDS:
         raise SdcError(f"a byte of pq chooses among {CENTROIDS} centroids, the train split has {len(sample)} rows")
-    width = min(max(8 * size, 128), dimension) // size * size
+    widths = {min(max(8 * size, 128), dimension) // size * size, dimension // size * size}
+    trained = [_train_opq(faiss, sample, size, width, seed) for width in sorted(widths)]
+    if len(trained) > 1:
+        trained.sort(key=lambda one: _squared_error(one[0], one[1], sample))
+    index, rotation = trained[0]
+    return index, (rotation,)
+
+
+def _train_opq(faiss: Any, sample: np.ndarray, size: int, width: int, seed: int) -> tuple[Any, Any]:
+    dimension = sample.shape[1]
     rotation, guide = faiss.OPQMatrix(dimension, size, width), faiss.ProductQuantizer(width, size, 8)
     index = faiss.IndexPQ(width, size, 8, faiss.METRIC_L2)
     for quantizer in (guide, index.pq):
@@ -168,7 +218,41 @@ def _train_pq(faiss: Any, sample: np.ndarray, size: int, seed: int) -> tuple[Any
     rotation.train(sample)
     rotation.pq = None  # `guide` goes with this function
     index.train(rotation.apply(sample))
-    return index, (rotation,)
+    return index, rotation
+
+
+def _squared_error(index: Any, rotation: Any, sample: np.ndarray) -> float:
+    """Of the decoded training rows; where the transform drops dimensions, what these hold counts as lost."""
+    decoded = rotation.reverse_transform(index.sa_decode(index.sa_encode(rotation.apply(sample))))
+    return float(np.square(decoded - sample).sum(axis=1).mean())
+
+
+def _additive(
+    faiss: Any, name: str, sample: np.ndarray, centre: np.ndarray, store: FeatureStore, database: np.ndarray,
+    size: int, seed: int,
+) -> Decoded:  # fmt: skip
+    """FAISS' quantizer of centred rows, scored as byte tables are: its codebooks are such tables."""
+    if len(sample) < CENTROIDS:
+        raise SdcError(f"a byte of {name} chooses among {CENTROIDS} vectors, the train split has {len(sample)} rows")
+    dimension = sample.shape[1]
+    if name == RQ:
+        quantizer = faiss.ResidualQuantizer(dimension, size, 8)
+        quantizer.cp.seed, quantizer.cp.min_points_per_centroid = seed, 1
+    else:
+        quantizer = faiss.LocalSearchQuantizer(dimension, size, 8)
+        quantizer.random_seed = seed
+    quantizer.train(sample)
+    codebooks = faiss.vector_to_array(quantizer.codebooks).reshape(size, CENTROIDS, dimension)
+    tables = ByteTables.on_grid(codebooks, centre, float(np.square(sample).sum(axis=1).mean()))
+    length = np.linalg.norm(tables.decode(quantizer.compute_codes(sample)), axis=1)
+    shortest, longest = float(length.min()), float(length.max())
+    tables = replace(tables, shortest=shortest, longest=max(longest, shortest + 1e-6))
+    codes = np.empty((len(database), size), np.uint8)
+    with Progress("encode", len(database), "rows") as progress:
+        for start, block in zip(range(0, len(database), _BLOCK), store.blocks(database, _BLOCK), strict=True):
+            codes[start : start + len(block)] = quantizer.compute_codes(unit_rows(block, np.float32) - centre)
+            progress.advance(len(block))
+    return Decoded(tables, codes)
 
 
 def _train_rabitq(faiss: Any, sample: np.ndarray, size: int, seed: int) -> tuple[Any, Sequence[Any]]:

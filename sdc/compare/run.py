@@ -1,6 +1,7 @@
 """`sdc compare`: SDC against other ways to keep vectors in as many bytes, on the user's own features.
 
-Everything is trained on the train split alone, holds the same database and is asked the same queries. The folder it
+Everything is trained on the same rows, those of the train split (heads of the goal neighbors too), holds the same
+database and is asked the same queries. The folder it
 fills: results.json (the JSON of the command, and the settings it was made with), results.csv (a row a result),
 results.md (tables and advice) and plot.png.
 """
@@ -44,8 +45,9 @@ class CompareSettings:
     Attributes:
         features: the feature store, with rows in all three splits.
         bits: lengths of code; other methods get as many bytes.
-        methods: of `sdc.train.methods.METHODS`, which take the preset `default`; such a name and `-asymmetric`, for the
-            same codes with the query in float; and `sdc.compare.contenders.QUANTIZERS`.
+        methods: of `sdc.train.methods.METHODS`, which take the preset `default`; such a name with an ending:
+            `-asymmetric` compares the same codes with the query's real outputs, `-tables` the query in float with what
+            they decode to; and `sdc.compare.contenders.QUANTIZERS`.
         queries: of the query split, at most so many, drawn at random.
         limit: of the database, at most so many, spread over the classes; None takes all.
         seed: of all that is drawn, and of the methods.
@@ -55,7 +57,10 @@ class CompareSettings:
 
     features: Path = Path("feats.h5")
     bits: tuple[int, ...] = (64,)
-    methods: tuple[str, ...] = ("sdc", "sdc-asymmetric", "itq", "sign", "random-rotation", "pq", "rabitq", "float16")
+    methods: tuple[str, ...] = (
+        "sdc", "sdc-asymmetric", "neighbors", "neighbors-tables", "itq", "sign", "random-rotation", "pq", "rabitq",
+        "float16",
+    )  # fmt: skip
     queries: int = 1000
     limit: int | None = None
     seed: int = 0

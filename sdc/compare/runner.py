@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdc.compare.contender import Contender
-from sdc.compare.contenders import ASYMMETRIC, FLOAT16, QUANTIZERS, Asymmetric, Codes, quantize
+from sdc.compare.contender import TABLES, Contender
+from sdc.compare.contenders import FLOAT16, QUANTIZERS, Asymmetric, Codes, Decoded, base_method, quantize
 from sdc.compare.measurements import Contest, Scores, Timings, score, time_queries
 from sdc.compare.results import Latency, Mean, Result, near_cutoff
 from sdc.errors import SdcError, log
 from sdc.extract.store import FeatureStore
+from sdc.kernels import table_scores
 from sdc.retrieve.index import faiss_module
-from sdc.train import Model
+from sdc.train import CodeTables, Model, fit_code_tables, make_recipe
 
 _TIMED = 1000  # queries that single ones are taken from for timing, at most
 
@@ -85,9 +86,10 @@ def _above(scores: Scores, others: Scores, near: int) -> dict[str, Mean]:
 
 def _warm_up() -> None:
     """Trains once, so that no method's time includes what is loaded and built at the first training."""
-    from sdc.train import make_recipe
     from sdc.train.loop import fit
 
+    table, code = np.zeros((1, 256), np.float32), np.zeros((1, 1), np.uint8)
+    table_scores(table, 0.0, code, code[0], table[0])
     features = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
     fit(features, np.arange(32), make_recipe(bits=8, epochs=1, batch_size=8))
 
@@ -100,7 +102,7 @@ def _enter(name: str, bits: int | None, seed: int, contest: Contest, heads: dict
     """
     label = name if bits is None else f"{name}, {bits} bits"
     log.info("%s", label)
-    base, locality, before = name.removesuffix(ASYMMETRIC), None, 0.0
+    base, locality, before = base_method(name), None, 0.0
     started = time.monotonic()
     contender: Contender
     try:
@@ -113,9 +115,11 @@ def _enter(name: str, bits: int | None, seed: int, contest: Contest, heads: dict
                 codes = Codes.encode(model, contest.store, contest.database)
                 heads[base] = codes, time.monotonic() - started, locality
                 started = time.monotonic()
-            contender, before, locality = heads[base]
-            if name != base:
-                contender = Asymmetric(contender)
+            codes, before, locality = heads[base]
+            if name.endswith(TABLES):
+                contender = Decoded(_tables(codes.model, contest.store, seed).decoder, codes.codes)
+            else:
+                contender = codes if name == base else Asymmetric(codes)
     except SdcError as error:
         if error.exit_code == 130:  # interrupted
             raise
@@ -126,12 +130,24 @@ def _enter(name: str, bits: int | None, seed: int, contest: Contest, heads: dict
 
 
 def _train(method: str, bits: int, seed: int, store: FeatureStore) -> tuple[Model, float | None]:
-    """A head of the preset `default`, and its locality."""
-    from sdc.train import make_recipe
+    """A head of the preset `default`, with the byte tables it asks for, and its locality."""
     from sdc.train.loop import fit
 
+    rows, recipe = store.splits["train"], make_recipe(method=method, bits=bits, seed=seed)
     tensors, summary = fit(
-        store.features, store.splits["train"], make_recipe(method=method, bits=bits, seed=seed),
-        views=store.views, extras={"tokens": store.tokens, "labels": store.labels},
-    )  # fmt: skip
-    return Model(tensors, {"method": method}), summary.get("locality")
+        store.features, rows, recipe, views=store.views, extras={"tokens": store.tokens, "labels": store.labels}
+    )
+    model = Model(tensors, {"method": method})
+    tables = fit_code_tables(model.outputs, store.features, rows, recipe)
+    return Model(tensors, model.metadata, tables), summary.get("locality")
+
+
+def _tables(model: Model, store: FeatureStore, seed: int) -> CodeTables:
+    """The model's byte tables, or those that fit its codes."""
+    if model.tables is not None:
+        return model.tables
+    rows, recipe = store.splits["train"], make_recipe(method="itq", bits=model.bits, seed=seed, tables=True)
+    tables = fit_code_tables(model.outputs, store.features, rows, recipe)
+    if tables is None:
+        raise SdcError(f"the train split has {len(rows)} rows, too few to fit byte tables to")
+    return tables

@@ -23,10 +23,12 @@ from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import unpack
 from sdc.retrieve.evaluate import average_precision
 from sdc.retrieve.features import Cosines, Nearest, nearest
+from sdc.train.fit_tables import DIALS
 from sdc.train.methods.itq import METHOD as ITQ
 from sdc.train.model import Model
 
 QUERIES, AT = 50, 40
+METHODS = ("sdc", "sdc-asymmetric", "itq", "sign", "random-rotation", "pq", "rabitq", "float16")
 
 
 def write_digits(path, *, labels=True, rows=900, query=QUERIES, database=None, train=None):
@@ -46,7 +48,8 @@ def write_digits(path, *, labels=True, rows=900, query=QUERIES, database=None, t
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
-    settings = CompareSettings(features=write_digits(folder / "feats.h5"), bits=(64, 96), out=folder / "out")
+    features = write_digits(folder / "feats.h5")
+    settings = CompareSettings(features=features, bits=(64, 96), methods=METHODS, out=folder / "out")
     assert run(settings) == settings.out
     return settings
 
@@ -137,7 +140,7 @@ def test_what_sdc_finds_is_what_encode_and_evaluate_say(compared, tmp_path):
     from sdc.train import run as train
 
     model, index = tmp_path / "model.safetensors", tmp_path / "db.bin"
-    train.run(train.TrainSettings(features=compared.features, out=model))
+    train.run(train.TrainSettings(features=compared.features, method="sdc", out=model))
     encode.run(encode.EncodeSettings(features=compared.features, model=model, out=index))
     scores = evaluate.evaluate(evaluate.EvaluateSettings(index=index, neighbors="float"))
     found = find(compared.out, "sdc", 64)
@@ -379,6 +382,153 @@ def test_advice(results, neighbors, labels, said, not_said):
     assert all(sentence.endswith(".") and "  " not in sentence for sentence in advice.text)
 
 
+@pytest.fixture(scope="module")
+def fine(tmp_path_factory):
+    """Unlabelled vectors, enough of them for byte tables; the codes of both goals and of ITQ, read in all ways."""
+    rng = np.random.default_rng(0)
+    centres, basis = rng.standard_normal((40, 8)), rng.standard_normal((8, 24))
+    points = centres[rng.integers(40, size=1700)] + 0.4 * rng.standard_normal((1700, 8))
+    vectors = (points @ basis + 0.5 * rng.standard_normal((1700, 24))).astype(np.float32)
+    split = {"query": np.arange(100), "database": np.arange(100, 1700), "train": np.arange(200, 1700)}
+    folder = tmp_path_factory.mktemp("fine")
+    features = write_features(
+        folder / "feats.h5", Listing([str(n) for n in range(1700)], split), {}, 24, np.float32, [vectors]
+    )
+    methods = ("neighbors", "neighbors-tables", "itq", "itq-tables", "pq", "rq")
+    return CompareSettings(features=features, bits=(16,), methods=methods, out=folder / "out")
+
+
+def cosine_recall(store, decoded, k=10):
+    """Recall@k of a ranking by the cosine of the queries and decoded vectors."""
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (store.features.astype(np.float64), decoded)]
+    queries, database = store.splits["query"], store.splits["database"]
+    truth, found = (np.argsort(-unit[0][queries] @ each.T, axis=1)[:, :k] for each in (unit[0][database], unit[1]))
+    return np.mean([np.isin(*pair).mean() for pair in zip(truth, found, strict=True)])
+
+
+@pytest.mark.parametrize("name", ["rq", "lsq"])
+def test_additive_quantizers_rank_as_their_decoded_vectors(fine, name):
+    import faiss
+
+    store = FeatureStore(fine.features)
+    x = store.features / np.linalg.norm(store.features, axis=1, keepdims=True)
+    train, database = (x[store.splits[split]] for split in ("train", "database"))
+    one = quantize(name, store, store.splits["train"], store.splits["database"], 2, 0)
+    assert (one.bytes, one.query) == (3, "float")
+    quantizer = faiss.ResidualQuantizer(24, 2, 8) if name == "rq" else faiss.LocalSearchQuantizer(24, 2, 8)
+    mean = train.mean(axis=0)
+    quantizer.train(train - mean)
+    recalled = cosine_recall(store, quantizer.decode(quantizer.compute_codes(database - mean)) + mean)
+    prepared = one.prepare(store.take(store.splits["query"]))
+    scores, positions = one.search(prepared, 10)
+    exact = np.argsort(-x[store.splits["query"]] @ database.T, axis=1)[:, :10]
+    recall = np.mean([np.isin(*pair).mean() for pair in zip(exact, positions, strict=True)])
+    assert recall == pytest.approx(recalled, abs=0.05)  # another seed than FAISS' own
+    assert (np.diff(scores) <= 0).all()
+    groups, width = one.groups(prepared, 20)
+    assert groups.shape == (100, 1600)
+    assert width == 21
+    np.testing.assert_array_equal(
+        np.sort(np.take_along_axis(groups, positions, axis=1)), np.take_along_axis(groups, positions, axis=1)
+    )
+    decoded = one._tables.decode(one._codes)
+    assert cosine_recall(store, decoded) == pytest.approx(recall, abs=0.03)  # lengths are rounded to a byte
+
+
+def test_codes_read_by_byte_tables_take_one_byte_more(fine, monkeypatch):
+    from sdc.train import fit_code_tables, make_recipe
+
+    monkeypatch.setattr("sdc.train.fit_tables.SIGNS", 20)  # steps
+    monkeypatch.setitem(DIALS, "both", replace(DIALS["both"], steps=20))
+    monkeypatch.setattr(
+        "sdc.compare.runner.make_recipe",
+        lambda **chosen: make_recipe(
+            **chosen, **({"steps": 60, "hidden": 64} if chosen.get("method") == "neighbors" else {})
+        ),
+    )
+    results = {one["method"]: one for one in read(run(fine))["results"]}
+    assert {name: one["refused"] for name, one in results.items() if one["refused"]} == {}
+    assert {name: one["bytes"] for name, one in results.items()} == {
+        "neighbors": 2, "neighbors-tables": 3, "itq": 2, "itq-tables": 3, "pq": 2, "rq": 3,
+    }  # fmt: skip
+    recall = {name: one["recall"]["10"]["value"] for name, one in results.items()}
+    assert recall["neighbors"] > recall["itq"]
+    assert recall["neighbors-tables"] > recall["neighbors"] + 0.05
+    assert recall["itq-tables"] > recall["itq"] + 0.05
+    store = FeatureStore(fine.features)
+    rows = store.splits["train"]
+    model = Model(ITQ.fit(store.features[rows], 16, 0), {})
+    tables = fit_code_tables(model.outputs, store.features, rows, make_recipe(method="itq", bits=16, tables=True))
+    decoded = tables.decoder.decode(model.encode(store.take(store.splits["database"])))
+    assert recall["itq-tables"] == pytest.approx(cosine_recall(store, decoded), abs=0.05)
+    text = " ".join(read(fine.out)["advice"][0]["text"])
+    assert "`--goal neighbors` finds" in text
+    assert "With the query in float, at no more than 3 bytes a vector" in text
+
+
+@pytest.mark.parametrize("better", [128, 160])
+def test_pq_takes_the_width_with_the_smaller_error(monkeypatch, better):
+    import faiss
+
+    monkeypatch.setattr(contenders, "_TURNS", 1)
+    monkeypatch.setattr(contenders, "_squared_error", lambda index, *_: abs(index.d - better))
+    sample = np.random.default_rng(0).standard_normal((300, 160)).astype(np.float32)
+    index, (rotation,) = contenders._train_pq(faiss, sample, 8, 0)
+    assert (rotation.d_in, rotation.d_out, index.d) == (160, better, better)
+
+
+def test_the_error_of_pq_counts_what_its_rotation_drops():
+    import faiss
+
+    sample = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    drops = faiss.RandomRotationMatrix(16, 8)
+    drops.init(0)
+    plain = faiss.IndexFlatL2(8)
+    left = np.square(sample).sum() - np.square(drops.apply(sample)).sum()
+    assert contenders._squared_error(plain, drops, sample) == pytest.approx(left / 300, rel=1e-4)
+
+
+def goals(of_goal, decoded, *others):
+    more = [result("neighbors", of_goal), result("neighbors-tables", decoded, size=9), *others]
+    return [result("sdc", 0.2), replace(more[0], query="code"), *more[1:]]
+
+
+@pytest.mark.parametrize(
+    ("results", "said", "not_said"),
+    [
+        pytest.param(
+            goals(0.27, 0.48, result("itq", 0.24), result("pq", 0.44), result("lsq", 0.57, size=9)),
+            ["`--goal neighbors` finds 0.270 of the 10 nearest neighbours by Hamming distance, more than any other "
+             "codes; next ITQ 0.240.",
+             "With the query in float, at no more than 9 bytes a vector, `--goal neighbors` read by byte tables does "
+             "not lead: it finds 0.480 of the 10 nearest neighbours, LSQ 0.570.",
+             "RQ and LSQ have no codes that can be searched by Hamming distance."], ["slower to build"], id="lsq leads",
+        ),
+        pytest.param(
+            goals(0.27, 0.48, result("itq", 0.26), result("pq", 0.44)),
+            ["`--goal neighbors` finds 0.270 of the 10 nearest neighbours by Hamming distance; ITQ 0.260 is level",
+             "`--goal neighbors` read by byte tables 0.480 finds most of the 10 nearest neighbours; next PQ 0.440.",
+             "`--methods` takes rq and lsq."], ["does not lead"], id="leads, itq level",
+        ),
+        pytest.param(
+            goals(0.2, 0.44, result("itq", 0.26), result("rq", 0.45, size=9)),
+            ["`--goal neighbors` does not lead here: it finds 0.200 of the 10 nearest neighbours by Hamming distance, "
+             "ITQ 0.260.", "RQ 0.450 is level with it."], ["finds most"], id="itq leads",
+        ),
+        pytest.param(
+            goals(0.27, 0.48, result("pq", 0.44))[1:], ["finds most", "`--methods`"], ["SDC"], id="without sdc",
+        ),
+    ],
+)  # fmt: skip
+def test_advice_says_whether_the_goal_neighbors_leads(results, said, not_said):
+    advice = advise(compared_in_pairs(results), 10_000)
+    text = " ".join(advice.text)
+    for part in said:
+        assert part in text
+    for part in not_said:
+        assert part not in text
+
+
 @pytest.mark.parametrize(("se", "best"), [(0.01, ["itq"]), (0.11, ["itq", "sdc"]), (None, ["itq", "sdc"])])
 def test_what_counts_is_above_two_standard_errors(se, best):
     advice = advise(compared_in_pairs([result("sdc", 0.2), result("itq", 0.4)], se), 10_000)
@@ -397,6 +547,8 @@ def test_there_is_no_advice_on_sdc_without_it():
         (["--bits", "many"], "expected lengths"),
         (["--methods", "sdc,itk"], "did you mean 'itq'"),
         (["--methods", "pq-asymmetric"], "unknown method"),
+        (["--methods", "rq-tables"], "unknown method"),
+        (["--methods", "itq-tables-asymmetric"], "unknown method"),
         (["--methods", "rabitq"], "none of these methods can be compared; rabitq: rabitq keeps 8 bytes"),
         (["--methods", "pq", "--bits", "1024"], "at most 64 bytes, not 128"),
         (["--methods", "sign", "--bits", "128"], "at most --bits 64"),
@@ -433,7 +585,10 @@ def test_features_without_a_split_are_refused(tmp_path, kept, message):
 
 def test_few_training_rows_are_a_reason_and_no_end(tmp_path):
     features = write_digits(tmp_path / "feats.h5", rows=320, train=np.arange(300, 320))
-    out = run(CompareSettings(features=features, methods=("pq", "random-rotation"), out=tmp_path / "out"))
+    methods = ("pq", "rq", "random-rotation", "random-rotation-tables")
+    out = run(CompareSettings(features=features, methods=methods, out=tmp_path / "out"))
+    assert "256 vectors, the train split has 20 rows" in find(out, "rq", 64)["refused"]
+    assert "20 rows, too few to fit byte tables" in find(out, "random-rotation-tables", 64)["refused"]
     assert "256 centroids, the train split has 20 rows" in find(out, "pq", 64)["refused"]
     assert find(out, "random-rotation", 64)["recall"]["10"]["value"] > 0
     assert read(out)["advice"] == []
@@ -519,6 +674,7 @@ def test_ctrl_c_inside_faiss_is_one(store, monkeypatch):
 def test_the_command_prints_its_table_or_one_json_object(compared):
     runner = CliRunner()
     command = ["compare", "--features", str(compared.features), "--bits", "64,96", "--out", str(compared.out)]
+    command += ["--methods", ",".join(METHODS)]
     shown = runner.invoke(cli, command, catch_exceptions=False)
     assert shown.stdout == (compared.out / "results.md").read_text()
     printed = json.loads(runner.invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
