@@ -57,7 +57,7 @@ class Dial:
 DIALS = {
     "hamming": Dial(0.04, 3, 0.0, 1, 4, 150),
     "both": Dial(0.014, 3, 0.0, 1, 4, 150),
-    "tables": Dial(0.0, 20, 0.7, 3, 8, 250),
+    "tables": Dial(0.0, 20, 0.7, 3, 24, 350),
 }
 SIGNS = 150  # steps of learning the tables that score codes which are not refined
 
