@@ -34,7 +34,7 @@ setup(
     package_dir=package_dir,
     package_data={
         "sdc": ["py.typed"],
-        "sdc.kernels": ["cpu.cpp", "hamming.cpp"],
+        "sdc.kernels": ["byte_tables.cpp", "cpu.cpp", "hamming.cpp"],
         "sdc.retrieve": ["answer_schema.json"],
         "sdc.serve": ["page.html", "openapi.json"],
     },

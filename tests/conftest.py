@@ -13,9 +13,14 @@ from typing import Any
 # for each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
 import warm
+
+# A busy machine may take a second for what takes a millisecond.
+hypothesis.settings.register_profile("sdc", deadline=None)
+hypothesis.settings.load_profile("sdc")
 
 ENGINES = "tests/retrieve/engines/"
 

@@ -42,12 +42,11 @@ def test_the_wheel_has_every_module_and_only_sdc(wheel):
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"sdc"}
-    assert {"sdc/py.typed", "sdc/serve/page.html"} <= set(names)
-    for stage in ("extract", "kernels", "train", "retrieve"):
-        for module in (ROOT / stage).rglob("*.py"):
-            assert f"sdc/{module.relative_to(ROOT)}" in names
-    for module in (ROOT / "sdc").rglob("*.py"):
-        assert str(module.relative_to(ROOT)) in names
+    assert "sdc/py.typed" in names
+    for folder in ("sdc", "extract", "kernels", "train", "retrieve"):
+        for file in (file for kind in ("py", "cpp", "html", "json") for file in (ROOT / folder).rglob(f"*.{kind}")):
+            name = str(file.relative_to(ROOT))
+            assert (name if folder == "sdc" else f"sdc/{name}") in names
 
 
 def spent():

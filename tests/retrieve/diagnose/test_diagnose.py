@@ -241,7 +241,7 @@ def test_healthy_runs_raise_no_alarm(digits, method, bits, seed):
 
 def test_a_head_trained_far_too_fast_is_flagged(digits):
     x, labels = digits
-    codes = sdc.Hasher(bits=64, lr=3.0).fit(x).encode(x)
+    codes = sdc.Hasher(bits=64, method="sdc", lr=3.0).fit(x).encode(x)
     assert diagnose(codes, x, labels)[0]
 
 
