@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import sdc
 from sdc.errors import SdcError
 from sdc.kernels import byte_tables as kernel
-from sdc.train import byte_tables
+from sdc.train import CodeTables, Model, byte_tables
 from sdc.train import fit_tables as fitting
 from sdc.train.byte_tables import BYTE_SIGNS, ByteTables, unit_rows
 from sdc.train.fit_tables import fit_tables, learn_decoder
@@ -223,6 +223,22 @@ def test_a_model_encodes_a_row_alike_among_any_others(model, query):
         np.testing.assert_array_equal(some, codes[: len(some)])
     order = np.random.default_rng(1).permutation(ROWS)
     np.testing.assert_array_equal(model.encode(X[order], query=query), codes[order])
+
+
+def test_so_does_a_model_whose_outputs_lie_between_two_margins(tables):
+    """All outputs are 0 or half a step of the margins but for rounding, which has another order in another block."""
+    rng = np.random.default_rng(0)
+    weight = np.linalg.qr(rng.standard_normal((DIMENSION, DIMENSION)))[0][:BITS]
+    x = rng.standard_normal((ROWS, DIMENSION))
+    outputs = rng.integers(-3, 4, (ROWS, BITS)) * byte_tables.MARGIN_STEP / 2
+    x += (outputs - x @ weight.T) @ weight
+    tensors = {"output.weight": weight, "output.bias": np.zeros(BITS)}
+    model = Model(tensors, {"method": "itq"}, CodeTables(tables, tables, price=1.0))
+    x = x.astype(np.float32)
+    np.testing.assert_allclose(model.outputs(x), outputs, atol=1e-5)
+    codes = model.encode(x)
+    np.testing.assert_array_equal(np.concatenate([model.encode(x[i : i + 1]) for i in range(ROWS)]), codes)
+    np.testing.assert_array_equal(model.encode(np.asfortranarray(x)), codes)
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(0, 1e-4), (0, 1e3), (1000, 1)])
