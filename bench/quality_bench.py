@@ -45,7 +45,7 @@ def measure(store: FeatureStore, methods: Sequence[str], bits: Sequence[int], se
     """A row a cell, see `sdc.experiments.make_rows`; `method` is a preset of sdc or the name of another method."""
     cells = []
     for length, seed, method in product(bits, range(seeds), methods):
-        chosen = {"preset": method} if method in PRESETS else {"method": method}
+        chosen = {"method": "sdc", "preset": method} if method in PRESETS else {"method": method}
         settings = TrainSettings(features=store.path, bits=length, seed=seed, **chosen)
         cells.append(Cell(store.path, {"method": method}, settings, cell_name(settings, store.fingerprint)))
     return make_rows(cells, [result(cell, work / f"{cell.name}.json") for cell in cells])

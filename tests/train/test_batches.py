@@ -229,7 +229,8 @@ def test_ten_million_rows_train_in_two_gigabytes(small_memory, tmp_path):
         write_features(out, Listing(Numbers(n), splits), {}, d, np.float16, (block for _ in range(n // len(block))))
         with out.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        command = [sys.executable, "-m", "sdc", "train", "--epochs", "1", "--patience", "0", "--bits", "64"]
+        settings = ["--method", "sdc", "--epochs", "1", "--patience", "0", "--bits", "64"]
+        command = [sys.executable, "-m", "sdc", "train", *settings]
         capped = (
             f"import os; open({small_memory!r}, 'w').write(str(os.getpid())); os.execv({sys.executable!r}, {command!r})"
         )
