@@ -190,8 +190,8 @@ def _train(
         recipe, record, path, store.fingerprint, store.provenance, summary, preset=settings.preset, goal=goal,
         groups=groups,
     )  # fmt: skip
-    model = Model(tensors, described)
-    model = Model(tensors, described, fit_code_tables(model.outputs, store.features, rows, recipe))
+    head = Model(tensors, described)
+    model = Model(tensors, described, fit_code_tables(head.outputs, store.features, rows, recipe))
     model.save(settings.out)
     checkpoint.remove()
     for alarm in training_alarms(summary["curve"], solved=recipe.init == "itq" and recipe.head == "linear"):
