@@ -17,7 +17,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.index import Index, linked_file
+from sdc.retrieve.index import EncodedIndex, linked_file
 
 _OTHERS = 500  # files that a process may have open beside those of the features
 
@@ -75,7 +75,7 @@ class IndexFeatures:
                 mapped.madvise(mmap.MADV_RANDOM)
 
 
-def encoded_features(index: Index, path: Path | None, *, verify: bool) -> IndexFeatures:
+def encoded_features(index: EncodedIndex, path: Path | None, *, verify: bool) -> IndexFeatures:
     """The features an index was encoded from, at `path`, or where they were then, and those of what was added to it.
 
     Raises:
@@ -102,7 +102,7 @@ def encoded_features(index: Index, path: Path | None, *, verify: bool) -> IndexF
     )
 
 
-def _features(index: Index, path: Path, expected: str, *, verify: bool) -> np.ndarray:
+def _features(index: EncodedIndex, path: Path, expected: str, *, verify: bool) -> np.ndarray:
     store = FeatureStore(path, verify=verify)
     if store.fingerprint != expected:
         raise UsageError(
@@ -112,7 +112,7 @@ def _features(index: Index, path: Path, expected: str, *, verify: bool) -> np.nd
     return store.features
 
 
-def missing_features(index: Index) -> str | None:
+def missing_features(index: EncodedIndex) -> str | None:
     """Why the features of an index cannot be read: they are not `recorded`, or not `at` a path. None if all are there.
 
     Those of what was added count too.
@@ -134,7 +134,7 @@ def _allow_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _added(index: Index) -> list[tuple[int, Path, str]]:
+def _added(index: EncodedIndex) -> list[tuple[int, Path, str]]:
     """First number, path and fingerprint of each store whose items were added, where some of them are still there."""
     folder = linked_file(index.path).parent if index.path else Path()
     stores = []

@@ -2,6 +2,7 @@
 
 from sdc.retrieve.index.build import write_new_index
 from sdc.retrieve.index.delta import Source, linked_file
+from sdc.retrieve.index.encoded_index import EncodedIndex
 from sdc.retrieve.index.flat_search import FlatSearcher, nearest
 from sdc.retrieve.index.id_hash import IdLookup
 from sdc.retrieve.index.ids import Ids, decode_id, encode_id
@@ -13,6 +14,8 @@ from sdc.retrieve.index.index_types import (
     Built,
     IndexChoice,
     IndexType,
+    Searcher,
+    StoredSearcher,
     check_fits,
     check_index_type,
     index_type_help,
@@ -23,7 +26,7 @@ from sdc.retrieve.index.index_types import (
     search_option_help,
 )
 from sdc.retrieve.index.records import Records
-from sdc.retrieve.index.searcher import Searcher, StoredSearcher
+from sdc.retrieve.index.searchable import Searchable
 from sdc.retrieve.index.sorted_rows import among, look_up, own_positions
 from sdc.retrieve.index.threads import faiss_module
 
@@ -32,6 +35,7 @@ __all__ = [
     "RECALL",
     "BuildRequest",
     "Built",
+    "EncodedIndex",
     "FlatSearcher",
     "IdLookup",
     "Ids",
@@ -39,6 +43,7 @@ __all__ = [
     "IndexChoice",
     "IndexType",
     "Records",
+    "Searchable",
     "Searcher",
     "Source",
     "StoredSearcher",

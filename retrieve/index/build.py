@@ -12,9 +12,8 @@ from sdc._version import __version__
 from sdc.errors import UsageError, log
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.ids import Ids
-from sdc.retrieve.index.index_types import RECALL, IndexType, choose, load_index_type
+from sdc.retrieve.index.index_types import RECALL, IndexType, StoredSearcher, choose, load_index_type
 from sdc.retrieve.index.records import Records
-from sdc.retrieve.index.searcher import StoredSearcher
 
 _BLOCK = 1 << 20  # row numbers looked at at once
 # What the metadata of an index says that is not true of one that is built of its items anew.

@@ -22,9 +22,8 @@ from sdc.retrieve.index.delta import (
     read_changes,
     read_manifest,
 )
-from sdc.retrieve.index.index_types import IndexType, load_index_types
+from sdc.retrieve.index.index_types import IndexType, Searcher, load_index_types
 from sdc.retrieve.index.records import Records
-from sdc.retrieve.index.searcher import Searcher
 
 _ATTEMPTS = 10  # at opening files that are replaced meanwhile
 

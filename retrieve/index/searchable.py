@@ -9,8 +9,8 @@ import numpy as np
 
 from sdc.errors import UsageError
 from sdc.retrieve.index.delta import MergedView
+from sdc.retrieve.index.index_types import Searcher
 from sdc.retrieve.index.records import Records
-from sdc.retrieve.index.searcher import Searcher
 
 
 class Searchable:

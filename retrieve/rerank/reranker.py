@@ -11,7 +11,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.features import IndexFeatures, encoded_features, missing_features
-from sdc.retrieve.index import Index
+from sdc.retrieve.index import EncodedIndex
 from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
@@ -32,7 +32,7 @@ class Reranker:
         choice: what chose the shortlist, with `auto`.
     """
 
-    index: Index
+    index: EncodedIndex
     model: Model
     store: IndexFeatures | None
     k: int
@@ -42,7 +42,7 @@ class Reranker:
     @classmethod
     def open(
         cls,
-        index: Index,
+        index: EncodedIndex,
         model: Model,
         k: int,
         factor: Factor,
@@ -151,7 +151,7 @@ class Reranker:
 
 
 def _measured(
-    index: Index, model: Model, k: int, recall: float, features: Path | None, *, verify: bool
+    index: EncodedIndex, model: Model, k: int, recall: float, features: Path | None, *, verify: bool
 ) -> tuple[IndexFeatures, ShortlistChoice]:
     """The features, opened once, and the choice that is remembered beside the index or measured now."""
     shortlist.check_recall(recall)

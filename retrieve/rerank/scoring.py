@@ -20,7 +20,7 @@ import numpy as np
 from sdc.errors import UsageError
 from sdc.retrieve.bits import byte_signs
 from sdc.retrieve.features import Features, row_lengths, unit_rows
-from sdc.retrieve.index import Index
+from sdc.retrieve.index import Searchable
 from sdc.train import ByteTables
 
 Factor = float | Literal["auto"]
@@ -63,7 +63,7 @@ def shortlist_size(k: int, factor: float, ntotal: int) -> int:
 
 
 def rerank(
-    index: Index,
+    index: Searchable,
     distances: np.ndarray,
     rows: np.ndarray,
     outputs: np.ndarray,
@@ -98,7 +98,7 @@ def rerank(
 
 
 def rerank_positions(
-    index: Index,
+    index: Searchable,
     distances: np.ndarray,
     positions: np.ndarray,
     outputs: np.ndarray,
@@ -131,7 +131,7 @@ def rerank_positions(
 
 
 def code_scores(
-    index: Index,
+    index: Searchable,
     positions: np.ndarray,
     outputs: np.ndarray,
     tables: ByteTables | None = None,
@@ -163,7 +163,7 @@ def code_scores(
     return np.round(scores, _DIGITS, out=scores)
 
 
-def asymmetric(index: Index, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+def asymmetric(index: Searchable, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """o·b / (‖o‖·√K) of each query's outputs o (Q, K) and the signs b of some items (Q, M); (Q, M), 0 where o is 0.
 
     The sum over bits goes byte by byte, through a table of what each value of each byte contributes to it.

@@ -20,7 +20,7 @@ from sdc.errors import SdcError, UsageError, log
 from sdc.files import atomic_write, seal, unseal
 from sdc.retrieve.cross_validation import choose_and_validate, folds, query_part
 from sdc.retrieve.features import Features, Nearest, nearest
-from sdc.retrieve.index import Index, Records, own_positions
+from sdc.retrieve.index import EncodedIndex, Records, own_positions
 from sdc.retrieve.rerank.scoring import WIDTH, code_scores
 from sdc.train import ByteTables, Model
 
@@ -78,7 +78,7 @@ def check_recall(recall: float) -> None:
         raise UsageError(f"--recall must be above 0 and at most 1, found {recall:g}")
 
 
-def choose(index: Index, model: Model, store: Features, k: int, recall: float = RECALL) -> ShortlistChoice:
+def choose(index: EncodedIndex, model: Model, store: Features, k: int, recall: float = RECALL) -> ShortlistChoice:
     """Measures which shortlist it takes.
 
     The smallest one whose recall is above what is asked for by a margin of `_MARGIN` standard errors, to a sixteenth of
@@ -149,7 +149,7 @@ class _Sample:
         tables: the model's, if it has any.
     """
 
-    index: Index
+    index: EncodedIndex
     queries: Records
     own: np.ndarray
     features: np.ndarray
@@ -159,7 +159,7 @@ class _Sample:
     k: int
 
     @classmethod
-    def of(cls, queries: Records, index: Index, model: Model, store: Features, k: int) -> _Sample:
+    def of(cls, queries: Records, index: EncodedIndex, model: Model, store: Features, k: int) -> _Sample:
         own = own_positions(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
         features, tables = store.take(queries.rows), None if model.tables is None else model.tables.decoder
@@ -195,7 +195,7 @@ class _Sample:
 class RememberedChoices:
     """The choices that are remembered beside an index; none where the file is of another index, or damaged."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: EncodedIndex) -> None:
         self._index = index
         self._path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
         self._choices = [] if self._path is None else _read(self._path, index)
@@ -217,7 +217,7 @@ class RememberedChoices:
             log.warning("what --rerank auto has measured is not remembered: %s", error)
 
 
-def _read(path: Path, index: Index) -> list[ShortlistChoice]:
+def _read(path: Path, index: EncodedIndex) -> list[ShortlistChoice]:
     try:
         content = unseal(json.loads(path.read_bytes()))
         same = content["index"] == index.fingerprint
@@ -229,7 +229,7 @@ def _read(path: Path, index: Index) -> list[ShortlistChoice]:
         return []
 
 
-def log_choice(choice: ShortlistChoice, index: Index, store: Features) -> None:
+def log_choice(choice: ShortlistChoice, index: EncodedIndex, store: Features) -> None:
     """Logs what a choice is, what it achieved, and what would do better where it is large."""
     size, share = choice.shortlist, choice.shortlist / index.ntotal
     if not choice.queries:

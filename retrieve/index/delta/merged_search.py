@@ -16,7 +16,7 @@ import numpy as np
 
 from sdc.retrieve.index.delta.tombstones import Tombstones
 from sdc.retrieve.index.flat_search import FlatSearcher
-from sdc.retrieve.index.searcher import StoredSearcher
+from sdc.retrieve.index.index_types import StoredSearcher
 
 _BITS = 48  # of a position, in a number that orders by (distance, position)
 _MASK = (1 << _BITS) - 1

@@ -11,6 +11,7 @@ from sdc.retrieve.index.index_types.registry import (
     load_index_types,
     search_option_help,
 )
+from sdc.retrieve.index.index_types.searcher import Searcher, StoredSearcher
 
 __all__ = [
     "INDEX_TYPES",
@@ -19,6 +20,8 @@ __all__ = [
     "Built",
     "IndexChoice",
     "IndexType",
+    "Searcher",
+    "StoredSearcher",
     "check_fits",
     "check_index_type",
     "choose",

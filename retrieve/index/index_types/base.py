@@ -13,7 +13,7 @@ import numpy as np
 
 from sdc.retrieve.index import faiss_layout
 from sdc.retrieve.index.faiss_layout import Layout
-from sdc.retrieve.index.searcher import StoredSearcher
+from sdc.retrieve.index.index_types.searcher import StoredSearcher
 
 NEIGHBORS = 10  # recall is that of so many
 
