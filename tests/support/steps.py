@@ -21,19 +21,23 @@ _OURS = os.path.dirname(sdc.__file__) + os.sep
 
 
 class Steps:
-    """The lines that were run, of all threads."""
+    """The lines that were run, of all threads; while paused, none counts."""
 
-    def __init__(self) -> None:
-        self.done = 0
+    def __init__(self, paused: bool = False) -> None:
+        self.done, self.paused = 0, paused
+
+    def resume(self) -> None:
+        """Counts from now on."""
+        self.paused = False
 
 
 @contextlib.contextmanager
-def killed_at(step: int | None) -> Iterator[Steps]:
-    """Kills this process before the line of this number is run; `None` counts alone."""
-    steps = Steps()
+def killed_at(step: int | None, *, paused: bool = False) -> Iterator[Steps]:
+    """Kills this process before the line of this number is run; `None` counts alone. Paused, it starts on `resume`."""
+    steps = Steps(paused)
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
+        if event == "line" and not steps.paused:
             steps.done += 1
             if steps.done == step:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -95,9 +95,10 @@ def test_more_changes_than_a_process_may_have_files_open(shelf, tools):
     shelf.remove(["x7"])
 
     def cramped():
-        lowest = os.open(os.devnull, os.O_RDONLY)
-        os.close(lowest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 20, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]  # the lowest that are free
+        for each in spare:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1 + spare[-1], resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         held = [shelf.check() for _ in range(3)]
         found = search(SearchSettings(shelf.path, ids=("x8", "x29"), k=1, rerank=40))
         assert [result["neighbors"][0]["id"] for result in found["results"]] == ["x8", "x29"]

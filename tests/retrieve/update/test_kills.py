@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+from functools import partial
 
 import pytest
 import steps
@@ -33,8 +34,8 @@ def prepared(shelf, kind):
     }[kind]()
 
 
-def intercepted(monkeypatch, at, what):
-    """From now on `what` is called instead of the call of os number `at`; returns a list that counts them."""
+def intercepted(monkeypatch, at, what, calls=CALLS):
+    """From now on `what` is called before the call of os number `at` of these; returns a list that counts them."""
     seen = []
 
     def wrap(name):
@@ -48,7 +49,7 @@ def intercepted(monkeypatch, at, what):
 
         monkeypatch.setattr(os, name, call)
 
-    for name in CALLS:
+    for name in calls:
         wrap(name)
     return seen
 
@@ -154,9 +155,14 @@ def draw(shelf, chance, number):
     return shelf.removed(some) if kind == "remove" else shelf.compacted()
 
 
-def killed(change, step, lines):
-    """Does a change, killed at its line `step` if it has so many; else writes down how many it has."""
-    with steps.killed_at(step) as counted:
+def killed(change, step, lines, writing):
+    """Does a change, killed at its line `step` if it has so many; else writes down how many it has.
+
+    With `writing` its lines count from the first call that changes a file: most lines are run before it.
+    """
+    with pytest.MonkeyPatch.context() as patch, steps.killed_at(step, paused=writing) as counted:
+        if writing:
+            intercepted(patch, 0, counted.resume, ("replace", "fsync", "unlink"))
         change()
     lines.write_text(str(counted.done))
 
@@ -168,20 +174,24 @@ def killed_at_random(make_shelf, tools, folder, count, seed):
     in hand: nothing is lost, and nothing is mixed.
     """
     shelf, chance = make_shelf(folder, 200), random.Random(seed)
-    length, kills, halfway, number = 1000.0, 0, 0, 0
+    lengths = {True: 100.0, False: 1000.0}  # lines of a change since its first write, and of all of it
+    kills, halfway, number = 0, 0, 0
     states = {0: tools.hash_of(shelf.expected)}
     with tools.forked(tools.reader(shelf.path, folder / "seen", folder / "stop")) as (reader, _):
         while kills < count:
             number += 1
             change, after = draw(shelf, chance, number)
-            before, step = shelf.expected, int(chance.uniform(0, 1.2) * length)
-            with tools.forked(lambda change=change, step=step: killed(change, step, folder / "lines")) as (child, pipe):
+            before, writing = shelf.expected, chance.random() < 0.8
+            step = 1 + int(chance.uniform(0, 1.2) * lengths[writing])
+            work = partial(killed, change, step, folder / "lines", writing)
+            with tools.forked(work) as (child, pipe):
                 _, status = os.waitpid(child, 0)
                 acknowledged = os.read(pipe, 4) == b"done"
             if os.WIFSIGNALED(status):
                 kills += 1
+                lengths[writing] *= 1.05  # else a guess far too low would kill each writer in its first lines
             else:
-                length = 0.8 * length + 0.2 * int((folder / "lines").read_text())
+                lengths[writing] = 0.8 * lengths[writing] + 0.2 * int((folder / "lines").read_text())
             index = Index.open(shelf.path)
             state = tools.state_of(index)
             assert state == after or (state == before and not acknowledged), f"seed {seed}, change {number}"
