@@ -24,7 +24,7 @@ from sdc.devices import is_main_process
 from sdc.errors import SdcError, log
 from sdc.extract.datasets.base import About, Images, LoadOptions
 from sdc.extract.images import SUFFIXES
-from sdc.extract.store import IdArray, Listing, default_splits
+from sdc.extract.store import EncodedIds, Listing, PackedIds, default_splits
 from sdc.files import checksum, fingerprint
 from sdc.progress import Progress
 
@@ -80,7 +80,8 @@ def load(root: Path, options: LoadOptions) -> Images:
         for path, name in zip(paths, names, strict=True):
             shards.append(_indexed(path, name))
             progress.advance()
-    ids, offsets, sizes, labels = (np.concatenate(arrays) for arrays in zip(*shards, strict=True))
+    packed, *columns = zip(*shards, strict=True)
+    ids, (offsets, sizes, labels) = PackedIds.joined(packed), map(np.concatenate, columns)
     if not len(ids):
         raise SdcError(f"no sample in {root}: its {len(paths)} shards hold no files such as 0001.jpg")
     starts = np.cumsum([0, *(len(shard[0]) for shard in shards)])
@@ -91,7 +92,7 @@ def load(root: Path, options: LoadOptions) -> Images:
         return _image(shard, int(offsets[row]), int(sizes[row]))
 
     return Images(
-        Listing(IdArray(ids), _splits(names, starts, options.seed), _checked_labels(labels, IdArray(ids))),
+        Listing(ids, _splits(names, starts, options.seed), _checked_labels(labels, ids)),
         picture,
         content=fingerprint({"sizes": checksum(sizes)}),  # they stand for contents: to read all takes long
     )
@@ -118,8 +119,8 @@ def _compressed(path: Path, how: str = "") -> str:
     )
 
 
-def _indexed(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each sample of a shard the id (n,) S, the image's offset and size (n,) int64, and the label (n,) int64."""
+def _indexed(path: Path, name: str) -> tuple[PackedIds, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each sample of a shard the id, the image's offset and size (n,) int64, and the label (n,) int64."""
     ids, rows = [], []
     with path.open("rb") as file:
         for key, members in itertools.groupby(_members(file, path), lambda member: member.key):
@@ -130,7 +131,7 @@ def _indexed(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray,
                 raise SdcError(f"{path}: the name {key!r} is not valid Unicode: rename it") from error
             rows.append((*_image_bytes(files), _label(file, path, files)))
     offsets, sizes, labels = np.array(rows, np.int64).reshape(-1, 3).T.copy()
-    return np.array(ids, f"S{max(map(len, ids), default=1)}"), offsets, sizes, labels
+    return PackedIds.of(ids), offsets, sizes, labels
 
 
 def _members(file: BinaryIO, path: Path) -> Iterator[Member]:
@@ -194,7 +195,7 @@ def _label(file: BinaryIO, path: Path, members: Sequence[Member]) -> int:
     return int(digits)
 
 
-def _checked_labels(labels: np.ndarray, names: IdArray) -> np.ndarray | None:
+def _checked_labels(labels: np.ndarray, names: EncodedIds) -> np.ndarray | None:
     without = np.flatnonzero(labels == NO_LABEL)
     if len(without) == len(labels):
         return None

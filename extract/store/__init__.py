@@ -2,7 +2,7 @@
 
 from sdc.extract.store.file_format import Column
 from sdc.extract.store.groundtruth import Ragged, groundtruth_arrays, groundtruth_from_arrays
-from sdc.extract.store.id_array import IdArray, RowNumberIds
+from sdc.extract.store.id_array import EncodedIds, IdArray, PackedIds, RowNumberIds
 from sdc.extract.store.listing import SPLITS, Listing, default_splits
 from sdc.extract.store.store import (
     FEATURES,
@@ -13,15 +13,19 @@ from sdc.extract.store.store import (
     view_name,
     write_features,
 )
+from sdc.extract.store.text_columns import OFFSETS
 
 __all__ = [
     "FEATURES",
+    "OFFSETS",
     "SPLITS",
     "TOKENS",
     "Column",
+    "EncodedIds",
     "FeatureStore",
     "IdArray",
     "Listing",
+    "PackedIds",
     "Ragged",
     "RowNumberIds",
     "default_splits",

@@ -23,6 +23,7 @@ from sdc.extract.store.seal import append_seal, check_seal, has_seal
 from sdc.files import ChunkChecksums, checksum, fingerprint
 
 SCHEMA = 1
+PACKED_SCHEMA = 2  # where ids or what was skipped are packed: older sdc would misread them
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MOST_BLOCKS = 1000  # checksums of a dataset: keeps the attribute small however many rows there are
 BLOCK_BYTES = 1 << 18  # at least so much under one checksum: below it the calls cost more than the hashing
@@ -87,9 +88,9 @@ def _attributes(h5: Any, path: Path, *, sealed: bool) -> dict[str, Any]:
     if not sealed:
         raise SdcError(f"{path} is truncated, or was changed by other software (its seal is missing): {REMAKE}")
     schema = int(h5.attrs["schema"])
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, PACKED_SCHEMA):
         raise SdcError(
-            f"{path} is a feature store of schema {schema}, this sdc reads schema {SCHEMA}: "
+            f"{path} is a feature store of schema {schema}, this sdc reads schema {SCHEMA} and {PACKED_SCHEMA}: "
             f"use the sdc that wrote it, or bring its vectors over with `sdc import {path}`"
         )
     attributes = {"schema": schema, **{name: json.loads(h5.attrs[name]) for name in ("provenance", "checksums")}}
@@ -142,12 +143,13 @@ def verify_checksums(path: Path, arrays: Mapping[str, np.ndarray], datasets: Map
 
 @dataclass(frozen=True)
 class Column:
-    """A dataset to be written: blocks of rows that together have `shape`."""
+    """A dataset to be written: blocks of rows that together have `shape`; `packed` if it is texts end to end."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     blocks: Iterable[np.ndarray]
+    packed: bool = False
 
 
 def write_columns(path: Path, columns: Sequence[Column], provenance: Mapping[str, Any]) -> None:
@@ -158,13 +160,14 @@ def write_columns(path: Path, columns: Sequence[Column], provenance: Mapping[str
     """
     import h5py
 
+    schema = PACKED_SCHEMA if any(column.packed for column in columns) else SCHEMA
     with _Output(path) as output:
         try:
             with h5py.File(output, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as h5:
                 checksums = {column.name: _write_column(h5, column, output) for column in columns}
                 extents = [_extent(h5[column.name]) for column in columns]
-                attributes = {"schema": SCHEMA, "provenance": dict(provenance), "checksums": checksums}
-                h5.attrs["schema"] = SCHEMA
+                attributes = {"schema": schema, "provenance": dict(provenance), "checksums": checksums}
+                h5.attrs["schema"] = schema
                 h5.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
                 h5.attrs["checksums"] = json.dumps(checksums)
                 h5.attrs["fingerprint"] = fingerprint(json.loads(json.dumps(attributes)))

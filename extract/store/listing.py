@@ -11,7 +11,7 @@ import xxhash
 
 from sdc.errors import SdcError, unknown_name_error
 from sdc.extract.store.groundtruth import Ragged, check_groundtruth, groundtruth_arrays
-from sdc.extract.store.id_array import IdArray
+from sdc.extract.store.id_array import EncodedIds
 
 SPLITS = ("train", "query", "database")
 
@@ -25,7 +25,7 @@ class Listing:
         splits: row numbers for some of `SPLITS`, none twice in a split; kept as ascending int64 for each of them.
         labels, labels_coarse: (N,) whole numbers, kept as int32, or (N, C) zeros and ones, kept as uint8.
         groundtruth: of each query, in the order of its split, rows of the database.
-        width: bytes of the longest id.
+        id_widths: bytes of the longest id, and of all ids together.
 
     Raises:
         SdcError: an id is there twice or is no text, labels have another length or kind, a split's rows are
@@ -37,13 +37,13 @@ class Listing:
     labels: np.ndarray | None = None
     labels_coarse: np.ndarray | None = None
     groundtruth: Mapping[str, Ragged] = field(default_factory=dict)
-    width: int = field(init=False, repr=False)
+    id_widths: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
         splits = _checked_splits(self.splits, n)
         checked = {
-            "width": _checked_ids(self.ids),
+            "id_widths": _checked_ids(self.ids),
             "splits": splits,
             "labels": _checked_labels(self.labels, "labels", n),
             "labels_coarse": _checked_labels(self.labels_coarse, "coarse labels", n),
@@ -61,7 +61,7 @@ class Listing:
         splits = {name: renumbered[part] for name, part in self.splits.items()}
         queries = np.flatnonzero(splits["query"] >= 0)
         return Listing(
-            ids=self.ids.take(rows) if isinstance(self.ids, IdArray) else [self.ids[row] for row in rows.tolist()],
+            ids=self.ids.take(rows) if isinstance(self.ids, EncodedIds) else [self.ids[row] for row in rows.tolist()],
             splits={name: part[part >= 0] for name, part in splits.items()},
             labels=None if self.labels is None else self.labels[rows],
             labels_coarse=None if self.labels_coarse is None else self.labels_coarse[rows],
@@ -83,10 +83,13 @@ class Listing:
         return state.hexdigest()
 
 
-def _checked_ids(ids: Sequence[str]) -> int:
-    """The bytes of the longest id. Duplicates are sought by hash, so that millions of ids take 8 bytes each."""
+def _checked_ids(ids: Sequence[str]) -> tuple[int, int]:
+    """The bytes of the longest id and of all together.
+
+    Duplicates are sought by hash, so that millions of ids take 8 bytes each.
+    """
     hashes = np.empty(len(ids), np.uint64)
-    longest = 1
+    longest, together = 1, 0
     for row, name in enumerate(ids):
         try:
             encoded = name.encode()
@@ -95,14 +98,14 @@ def _checked_ids(ids: Sequence[str]) -> int:
         if b"\0" in encoded:
             raise SdcError(f"id {name!r} (row {row}) holds a NUL character: rename it")
         hashes[row] = xxhash.xxh3_64_intdigest(encoded)
-        longest = max(longest, len(encoded))
+        longest, together = max(longest, len(encoded)), together + len(encoded)
     hashes.sort()
     shared = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     first: dict[str, int] = {}
     for row, name in enumerate(ids if shared else ()):
         if xxhash.xxh3_64_intdigest(name.encode()) in shared and first.setdefault(name, row) != row:
             raise SdcError(f"id {name!r} is there twice (rows {first[name]} and {row}), expected each once")
-    return longest
+    return longest, together
 
 
 def _checked_splits(splits: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:

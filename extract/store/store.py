@@ -20,6 +20,7 @@ from sdc.errors import SdcError
 from sdc.extract.store.file_format import Column, read_layout, verify_checksums, write_columns
 from sdc.extract.store.groundtruth import groundtruth_arrays, groundtruth_from_arrays
 from sdc.extract.store.listing import SPLITS, Listing
+from sdc.extract.store.text_columns import id_columns, ids_of_arrays, skipped_columns, skipped_of_arrays
 from sdc.files import atomic_write, require_file
 
 FEATURES, TOKENS = "features", "tokens"
@@ -41,7 +42,7 @@ class FeatureStore:
         views: (N, d) each, read-only np.memmaps of the features of augmented views 1, 2, ... of the images.
         tokens: (N, T, w), a read-only np.memmap of the tokens of each image's T patches, or None.
         labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None.
-        encoded_ids: (N,) the ids as they are stored, UTF-8 padded with NULs to one width.
+        encoded_ids: the N ids as they are stored.
         splits: int64 row numbers, ascending, for each of `SPLITS` (possibly none).
         groundtruth: for landmark sets, such as easy, hard and junk: of each query, in the order of its split, the rows
             (not positions in the database split) that are so, ascending. Rows that were skipped are in none.
@@ -74,8 +75,8 @@ class FeatureStore:
         self.labels_coarse: np.ndarray | None = plain.get("labels_coarse")
         self.splits = {name: plain[f"splits/{name}"] for name in SPLITS}
         self.groundtruth = groundtruth_from_arrays(plain)
-        self.skipped = [(name.decode(), reason.decode()) for name, reason in plain["skipped"].tolist()]
-        self._rows, self.encoded_ids = plain["features"], plain["ids"]
+        self.skipped = skipped_of_arrays(plain)
+        self._rows, self.encoded_ids = plain["features"], ids_of_arrays(plain)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -87,8 +88,8 @@ class FeatureStore:
 
     def ids(self, rows: np.ndarray | None = None) -> list[str]:
         """The ids of `rows`, in their order (of all rows by default)."""
-        encoded = self.encoded_ids if rows is None else self.encoded_ids[rows]
-        return [name.decode() for name in encoded.tolist()]
+        encoded = self.encoded_ids.encoded_at(slice(None) if rows is None else rows)
+        return [name.decode() for name in encoded]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The features of `rows`, (n, d), in their order; a copy."""
@@ -149,7 +150,7 @@ def write_features(
         raise SdcError(f"cannot write {out}: there are {n} rows of {dimension} values{because}, expected at least one")
     columns = [
         Column("features", (n, dimension), kind, finite_blocks(blocks, kind, out)),
-        Column("ids", (n,), np.dtype(f"S{listing.width}"), _encoded_ids(listing)),
+        *id_columns(listing.ids, listing.id_widths),
         *(Column(f"splits/{name}", rows.shape, rows.dtype, [rows]) for name, rows in listing.splits.items()),
         *(
             Column(name, labels.shape, labels.dtype, [labels])
@@ -160,7 +161,7 @@ def write_features(
             Column(name, array.shape, array.dtype, [array])
             for name, array in groundtruth_arrays(listing.groundtruth).items()
         ),
-        _skipped_column(skipped),
+        *skipped_columns(skipped),
         *(replace(column, blocks=finite_blocks(column.blocks, column.dtype, out)) for column in further),
     ]
     with atomic_write(out) as temporary:
@@ -202,16 +203,3 @@ def not_finite_error(where: Path, what: str, examples: Sequence[str], count: int
 def finite_rows(block: np.ndarray) -> np.ndarray:
     """Which rows of (n, ...) floats hold finite values alone, (n,)."""
     return np.isfinite(block).all(axis=tuple(range(1, block.ndim)))  # type: ignore[no-any-return]
-
-
-def _encoded_ids(listing: Listing, size: int = 65536) -> Iterator[np.ndarray]:
-    for start in range(0, len(listing.ids), size):
-        names = [name.encode() for name in listing.ids[start : start + size]]
-        yield np.array(names, f"S{listing.width}")
-
-
-def _skipped_column(skipped: Sequence[tuple[str, str]]) -> Column:
-    encoded = [(name.encode(), reason.encode(errors="backslashreplace")) for name, reason in skipped]
-    widths = [max((len(row[column]) for row in encoded), default=1) or 1 for column in (0, 1)]
-    dtype = np.dtype([("id", f"S{widths[0]}"), ("reason", f"S{widths[1]}")])
-    return Column("skipped", (len(encoded),), dtype, [np.array(encoded, dtype)])

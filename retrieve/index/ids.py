@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdc.extract.store import EncodedIds, PackedIds
 from sdc.retrieve.index.sorted_rows import among, look_up
 
 _BLOCK = 1 << 18  # ids made or copied at once
@@ -30,27 +31,24 @@ class Ids:
     def of(cls, ids: Sequence[str] | Ids) -> Ids:
         if isinstance(ids, Ids):
             return ids
-        encoded = [encode_id(name) for name in ids]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(name) for name in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        packed = PackedIds.of(encode_id(name) for name in ids)
+        return cls(packed.text, packed.offsets)
 
     @classmethod
-    def of_rows(cls, names: np.ndarray, rows: np.ndarray) -> Ids | None:
-        """The ids of `rows` from a column of NUL-padded names, (N,) of type S; None where each is its row in digits.
+    def of_rows(cls, names: EncodedIds, rows: np.ndarray) -> Ids | None:
+        """The ids of `rows` of a feature store; None where each is its row in digits.
 
         Block by block, since a hundred million ids as Python strings would take several gigabytes.
         """
-        blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
-        if all((names[rows[block]] == _in_digits(rows[block])).all() for block in blocks):
+        blocks = [rows[start : start + names.block] for start in range(0, len(rows), names.block)]
+        if all(_are_digits(names, block) for block in blocks):
             return None
-        offsets = np.zeros(len(rows) + 1, np.int64)
+        offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(names.lengths(block) for block in blocks)]))
+        text, done = np.empty(offsets[-1], np.uint8), 0
         for block in blocks:
-            offsets[1:][block] = np.char.str_len(names[rows[block]])
-        np.cumsum(offsets, out=offsets)
-        text = np.empty(offsets[-1], np.uint8)
-        for block in blocks:
-            text[offsets[block][0] : offsets[1:][block][-1]] = _without_padding(names[rows[block]])
+            part = names.text_of(block)
+            text[done : done + len(part)] = part
+            done += len(part)
         return cls(text, offsets)
 
     @classmethod
@@ -136,6 +134,14 @@ def _row(name: bytes) -> int | None:
     """The row whose id, in digits, is `name`."""
     row = int(name) if name.isdigit() and len(name) < _DIGITS else -1
     return row if row <= np.iinfo(np.int64).max and str(row).encode() == name else None
+
+
+def _are_digits(names: EncodedIds, rows: np.ndarray) -> bool:
+    """Whether the id of each of `rows` is the row in digits."""
+    digits = Ids.of_digits(rows)
+    return np.array_equal(names.lengths(rows), np.diff(digits.offsets)) and np.array_equal(
+        names.text_of(rows), digits.text
+    )
 
 
 def _in_digits(rows: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
         store = FeatureStore(settings.features, verify=settings.verify)
         rows = store.splits["database"]
         compatibility.addable(settings, index, store, model.dimension)
-        names = store.encoded_ids[rows].tolist()
+        names = store.encoded_ids.encoded_at(rows)
         gone, known = index.items.rows_of_ids(set(names))
         if known and not settings.replace:
             raise UsageError(

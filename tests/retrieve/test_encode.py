@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError, UsageError
+from sdc.extract.store import IdArray, PackedIds
 from sdc.retrieve.bits import pack
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index import Index
@@ -145,18 +146,19 @@ def test_ids_of_a_store_are_kept_without_python_strings(data):
     """As given, in any rows; left out where each is its row in digits, which is what no id means."""
     names = data.draw(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)))
     rows = np.array(data.draw(st.lists(st.integers(0, max(len(names) - 1, 0)), max_size=len(names))), np.int64)
-    column = np.array([name.encode() for name in names], "S36")
-    found = Ids.of_rows(column, rows)
+    encoded = [name.encode() for name in names]
     expected = [names[row] for row in rows]
-    assert (found is None) == (expected == [str(row) for row in rows])
-    assert found is None or found.take(np.arange(len(rows))) == expected
+    for column in (IdArray(np.array(encoded, "S36")), PackedIds.of(encoded)):
+        found = Ids.of_rows(column, rows)
+        assert (found is None) == (expected == [str(row) for row in rows])
+        assert found is None or found.take(np.arange(len(rows))) == expected
 
 
 def test_ids_beyond_one_block_keep_their_places():
     rows = np.arange(600_000)
     digits = rows.astype("S6")
-    assert Ids.of_rows(digits, rows) is None
+    assert Ids.of_rows(IdArray(digits), rows) is None
     digits[555_555] = b"\xc3\xbc"
-    found = Ids.of_rows(digits, rows[::-1])
+    found = Ids.of_rows(IdArray(digits), rows[::-1])
     assert found is not None
     assert found.take(np.array([0, 599_999 - 555_555, 599_999])) == ["599999", "ü", "0"]

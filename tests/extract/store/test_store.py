@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdc.errors import SdcError
+from sdc.extract.readers import read_tables
 from sdc.extract.store import SPLITS, FeatureStore, Listing, default_splits, file_format, write_features
 
 GOLDEN = Path(__file__).parent / "golden" / "feats.h5"
@@ -122,6 +124,54 @@ def test_rows_come_in_the_order_asked_for(three_hundred: Path, rows: list[int], 
     assert [len(block) for block in blocks[:-1]] == [size] * (len(blocks) - 1)
     np.testing.assert_array_equal(np.concatenate([np.empty((0, 4), np.float16), *blocks]), expected)
     assert store.ids(chosen) == [f"bild-ä{row}.jpg" for row in rows]
+
+
+long_names = st.builds(lambda text, times: text * times, names, st.sampled_from([1, 1, 1, 50, 400]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(long_names, min_size=1, max_size=30, unique=True), st.lists(st.tuples(long_names, names), max_size=20))
+def test_texts_of_any_length_come_back(ids: list[str], skipped: list[tuple[str, str]]) -> None:
+    features = np.ones((len(ids), 2), np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        path = write_features(Path(name) / "f.h5", Listing(ids, {}), {}, 2, "f4", [features], skipped)
+        store = FeatureStore(path)
+        assert store.ids() == ids
+        assert store.ids(np.arange(len(ids))[::-2]) == ids[::-2]
+        assert store.skipped == skipped
+        (column,) = [table for table in read_tables(path) if table.name == "ids"]
+        assert column.read().tolist() == ids
+
+
+def test_one_long_id_costs_its_own_length(tmp_path: Path) -> None:
+    n, length = 600, 100_000
+    ids = ["x" * length, *(f"{row}.jpg" for row in range(1, n))]
+    skipped = [("y" * length, "no image"), *((f"{row}.png", "no image") for row in range(n))]
+    listing, features = Listing(ids, {}), np.ones((n, 64), np.float32)
+    tracemalloc.start()
+    path = write_features(tmp_path / "f.h5", listing, {}, 64, np.float32, [features], skipped)
+    store = FeatureStore(path)
+    assert (store.ids(), store.skipped) == (ids, skipped)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size < features.nbytes + 2 * length + 100_000
+    assert peak < 20 * length
+
+
+def test_only_packed_texts_have_another_schema(tmp_path: Path) -> None:
+    schemas = {}
+    for length in (1, 5000):
+        listing = Listing(["x" * length, *(str(row) for row in range(99))], {})
+        path = write_features(tmp_path / "f.h5", listing, {}, 1, "f4", [np.ones((100, 1))])
+        schemas[length] = int(h5py.File(path).attrs["schema"])
+    assert schemas == {1: 1, 5000: 2}
+
+
+def test_the_packed_format_stays_readable() -> None:
+    store = FeatureStore(GOLDEN.with_name("packed.h5"))
+    assert store.ids() == ["ü" * 300, *(f"{row}.jpg" for row in range(1, 20))]
+    assert store.skipped == [("é" * 300, "why"), *((f"{row}.png", "") for row in range(20))]
+    assert store.fingerprint == "d5eb3b97b4b0800c207fb967010d135d"
 
 
 def test_many_blocks_have_a_checksum_each(tmp_path: Path) -> None:
