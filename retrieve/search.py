@@ -53,7 +53,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     k = min(settings.k, index.ntotal if within is None else len(within))
     reranker = _reranker(settings, index, encoder)
     if settings.explain:
-        candidates = reranker.candidates if reranker else k
+        candidates = None if settings.radius is not None else reranker.candidates if reranker else k
         log.info("%s", index.explain(min(len(scan.codes), _QUERIES), candidates, within=within))
     results: Iterator[Neighbors]
     if settings.radius is not None:

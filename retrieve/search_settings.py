@@ -20,7 +20,7 @@ class SearchSettings:
         ids: items of the database or the query split, by id.
         limit: at most so many queries; None takes all.
         k: neighbors a query; more than there are returns all.
-        radius: everything within this Hamming distance, inclusive, instead of the k nearest.
+        radius: everything within this Hamming distance, inclusive, instead of the k nearest; exact in any index.
         only_ids: a file with an id a line: search these alone.
         only_labels: search what has one of these labels alone.
         rerank: the factor that makes k the size of the shortlist whose features are compared, at least 1; `auto`

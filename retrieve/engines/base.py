@@ -83,6 +83,11 @@ class Hits(NamedTuple):
         order = np.lexsort((number, distance))
         return cls(number[order], distance[order], [ids[number] for number in order])
 
+    def within(self, radius: int) -> Hits:
+        """Those within a distance, inclusive."""
+        count = int(np.searchsorted(self.distances, radius, side="right"))
+        return Hits(self.rows[:count], self.distances[:count], self.ids[:count])
+
 
 class Engine(ABC):
     """One collection or table of an engine; open from construction to `close`.
@@ -165,7 +170,7 @@ class Engine(ABC):
 
         Args:
             nprobe: lists to scan of an index of type ivf; None takes a sixteenth.
-            exact: miss nothing, though the index be approximate.
+            exact: miss nothing, though the index be approximate; always so with a radius.
         """
 
     @abstractmethod

@@ -6,7 +6,6 @@ A code is a native BINARY_VECTOR, compared by HAMMING; its bytes go over as they
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.engines.base import MOST_ROWS, Engine, Hits, PushBatch, Record, foreign
-from sdc.retrieve.engines.milvus_client import CONNECT_SECONDS, open_client, release, translated
+from sdc.retrieve.engines.milvus_client import CONNECT_SECONDS, open_client, quoted, release, translated
 from sdc.retrieve.engines.urls import Target, check_name, split_url
 
 _FORM = "milvus://HOST:PORT/COLLECTION or milvus:FILE"
@@ -30,6 +29,7 @@ _REQUEST, _HANDOVER, _BUILD = 60, 600, 3600  # seconds
 _LABELS = 4096  # of an ARRAY
 _NAMES = 256  # looked for at once
 _ANSWERS = 1 << 18  # neighbors asked for at once
+_FIRST, _TIMES = 256, 8  # neighbors asked for to find all within a radius, and how many times as many next
 
 
 class Milvus(Engine):
@@ -147,7 +147,7 @@ class Milvus(Engine):
 
     def _named(self, names: list[str]) -> list[dict[str, Any]]:
         """The items with one of these ids; of an id that more than `MOST_ROWS` items share, some."""
-        listed = ", ".join(_quoted(name, self.target) for name in names)
+        listed = ", ".join(quoted(name, self.target) for name in names)
         records = self._query(f"id in [{listed}]", ["id", "row", "code"], limit=MOST_ROWS)
         if len(records) < MOST_ROWS or len(names) == 1:
             return records
@@ -165,10 +165,13 @@ class Milvus(Engine):
         exact: bool = False,
     ) -> list[Hits]:
         params: dict[str, Any] = {}
+        lists = self._record if self._record is not None and self._record.index_type == "ivf" else None
+        if lists and radius is not None:
+            return self._within(codes, k, radius, labels)
         if radius is not None:  # range_filter ≤ distance < radius
             params |= {"radius": radius + 1, "range_filter": 0}
-        if self._record is not None and self._record.index_type == "ivf":
-            params["nprobe"] = list_count(self._record) if exact else probe_count(self._record, nprobe)
+        if lists:
+            params["nprobe"] = list_count(lists) if exact else probe_count(lists, nprobe)
         hits: list[Hits] = []
         step = max(1, min(1024, _ANSWERS // k))
         with translated(self.target):
@@ -181,6 +184,21 @@ class Milvus(Engine):
                 )  # fmt: skip
                 hits += [_hits(near) for near in neighbors]
         return hits
+
+    def _within(self, codes: np.ndarray, k: int, radius: int, labels: Sequence[int]) -> list[Hits]:
+        """Of the k nearest those within the radius, in an index of type ivf.
+
+        Its own range search ends where a list, or in later versions a few in a row, has nothing within the radius,
+        whatever nprobe. So the nearest are asked for, more and more, until one lies beyond it.
+        """
+        asked = min(k, _FIRST)
+        hits = self.search(codes, asked, labels=labels, exact=True)
+        while asked < k:
+            cut_off = [n for n, near in enumerate(hits) if len(near.rows) == asked and near.distances[-1] <= radius]
+            asked = min(k, _TIMES * asked)
+            for n, near in zip(cut_off, self.search(codes[cut_off], asked, labels=labels, exact=True), strict=True):
+                hits[n] = near
+        return [near.within(radius) for near in hits]
 
     def _having(self, labels: Sequence[int]) -> str:
         """The condition for items with one of these labels; without labels for all."""
@@ -230,19 +248,6 @@ def _wait(done: Callable[[], bool], seconds: float, failure: str) -> None:
         if time.monotonic() > end:
             raise SdcError(f"{failure} in {seconds} s; look at its logs")
         time.sleep(0.2)
-
-
-def _quoted(name: str, target: Target) -> str:
-    """An id as part of a condition."""
-    if target.file is None:
-        return json.dumps(name, ensure_ascii=False)
-    # The embedded engine knows no escapes but these of quotes and backslashes.
-    if "\n" in name or "\r" in name:
-        raise UsageError(
-            f"the embedded Milvus cannot be asked for the id {name!r}, since it has a line break: give the item's "
-            "vector with --queries"
-        )
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _hits(near: list[dict[str, Any]]) -> Hits:

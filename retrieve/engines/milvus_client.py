@@ -1,8 +1,9 @@
-"""Opens Milvus' client on a server or on the embedded engine's file, and raises its errors as ours."""
+"""Opens Milvus' client on a server or the embedded engine's file, quotes ids for it, and raises its errors as ours."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -146,3 +147,16 @@ def _advice(target: Target, message: str) -> str:
     if "connect" in low or "unavailable" in low or "deadline" in low:
         return f"Milvus does not answer ({message})"
     return f"Milvus refuses: {message}"
+
+
+def quoted(name: str, target: Target) -> str:
+    """An id as part of a condition."""
+    if target.file is None:
+        return json.dumps(name, ensure_ascii=False)
+    # The embedded engine knows no escapes but these of quotes and backslashes.
+    if "\n" in name or "\r" in name:
+        raise UsageError(
+            f"the embedded Milvus cannot be asked for the id {name!r}, since it has a line break: give the item's "
+            "vector with --queries"
+        )
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -68,12 +68,11 @@ def search(settings: SearchSettings) -> dict[str, Any]:
 
 
 def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -> list[Hits]:
-    """As an index in a file: exact among some labels, and where the approximate search finds fewer than k."""
+    """As an index in a file: exact within a radius, among some labels, and where too few are found for k."""
     if settings.radius is not None or settings.only_labels:
         return engine.search(
-            codes, k, radius=settings.radius, labels=settings.only_labels, nprobe=settings.nprobe,
-            exact=bool(settings.only_labels),
-        )  # fmt: skip
+            codes, k, radius=settings.radius, labels=settings.only_labels, nprobe=settings.nprobe, exact=True
+        )
     hits = engine.search(codes, k, nprobe=settings.nprobe)
     short = [number for number, near in enumerate(hits) if len(near.rows) < k]
     if short:

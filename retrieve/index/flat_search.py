@@ -44,9 +44,15 @@ class FlatSearcher:
         """None: an exact search has nothing to choose."""
         return {}
 
-    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> Plan:
-        """How `search` carries out so many queries."""
-        return self._plan(queries, k, within, 0 if self._gpu_failed else faiss_module().get_num_gpus())
+    @property
+    def exact(self) -> FlatSearcher:
+        """Itself; of a subclass, whose own search may miss something, a plain one."""
+        return self if type(self) is FlatSearcher else FlatSearcher(self.codes)
+
+    def plan(self, queries: int, k: int | None, within: np.ndarray | None = None) -> Plan:
+        """How `search` carries out so many queries; without k, how `range_search` does."""
+        gpus = 0 if k is None or self._gpu_failed else faiss_module().get_num_gpus()
+        return self._plan(queries, k or 1, within, gpus)
 
     def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest of each query: distances (Q, k) int32 and positions (Q, k) int64.

@@ -68,19 +68,24 @@ class Searchable:
         return distances, self.items.rows(positions)
 
     def search_positions(
-        self, codes: np.ndarray, k: int, *, within: np.ndarray | None = None
+        self, codes: np.ndarray, k: int, *, within: np.ndarray | None = None, exact: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `search`, but returns positions (Q, k) among the items instead of their rows."""
+        """As `search`, but returns positions (Q, k) among the items instead of their rows.
+
+        Args:
+            exact: miss nothing, though the index be approximate.
+        """
         codes, k = check_query_codes(codes, self.bits), operator.index(k)
         inside = inside_positions(self.items, within)
         if k < 1:
             raise UsageError(f"k must be at least 1, found {k}")
-        return self._searcher.search(codes, min(k, self.ntotal if inside is None else len(inside)), inside)
+        searcher = self._searcher.exact if exact else self._searcher
+        return searcher.search(codes, min(k, self.ntotal if inside is None else len(inside)), inside)
 
     def range_search(
         self, codes: np.ndarray, radius: int, *, within: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All codes within a Hamming distance, ordered by (distance, row).
+        """All codes within a Hamming distance, ordered by (distance, row); none is missed, whatever the index's type.
 
         Args:
             codes: (Q, bits // 8) uint8.
@@ -101,11 +106,11 @@ class Searchable:
         )
         if radius < 0:
             raise UsageError(f"the radius must be at least 0, found {radius}")
-        limits, distances, positions = self._searcher.range_search(codes, radius, inside)
+        limits, distances, positions = self._searcher.exact.range_search(codes, radius, inside)
         return limits, distances, self.items.rows(positions)
 
-    def explain(self, queries: int, k: int, *, within: np.ndarray | None = None) -> str:
-        """How `search` goes about so many queries, and why."""
+    def explain(self, queries: int, k: int | None, *, within: np.ndarray | None = None) -> str:
+        """How `search` goes about so many queries, and why; without k, how `range_search` does."""
         positions = inside_positions(self.items, within)
         what = f"{self.ntotal} codes" if positions is None else f"{len(positions)} of {self.ntotal} codes"
         asked = f"{queries} {'query' if queries == 1 else 'queries'}"

@@ -46,7 +46,7 @@ _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a pa
 @click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
 @click.option("--limit", type=int, help="At most so many queries.  [default: 10 of the query split; all with --json]")
 @click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
-@click.option("--radius", type=int, help="All within this Hamming distance, instead of the k nearest.")
+@click.option("--radius", type=int, help="All within this Hamming distance, instead of the k nearest: exact.")
 @click.option("--only-ids", type=PATH, metavar="FILE", help="Search the ids in FILE alone, one a line.")
 @click.option("--only-label", "only_labels", type=int, multiple=True, help="Search this label alone; may be repeated.")
 @click.option(

@@ -141,7 +141,7 @@ class Snapshot:
         within = matching_rows(self.database, None, how.labels)
         k = min(most + 1 if how.k is None else how.k, self.index.ntotal if within is None else len(within))
         # A radius is answered from the nearest: what it would find is not bounded, and so neither is its memory.
-        distances, positions = self.index.search_positions(codes, k, within=within)
+        distances, positions = self.index.search_positions(codes, k, within=within, exact=how.radius is not None)
         if how.radius is None:
             neighbors = self._equal(positions, {"distance": distances})
         else:

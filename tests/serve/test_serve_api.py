@@ -86,6 +86,19 @@ def test_a_radius_finds_all_within_it_or_tells_of_too_many(folder, asked, refusa
         assert "more than 60 lie within 16 of 'img/0003.png'" in message
 
 
+def test_a_radius_finds_all_within_it_in_ivf_too(folder, asked, without_labels):
+    db = Index.open(folder / "db.bin")
+    codes, ids = db.database.codes, db.database.ids
+    Index.build(codes, ids=ids, metadata=db.metadata, index_type="ivf", recall=0.1).save(folder / "db.bin")
+    names = tuple(f"img/{row:04}.png" for row in range(50, 90))
+    expected = search(SearchSettings(folder / "db.bin", ids=names, radius=1))["results"]
+    sizes = [len(each["neighbors"]) for each in expected]
+    with asked(folder, max_k=8) as client:
+        for each in (each for each, size in zip(expected, sizes, strict=True) if size <= 8):
+            found = client.post("/search", json={"id": each["query"], "radius": 1}).json()
+            assert without_labels(found["results"]) == [each]
+
+
 GOOD = [0.5] * 24
 HOSTILE = [
     (b"", 400, "not JSON"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from sdc.retrieve.index.delta.tombstones import Tombstones
 from sdc.retrieve.index.flat_search import FlatSearcher
-from sdc.retrieve.index.index_types import StoredSearcher
+from sdc.retrieve.index.index_types import Searcher
 
 _BITS = 48  # of a position, in a number that orders by (distance, position)
 _MASK = (1 << _BITS) - 1
@@ -32,9 +32,7 @@ class MergedSearcher:
         base: the searcher of db.bin.
     """
 
-    def __init__(
-        self, base: StoredSearcher, stored_count: int, tombstones: Tombstones, added: np.ndarray | None
-    ) -> None:
+    def __init__(self, base: Searcher, stored_count: int, tombstones: Tombstones, added: np.ndarray | None) -> None:
         """Takes the searcher of the `stored_count` codes of db.bin, and the codes that were added, if any."""
         self.base, self._stored_count, self._tombstones = base, stored_count, tombstones
         self._remaining = stored_count - len(tombstones)
@@ -45,17 +43,26 @@ class MergedSearcher:
         """Those of the searcher of db.bin."""
         return self.base.options
 
-    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> str:
-        """How `search` goes about it, in words."""
+    @property
+    def exact(self) -> MergedSearcher:
+        """The same items with an exact search in db.bin."""
+        if self.base.exact is self.base:
+            return self
+        added = None if self._added is None else self._added.codes
+        return MergedSearcher(self.base.exact, self._stored_count, self._tombstones, added)
+
+    def plan(self, queries: int, k: int | None, within: np.ndarray | None = None) -> str:
+        """How `search` goes about it, in words; without k, how `range_search` does."""
         old, new = self._split(within)
         parts = []
         if self._added is None or (self._remaining and (old is None or len(old))):
-            parts.append(str(self.base.plan(queries, k if old is not None else self._asked(k), old)))
+            asked = k if k is None or old is not None else self._asked(k)
+            parts.append(str(self.base.plan(queries, asked, old)))
             if len(self._tombstones) and old is None:
                 parts.append(f"{len(self._tombstones)} removed codes are left out")
         if self._added is not None and (new is None or len(new)):
             count = len(self._added.codes if new is None else new)
-            parts.append(f"{count} added codes {self._added.plan(queries, min(k, count), new)}")
+            parts.append(f"{count} added codes {self._added.plan(queries, k and min(k, count), new)}")
         return "; ".join(parts)
 
     def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -78,11 +85,15 @@ class MergedSearcher:
     def range_search(
         self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32 and positions int64."""
+        """All within `radius`, inclusive, whether or not db.bin's own search is exact.
+
+        Returns:
+            limits (Q + 1,) int64, distances int32 and positions int64: those of query q are at limits[q]:limits[q + 1].
+        """
         old, new = self._split(within)
         parts = []
         if self._added is None or (self._remaining and (old is None or len(old))):
-            limits, distances, stored = self.base.range_search(codes, radius, old)
+            limits, distances, stored = self.base.exact.range_search(codes, radius, old)
             positions, removed = self._tombstones.merged(stored)
             query, there = _queries(limits), ~removed
             parts.append((query[there], distances[there], positions[there]))

@@ -33,7 +33,7 @@ class IVFSearcher:
     Attributes:
         nprobe: how many lists are scanned.
         lists: how many there are.
-        exact: the searcher of the same codes by position, for what IVF is of no use for.
+        exact: the searcher of the same codes by position, for what IVF is of no use for, such as all within a distance.
     """
 
     def __init__(self, inverted: Any, codes: np.ndarray, nprobe: int | None = None) -> None:
@@ -47,9 +47,9 @@ class IVFSearcher:
         """How many lists are scanned."""
         return {"nprobe": self.nprobe}
 
-    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> str:
-        """How `search` goes about it, in words."""
-        if within is not None:
+    def plan(self, queries: int, k: int | None, within: np.ndarray | None = None) -> str:
+        """How `search` goes about it, in words; without k, how `exact.range_search` does."""
+        if within is not None or k is None:
             return f"all of them, {self.exact.plan(queries, k, within)}"
         return f"those in the {self.nprobe} nearest of {self.lists} lists, or all where these hold fewer than {k}"
 
@@ -71,23 +71,6 @@ class IVFSearcher:
             distances[short], positions[short] = self.exact.search(np.ascontiguousarray(codes[short]), k)
         return distances, positions
 
-    def range_search(
-        self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All codes in the lists scanned within `radius`, inclusive; within given positions all, exactly.
-
-        Returns:
-            limits (Q + 1,) int64, distances int32 and positions int64: those of query q are at limits[q]:limits[q + 1].
-
-        Raises:
-            SdcError: as `search`.
-        """
-        if within is not None:
-            return self.exact.range_search(codes, radius, within)
-        groups = self._share_out(partial(self._within, radius), codes)
-        counts, distances, positions = (np.concatenate(parts) for parts in zip(*groups, strict=True))
-        return np.append(0, np.cumsum(counts)), distances, positions
-
     def write(self, write: Callable[[bytes], None]) -> None:
         """The FAISS part of db.bin, piece by piece."""
         faiss = faiss_module()
@@ -106,19 +89,16 @@ class IVFSearcher:
         cut = (distances[:, -1] == distances[:, k - 1]) & (positions[:, -1] >= 0)
         distances, positions = _in_order(distances, positions, k)
         for query in np.flatnonzero(cut) if asked < len(self.exact.codes) else ():
-            _, near, at = self._within(int(distances[query, -1]), codes[query : query + 1])
+            near, at = self._scanned_within(int(distances[query, -1]), codes[query : query + 1])
             distances[query], positions[query] = near[:k], at[:k]
         return distances, positions
 
-    def _within(self, radius: int, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of a few queries, by the calling thread: counts (Q,), distances and positions."""
-        limits, distances, positions = self._inverted.range_search(
-            codes, min(radius, self._inverted.d) + 1
-        )  # exclusive
+    def _scanned_within(self, radius: int, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and positions of what the lists scanned have within a radius of one query, in their order."""
+        _, distances, positions = self._inverted.range_search(code, min(radius, self._inverted.d) + 1)  # exclusive
         self._check(positions, 0)
-        counts = np.diff(limits.astype(np.int64))
-        order = np.lexsort((positions, distances, np.repeat(np.arange(len(codes)), counts)))
-        return counts, distances[order].astype(np.int32), positions[order]
+        order = np.lexsort((positions, distances))
+        return distances[order].astype(np.int32), positions[order]
 
     def _check(self, positions: np.ndarray, least: int) -> None:
         if positions.size and not least <= positions.min() <= positions.max() < len(self.exact.codes):

@@ -15,20 +15,28 @@ class Searcher(Protocol):
     (distance, position).
     """
 
-    def plan(self, queries: int, k: int, within: np.ndarray | None = None) -> object:
-        """How `search` goes about so many queries, in words for `--explain`."""
+    def plan(self, queries: int, k: int | None, within: np.ndarray | None = None) -> object:
+        """How `search` goes about so many queries, for `--explain`; without k, how `exact.range_search` does."""
 
     def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Distances (Q, k) int32 and positions (Q, k) int64; k is at most the number searched."""
+
+    @property
+    def exact(self) -> ExactSearcher:
+        """A searcher of the same codes that misses nothing; itself, where it is one."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The search options in force, by name, e.g. nprobe."""
+
+
+class ExactSearcher(Searcher, Protocol):
+    """Misses nothing, so that it can tell all within a distance."""
 
     def range_search(
         self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All within `radius`, inclusive: limits (Q + 1,) int64, distances int32, positions int64."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The search options in force, by name, e.g. nprobe."""
 
 
 class StoredSearcher(Searcher, Protocol):

@@ -174,6 +174,9 @@ def test_approximate_types_return_k_and_are_exact_among_labels(engine, index_typ
         assert distances(there) == distances(here)
         assert there["k"] == here["k"]
         check_neighbors(there, index)
+    for radius in (0, 12, 24, 26):  # exact in any type
+        near = replace(asked, radius=radius)
+        assert search(replace(near, index=url)) == {**search_here(near), "index": url}
     if index_type == "ivf":  # lists are scanned as told
         asked = replace(asked, k=10)
         all_lists = search(replace(asked, index=url, nprobe=10_000))

@@ -16,6 +16,8 @@ from sdc.retrieve.bits import hamming
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.index_types import ivf_lists, ivf_search
 from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.update.changes import remove
+from sdc.retrieve.update.settings import RemoveSettings
 
 faiss = faiss_module()
 
@@ -63,11 +65,33 @@ def test_scanned_lists_give_the_first_by_distance_and_position(n, lists, nprobe,
                 expected = within_lists(query, codes, centroids, assigned, len(centroids))
             assert list(zip(distances[q], positions[q], strict=True)) == expected[:k]
     for radius in (0, 2, width * 8, 2**31):
-        limits, distances, positions = searcher.range_search(queries, radius)
+        limits, distances, positions = searcher.exact.range_search(queries, radius)
         for q, query in enumerate(queries):
-            expected = [pair for pair in within_lists(query, codes, centroids, assigned, nprobe) if pair[0] <= radius]
+            everywhere = within_lists(query, codes, centroids, assigned, len(centroids))
             here = slice(limits[q], limits[q + 1])
-            assert list(zip(distances[here], positions[here], strict=True)) == expected
+            found = list(zip(distances[here], positions[here], strict=True))
+            assert found == [pair for pair in everywhere if pair[0] <= radius]
+
+
+def test_a_radius_is_exact_in_ivf_whatever_was_changed_in_it(tmp_path):
+    codes, path = clustered(3000), tmp_path / "db.bin"
+    Index.build(codes, index_type="ivf").save(path)
+    queries = codes[:40]
+    assert Index.open(path, nprobe=1).explain(3, None).startswith("3 queries in 3000 codes of 64 bits: all of them, ")
+    removed = np.arange(0, 3000, 3)
+    remove(RemoveSettings(path, tuple(map(str, removed.tolist()))))
+    rows = np.setdiff1d(np.arange(3000), removed)
+    for index, there in ((Index.build(codes, index_type="ivf"), np.arange(3000)), (Index.open(path, nprobe=1), rows)):
+        assert index.approximate
+        for within in (None, there[::2]):
+            limits, distances, found = index.range_search(queries, 18, within=within)
+            searched = there if within is None else within
+            for q, near in enumerate(hamming(queries, codes[searched])):
+                order = np.argsort(near, kind="stable")[: int((near <= 18).sum())]
+                assert (found[limits[q] : limits[q + 1]] == searched[order]).all()
+                assert (distances[limits[q] : limits[q + 1]] == near[order]).all()
+        nearest = index.search_positions(queries, 500, exact=True)[0]
+        assert (nearest == np.sort(hamming(queries, codes[there]), axis=1)[:, :500]).all()
 
 
 def test_equal_codes_come_by_position_alone_and_in_a_batch():
