@@ -123,8 +123,9 @@ def measure(scene: Scene, recall: float) -> dict[str, Any]:
         check(stage, query)
     found = [single(stage, vectors[n : n + 1])[0] for n in range(len(vectors))]
     codes = pack(stage.model.outputs(vectors))
-    (store,) = stage.store.stores
+    (store,) = stage.store.parts
     mapped: Any = store.features.base
+    assert store.path is not None
     file = os.open(store.path, os.O_RDONLY)
 
     def drop() -> None:

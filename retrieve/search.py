@@ -16,11 +16,8 @@ from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, ragged
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
 from sdc.retrieve.queries import Queries, QueryEncoder
-from sdc.retrieve.rerank import Reranker, check_rerank
+from sdc.retrieve.rerank import QUERIES, Reranker, batches, check_rerank, open_features
 from sdc.retrieve.search_settings import SearchSettings
-
-_QUERIES = 1024  # searched at once
-_CELLS = 1 << 20  # candidates for reranking in memory at once
 
 
 def search(settings: SearchSettings) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
             dimension than the model's, or a model other than the one that encoded the index.
     """
     settings.check_counts()
-    check_rerank(settings.rerank, settings.recall)
+    check_rerank(settings.rerank, settings.recall, settings.precision)
     if settings.radius is not None and settings.rerank is not None:
         raise UsageError(
             "--radius lists all within a Hamming distance, --rerank orders the k nearest: give one of them"
@@ -54,7 +51,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     reranker = _reranker(settings, index, encoder)
     if settings.explain:
         candidates = None if settings.radius is not None else reranker.candidates if reranker else k
-        log.info("%s", index.explain(min(len(scan.codes), _QUERIES), candidates, within=within))
+        log.info("%s", index.explain(min(len(scan.codes), QUERIES), candidates, within=within))
     results: Iterator[Neighbors]
     if settings.radius is not None:
         results = scan.in_range(settings.radius)
@@ -76,29 +73,20 @@ class _Scan:
 
     def nearest(self, k: int) -> Iterator[Neighbors]:
         """The k nearest by Hamming distance."""
-        for part in self._batches(k):
+        for part in batches(len(self.codes), k):
             distances, positions = self.index.search_positions(self.codes[part], k, within=self.within)
             yield from self._equal(positions, {"distance": distances})
 
     def in_range(self, radius: int) -> Iterator[Neighbors]:
         """All within the radius."""
-        for part in self._batches(1):
+        for part in batches(len(self.codes), 1):
             limits, distances, rows = self.index.range_search(self.codes[part], radius, within=self.within)
             yield from ragged_neighbors(self.index.ids(rows), {"row": rows, "distance": distances}, limits.tolist())
 
     def reranked(self, reranker: Reranker, features: np.ndarray, outputs: np.ndarray) -> Iterator[Neighbors]:
         """The k nearest of queries with these features (Q, d) and outputs (Q, bits)."""
-        for part in self._batches(reranker.candidates):
-            distances, positions = self.index.search_positions(
-                self.codes[part], reranker.candidates, within=self.within
-            )
-            best = reranker.rerank(distances, positions, features[part], outputs[part])
+        for best in reranker.search(self.codes, features, outputs, self.within):
             yield from self._equal(best.positions, {"distance": best.distances, reranker.measure: best.similarities})
-
-    def _batches(self, k: int) -> Iterator[slice]:
-        step = min(_QUERIES, max(1, _CELLS // k))
-        for start in range(0, len(self.codes), step):
-            yield slice(start, start + step)
 
     def _equal(self, positions: np.ndarray, columns: dict[str, np.ndarray]) -> list[Neighbors]:
         items = self.index.items
@@ -156,7 +144,10 @@ def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
 def _reranker(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> Reranker | None:
     if settings.rerank is None:
         return None
+    features = open_features(
+        index, encoder.model, settings.features, settings.precision, needed=settings.rerank == "auto"
+    )
     return Reranker.open(
         index, encoder.model, min(settings.k, index.ntotal), settings.rerank,
-        recall=settings.recall, features=settings.features, verify=settings.verify,
+        recall=settings.recall, features=features, verify=settings.verify,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdc.errors import UsageError
+from sdc.retrieve.features import Precision
 from sdc.retrieve.rerank import Factor
 
 
@@ -27,6 +28,8 @@ class SearchSettings:
             measures which reaches `recall`. None leaves the order by Hamming distance.
         recall: of the k nearest by the features' cosine, for `auto`; None takes 0.95.
         features: the features the index was encoded from, for reranking; None takes the recorded path.
+        precision: of these features: as they are `stored`, or read from a copy in `float16` or `int8` beside them,
+            which is made where there is none.
         model: the model that encoded the index; None takes the recorded path.
         weights: the backbone's weights for images, where they can't be had by their tag.
         nprobe: lists of an IVF index to scan; None takes what it was made with.
@@ -46,6 +49,7 @@ class SearchSettings:
     rerank: Factor | None = None
     recall: float | None = None
     features: Path | None = None
+    precision: Precision = "stored"
     model: Path | None = None
     weights: str | None = None
     nprobe: int | None = None

@@ -1,6 +1,6 @@
 """feats.h5: written whole or not at all, read through memory maps."""
 
-from sdc.extract.store.file_format import Column
+from sdc.extract.store.file_format import Column, read_layout, verify_checksums, write_columns
 from sdc.extract.store.groundtruth import Ragged, groundtruth_arrays, groundtruth_from_arrays
 from sdc.extract.store.id_array import EncodedIds, IdArray, PackedIds, RowNumberIds
 from sdc.extract.store.listing import SPLITS, Listing, default_splits
@@ -33,6 +33,9 @@ __all__ = [
     "groundtruth_arrays",
     "groundtruth_from_arrays",
     "not_finite_error",
+    "read_layout",
+    "verify_checksums",
     "view_name",
+    "write_columns",
     "write_features",
 ]

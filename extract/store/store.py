@@ -61,6 +61,8 @@ class FeatureStore:
         with self.path.open("rb") as file:
             attributes, datasets = read_layout(file, self.path)
             arrays = {name: dataset.map(file) for name, dataset in datasets.items()}
+        if attributes["provenance"].get("source") == "copy":
+            raise SdcError(f"{self.path} is a copy of features that --rerank reads, expected the feature store itself")
         if verify:
             verify_checksums(self.path, arrays, datasets)
         self.provenance: dict[str, Any] = attributes["provenance"]
@@ -85,6 +87,11 @@ class FeatureStore:
     def dimension(self) -> int:
         """d, the number of values in a row."""
         return int(self._rows.shape[1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's features."""
+        return self.dimension * self._rows.dtype.itemsize
 
     def ids(self, rows: np.ndarray | None = None) -> list[str]:
         """The ids of `rows`, in their order (of all rows by default)."""

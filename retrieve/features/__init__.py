@@ -1,5 +1,6 @@
 """The features behind an index: where they are read, their exact neighbors, and rankings by their cosine."""
 
+from sdc.retrieve.features.compact_rows import PRECISIONS, Precision, check_precision
 from sdc.retrieve.features.cosine import (
     CUTOFFS,
     Cosines,
@@ -11,13 +12,18 @@ from sdc.retrieve.features.cosine import (
 from sdc.retrieve.features.exact_neighbors import nearest
 from sdc.retrieve.features.feature_source import IndexFeatures, encoded_features, missing_features
 from sdc.retrieve.features.protocol import Features
+from sdc.retrieve.features.stored_rows import StoredRows
 
 __all__ = [
     "CUTOFFS",
+    "PRECISIONS",
     "Cosines",
     "Features",
     "IndexFeatures",
     "Nearest",
+    "Precision",
+    "StoredRows",
+    "check_precision",
     "encoded_features",
     "expected_overlap",
     "missing_features",

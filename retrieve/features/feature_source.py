@@ -7,76 +7,95 @@ counted on from its first number, see `sdc.retrieve.index.delta.manifest.Source`
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore
+from sdc.retrieve.features.compact_rows import Precision, compact_rows
+from sdc.retrieve.features.stored_rows import StoredRows
 from sdc.retrieve.index import EncodedIndex, linked_file
 
 _OTHERS = 500  # files that a process may have open beside those of the features
 
 
-class AddedFeatures(NamedTuple):
-    """A store whose items were added. Its other arrays are let go of, since each takes a file descriptor."""
-
-    first: int  # its first number
-    features: np.ndarray  # (n, d), a memory map
-
-
 class IndexFeatures:
-    """Feature stores that are read as one, by the rows of an index.
+    """Features by the rows of an index: of one store, or of several that are read as one.
 
     Attributes:
-        stores: that of `sdc encode`, then in the order of their first numbers those whose items were added.
-        path: of the first.
+        parts: that of `sdc encode`, then in the order of their first numbers those whose items were added.
+        precision: what is read: the features as they are `stored`, or a copy in `float16` or `int8`.
     """
 
-    def __init__(self, store: FeatureStore, added: Sequence[AddedFeatures] = ()) -> None:
-        self.stores: list[FeatureStore | AddedFeatures] = [store, *added]
-        self.path, self._first, self._added = store.path, store, added
-        self._starts = np.array([0, *(part.first for part in added)], np.int64)
-        self._dtype = np.result_type(*(part.features.dtype for part in self.stores))
+    def __init__(
+        self, parts: Sequence[StoredRows], starts: Sequence[int] = (0,), precision: Precision = "stored"
+    ) -> None:
+        self.parts, self.precision = parts, precision
+        self._read = [compact_rows(part, precision) for part in parts]
+        self._starts = np.array(starts, np.int64)
+        self._dtype = np.result_type(*(part.dtype for part in self._read))
+
+    @property
+    def path(self) -> Path | None:
+        """Of the store that was encoded."""
+        return self.parts[0].path
 
     @property
     def dimension(self) -> int:
         """d, the number of values in a row."""
-        return self._first.dimension
+        return self.parts[0].dimension
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that a row takes where it is read."""
+        return max(part.row_bytes for part in self._read)
+
+    @property
+    def original(self) -> IndexFeatures:
+        """The features as they are stored."""
+        return self if self.precision == "stored" else IndexFeatures(self.parts, self._starts.tolist())
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The features of `rows`, (n, d), in their order; a copy."""
         which = np.searchsorted(self._starts, rows, side="right") - 1
         if not which.any():
-            return self._first.take(rows)
+            return self._read[0].take(rows)
         out = np.empty((len(rows), self.dimension), self._dtype)
         for number in np.unique(which):
             here = which == number
-            out[here] = np.take(np.asarray(self.stores[number].features), rows[here] - self._starts[number], axis=0)
+            out[here] = self._read[number].take(rows[here] - self._starts[number])
         return out
 
     def blocks(self, rows: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]:
         """The features of `rows` in slices of `size` rows (the last may be shorter), each (n, d)."""
-        if not self._added:
-            yield from self._first.blocks(rows, size)
+        (first, *others) = self._read
+        if not others and isinstance(first, StoredRows):
+            yield from first.blocks(rows, size)
             return
         for start in range(0, len(rows), size):
             yield self.take(rows[start : start + size])
 
+    def verify(self) -> None:
+        """Compares every byte that may be read with its checksum; raises SdcError where one differs."""
+        for part in self._read:
+            part.verify()
+
     def read_at_random(self) -> None:
         """Tells the system that single rows are read, else it reads 30 times as much around each."""
-        for part in self.stores:
-            mapped: Any = part.features.base
-            if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-                mapped.madvise(mmap.MADV_RANDOM)
+        for part in self._read:
+            part.read_at_random()
 
 
-def encoded_features(index: EncodedIndex, path: Path | None, *, verify: bool) -> IndexFeatures:
+def encoded_features(
+    index: EncodedIndex, path: Path | None, *, verify: bool, precision: Precision = "stored"
+) -> IndexFeatures:
     """The features an index was encoded from, at `path`, or where they were then, and those of what was added to it.
+
+    Args:
+        precision: read them from a copy, which is made where there is none, see `sdc.retrieve.features.compact_rows`.
 
     Raises:
         UsageError: the index records none, or these are others.
@@ -96,20 +115,19 @@ def encoded_features(index: EncodedIndex, path: Path | None, *, verify: bool) ->
     if last >= len(store):
         raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
     _allow_files(len(added))
-    return IndexFeatures(
-        store,
-        [AddedFeatures(first, _features(index, path, expected, verify=verify)) for first, path, expected in added],
-    )
+    further = [_features(index, path, expected, verify=verify) for _, path, expected in added]
+    starts = [0, *(first for first, _, _ in added)]
+    return IndexFeatures([StoredRows.of(store), *further], starts, precision)
 
 
-def _features(index: EncodedIndex, path: Path, expected: str, *, verify: bool) -> np.ndarray:
+def _features(index: EncodedIndex, path: Path, expected: str, *, verify: bool) -> StoredRows:
     store = FeatureStore(path, verify=verify)
     if store.fingerprint != expected:
         raise UsageError(
             f"items of {index.path} were added from features {expected}, but {path} has {store.fingerprint}: put the "
             "right ones back, or encode all features anew"
         )
-    return store.features
+    return StoredRows.of(store)
 
 
 def missing_features(index: EncodedIndex) -> str | None:

@@ -1,17 +1,21 @@
 """Reranking of what a search finds: by the codes alone, or by the features of a shortlist."""
 
-from sdc.retrieve.rerank.reranker import Reranker, check_rerank
-from sdc.retrieve.rerank.scoring import WIDTH, Factor, Reranked, rerank, shortlist_size
+from sdc.retrieve.rerank.reranker import QUERIES, Reranker, batches, check_rerank, open_features
+from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL, ShortlistChoice
 
 __all__ = [
+    "QUERIES",
     "RECALL",
     "WIDTH",
     "Factor",
+    "Ranking",
     "Reranked",
     "Reranker",
     "ShortlistChoice",
+    "batches",
     "check_rerank",
+    "open_features",
     "rerank",
     "shortlist_size",
 ]

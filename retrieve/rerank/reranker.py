@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,23 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.retrieve.features import IndexFeatures, encoded_features, missing_features
+from sdc.retrieve.features import IndexFeatures, Precision, check_precision, encoded_features, missing_features
 from sdc.retrieve.index import EncodedIndex
 from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL, RememberedChoices, ShortlistChoice
 from sdc.train import ByteTables, Model
+
+QUERIES = 1024  # searched at once
+_CELLS = 1 << 20  # candidates in memory at once
+
+
+def batches(count: int, candidates: int) -> Iterator[slice]:
+    """Slices of so many queries, each as many as are searched at once with so many candidates a query."""
+    step = min(QUERIES, max(1, _CELLS // max(1, candidates)))
+    for start in range(0, count, step):
+        yield slice(start, start + step)
 
 
 @dataclass(frozen=True)
@@ -48,38 +58,28 @@ class Reranker:
         factor: Factor,
         *,
         recall: float | None = None,
-        features: Path | None = None,
+        features: IndexFeatures | None = None,
         verify: bool = True,
     ) -> Reranker:
-        """Opens the features and decides on a shortlist.
+        """Decides on a shortlist.
 
         Args:
             k: from 1 to the size of the database.
-            features: where they are; None takes the recorded path.
+            recall: for `auto`; None takes `RECALL`.
+            features: as `open_features` gives them; None leaves the order to the codes.
             verify: check every byte of the features where `auto` goes over all of them. A search as such reads a few
                 rows of them, and checks no more than that they are the ones that were encoded.
 
         Raises:
-            UsageError: other features than the index was encoded from.
-            SdcError: the features are damaged; or missing, though they were named or are needed for `auto`.
+            SdcError: `auto` has no features to measure with, or they are damaged.
         """
-        choice, size = None, 0
-        if factor == "auto":
-            store, choice = _measured(index, model, k, RECALL if recall is None else recall, features, verify=verify)
-            shortlist.log_choice(choice, index, store)
-            size = choice.shortlist
-        else:
-            size = shortlist_size(k, factor, index.ntotal)
-            missing = missing_features(index) if features is None else None
-            if missing:
-                log.info(
-                    "the features are not %s: the order is by codes alone (%s); --features says where they are",
-                    missing, "asymmetric distance" if model.tables is None else "byte tables",
-                )  # fmt: skip
-                return cls(index, model, None, k, size)
-            store = encoded_features(index, features, verify=False)
-        store.read_at_random()
-        return cls(index, model, store, k, size, choice)
+        if factor != "auto":
+            return cls(index, model, features, k, shortlist_size(k, factor, index.ntotal))
+        if features is None:
+            raise SdcError("--rerank auto measures with the features, which are not at hand: --features says where")
+        choice = _measured(index, model, k, RECALL if recall is None else recall, features, verify=verify)
+        shortlist.log_choice(choice, index, features)
+        return cls(index, model, features, k, choice.shortlist, choice)
 
     @property
     def tables(self) -> ByteTables | None:
@@ -109,8 +109,23 @@ class Reranker:
                 "say where with --features, or search without --rerank"
             )
         assert queries.rows is not None
-        features = np.asarray(self.store.take(queries.rows), np.float32)
+        features = np.asarray(self.store.original.take(queries.rows), np.float32)
         return features, self.model.outputs(features)
+
+    def search(
+        self, codes: np.ndarray, features: np.ndarray, outputs: np.ndarray, within: np.ndarray | None = None
+    ) -> Iterator[Ranking]:
+        """The best k of each query, batch by batch in their order.
+
+        Args:
+            codes: (Q, bits // 8) uint8, what is searched with.
+            features: (Q, d), the queries' own, and
+            outputs: (Q, bits), the model's of them.
+            within: search these rows alone; all without.
+        """
+        for part in batches(len(codes), self.candidates):
+            distances, positions = self.index.search_positions(codes[part], self.candidates, within=within)
+            yield self.rerank(distances, positions, features[part], outputs[part])
 
     def rerank(
         self, distances: np.ndarray, positions: np.ndarray, features: np.ndarray, outputs: np.ndarray
@@ -140,8 +155,11 @@ class Reranker:
     def described(self) -> dict[str, Any]:
         """What was done, for the JSON of `sdc search`."""
         facts: dict[str, Any] = {"by": "codes" if self.store is None else "features", "candidates": self.candidates}
+        facts["bytes"] = {"codes": self.candidates * self.index.bits // 8, "features": 0}
         if self.store is not None:
             facts["shortlist"] = self.shortlist
+            facts["precision"] = self.store.precision
+            facts["bytes"]["features"] = self.shortlist * self.store.row_bytes
         if self.choice is not None and self.choice.queries:
             facts["recall"] = {
                 "asked": self.choice.recall, "achieved": self.choice.achieved,
@@ -150,22 +168,60 @@ class Reranker:
         return facts
 
 
+def open_features(
+    index: EncodedIndex,
+    model: Model,
+    path: Path | None = None,
+    precision: Precision = "stored",
+    *,
+    needed: bool = False,
+) -> IndexFeatures | None:
+    """The features an index was encoded from, for reranking; None, which is logged, where they are not at hand.
+
+    Args:
+        model: the one that encoded the index.
+        path: where they are; None takes the recorded path.
+        precision: `stored`, or a copy in `float16` or `int8`, which is made where there is none.
+        needed: raise where they are not at hand, too.
+
+    Raises:
+        UsageError: other features than the index was encoded from.
+        SdcError: they are missing, though they were named or are needed, or damaged.
+    """
+    missing = missing_features(index) if path is None and not needed else None
+    if missing:
+        log.info(
+            "the features are not %s: the order is by codes alone (%s); --features says where they are",
+            missing, "asymmetric distance" if model.tables is None else "byte tables",
+        )  # fmt: skip
+        return None
+    store = encoded_features(index, path, verify=False, precision=precision)
+    store.read_at_random()
+    return store
+
+
 def _measured(
-    index: EncodedIndex, model: Model, k: int, recall: float, features: Path | None, *, verify: bool
-) -> tuple[IndexFeatures, ShortlistChoice]:
-    """The features, opened once, and the choice that is remembered beside the index or measured now."""
+    index: EncodedIndex, model: Model, k: int, recall: float, features: IndexFeatures, *, verify: bool
+) -> ShortlistChoice:
+    """The choice that is remembered beside the index, or measured now."""
     shortlist.check_recall(recall)
     remembered = RememberedChoices(index)
-    choice = remembered.find(k, recall)
-    store = encoded_features(index, features, verify=verify and choice is None)
+    choice = remembered.find(k, recall, features.precision)
     if choice is None:
-        choice = shortlist.choose(index, model, store, k, recall)
+        original = features.original
+        for each in {id(store): store for store in (original, features) if verify}.values():
+            each.verify()
+        copy = None if original is features else features
+        choice = shortlist.choose(index, model, original, k, recall, copy=copy, precision=features.precision)
         remembered.add(choice)
-    return store, choice
+    return choice
 
 
-def check_rerank(factor: Factor | None, recall: float | None) -> None:
-    """Raises UsageError unless the factor is a number from 1 on or `auto`, and recall fits it."""
+def check_rerank(factor: Factor | None, recall: float | None, precision: str = "stored") -> None:
+    """Raises UsageError unless the factor is a number from 1 on or `auto`, and recall and precision fit it."""
+    check_precision(precision)
+    if factor is None and precision != "stored":
+        raise UsageError("--precision says which features --rerank compares: give it with that")
     if isinstance(factor, str) and factor != "auto":
         raise UsageError(f"--rerank must be a number from 1 on, or auto; found {factor!r}")
     if factor is not None and not isinstance(factor, str):

@@ -9,7 +9,7 @@ any time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sdc.files import atomic_write, seal, unseal
 from sdc.retrieve.cross_validation import choose_and_validate, folds, query_part
 from sdc.retrieve.features import Features, Nearest, nearest
 from sdc.retrieve.index import EncodedIndex, Records, own_positions
-from sdc.retrieve.rerank.scoring import WIDTH, code_scores
+from sdc.retrieve.rerank.scoring import WIDTH, code_scores, cosines
 from sdc.train import ByteTables, Model
 
 RECALL = 0.95  # asked for by default
@@ -32,6 +32,7 @@ _QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is
 _MARGIN = 3.0
 _STEPS = 16  # sizes tried from one to its double
 _CELLS = 1 << 20  # candidates in memory at once
+_KEPT = 100  # choices that are remembered, those made last
 _LARGE = 1000  # a shortlist above it that is more than a hundredth of the database is remarked on
 
 
@@ -48,6 +49,7 @@ class ShortlistChoice:
         queries: how many; 0 where there was nothing to measure, since everything is in the shortlist.
         of: where they are from: the `query` split, or the `database` with their own rows left out.
         search_options: those of the index, such as nprobe of type ivf: with others it would achieve something else.
+        precision: of the features that are compared, see `sdc.retrieve.features.PRECISIONS`; so would this one.
     """
 
     k: int
@@ -58,9 +60,11 @@ class ShortlistChoice:
     queries: int
     of: str
     search_options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "stored"
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ShortlistChoice:
+        fields = {"precision": "stored", **fields}  # which an older sdc did not write
         names = cls.__dataclass_fields__.keys() - {"search_options"}
         options = {name: value for name, value in fields.items() if name not in names and value is not None}
         return cls(**{name: fields[name] for name in names}, search_options=options)
@@ -69,6 +73,8 @@ class ShortlistChoice:
         """As JSON: the search options stand among the fields, nprobe in any case, as it always has."""
         fields = asdict(self)
         options = fields.pop("search_options")
+        if self.precision == "stored":
+            del fields["precision"]
         return {**fields, "nprobe": None, **options}
 
 
@@ -78,7 +84,16 @@ def check_recall(recall: float) -> None:
         raise UsageError(f"--recall must be above 0 and at most 1, found {recall:g}")
 
 
-def choose(index: EncodedIndex, model: Model, store: Features, k: int, recall: float = RECALL) -> ShortlistChoice:
+def choose(
+    index: EncodedIndex,
+    model: Model,
+    store: Features,
+    k: int,
+    recall: float = RECALL,
+    *,
+    copy: Features | None = None,
+    precision: str = "stored",
+) -> ShortlistChoice:
     """Measures which shortlist it takes.
 
     The smallest one whose recall is above what is asked for by a margin of `_MARGIN` standard errors, to a sixteenth of
@@ -88,14 +103,19 @@ def choose(index: EncodedIndex, model: Model, store: Features, k: int, recall: f
         model: the one that encoded the index, as it did.
         store: the features it was encoded from.
         k: at most the size of the database.
+        copy: the features in another precision, which a search compares in place of them, and
+        precision: its name. What counts then is which of the nearest neighbors are among the k best of a shortlist.
+
+    Raises:
+        SdcError: with the copy no shortlist reaches the recall.
     """
     check_recall(recall)
     if k >= index.ntotal - 1:
-        return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.search_options)
+        return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.search_options, precision)
     part, of_split = query_part(index.database, index.queries, _FEWEST)
     positions = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
-    sample = _Sample.of(part.take(positions), index, model, store, k)
-    sizes, recalls = _curve(sample, recall)
+    sample = _Sample.of(part.take(positions), index, model, store, k, copy)
+    sizes, recalls = _curve(sample, recall, precision)
     smallest, achieved = choose_and_validate(
         len(positions),
         lambda queries: _smallest(recalls[:, queries], recall),
@@ -103,20 +123,28 @@ def choose(index: EncodedIndex, model: Model, store: Features, k: int, recall: f
     )
     return ShortlistChoice(
         k, recall, int(sizes[smallest]), float(achieved.mean()), _error(achieved), len(achieved),
-        "query" if of_split else "database", index.search_options,
+        "query" if of_split else "database", index.search_options, precision,
     )  # fmt: skip
 
 
-def _curve(sample: _Sample, recall: float) -> tuple[np.ndarray, np.ndarray]:
+def _curve(sample: _Sample, recall: float, precision: str) -> tuple[np.ndarray, np.ndarray]:
     """Ascending sizes and their recalls (sizes, Q), up to one that suffices whichever queries are left out."""
     size, sizes, recalls = sample.k, np.empty(0, np.int64), np.empty((0, len(sample.queries)))
-    while True:  # ends: a shortlist of everything has recall 1
+    while True:  # ends: a shortlist of everything has recall 1, but for what a copy loses
         more = np.ceil(size * 2 ** (np.arange(_STEPS) / _STEPS))
         more = np.setdiff1d(np.minimum(more, sample.index.ntotal).astype(np.int64), sizes)
-        sizes, recalls = np.concatenate([sizes, more]), np.concatenate([recalls, sample.recalls(more)])
+        further, listed = sample.recalls(more)
+        sizes, recalls = np.concatenate([sizes, more]), np.concatenate([recalls, further])
         samples = [recalls, *(recalls[:, ~out] for out in folds(recalls.shape[1]))]
         if all(_smallest(each, recall) < len(recalls) for each in samples):
             return sizes, recalls
+        lost = float((listed - further)[-1].mean())
+        if sizes[-1] == sample.index.ntotal or (lost and lost > 1 - recall - _MARGIN * _error(further[-1])):
+            raise SdcError(
+                f"--rerank auto: {recall:g} of the {sample.k} nearest neighbors are asked for, with room for chance, "
+                f"and comparing features in {precision} loses {lost:.3f} of them: take the features as they are "
+                "stored, or a lower --recall"
+            )
         size *= 2
 
 
@@ -147,6 +175,7 @@ class _Sample:
         features: (Q, d), and
         outputs: (Q, bits), the model's of them.
         tables: the model's, if it has any.
+        copy: what is compared in place of the features, if anything.
     """
 
     index: EncodedIndex
@@ -157,18 +186,24 @@ class _Sample:
     tables: ByteTables | None
     near: list[Nearest]
     k: int
+    copy: Features | None
 
     @classmethod
-    def of(cls, queries: Records, index: EncodedIndex, model: Model, store: Features, k: int) -> _Sample:
+    def of(
+        cls, queries: Records, index: EncodedIndex, model: Model, store: Features, k: int, copy: Features | None
+    ) -> _Sample:
         own = own_positions(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
         features, tables = store.take(queries.rows), None if model.tables is None else model.tables.decoder
-        return cls(index, queries, own, features, model.outputs(features), tables, near, k)
+        return cls(index, queries, own, features, model.outputs(features), tables, near, k, copy)
 
-    def recalls(self, sizes: np.ndarray) -> np.ndarray:
-        """(sizes, Q): which share of each query's k nearest is in a shortlist of each of these ascending sizes."""
+    def recalls(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each of these ascending sizes (sizes, Q) which share of a query's k nearest a search finds, and
+
+        (sizes, Q) which share is in the shortlist: the same, unless a copy is compared in place of the features.
+        """
         width = min(self.index.ntotal, WIDTH * int(sizes[-1]) + 1)  # one of them may be the query's own row
-        recalls = np.empty((len(sizes), len(self.queries)))
+        found, listed = np.empty((2, len(sizes), len(self.queries)))
         step = max(1, _CELLS // width)
         for start in range(0, len(self.queries), step):
             part = slice(start, start + step)
@@ -176,20 +211,31 @@ class _Sample:
             scores = code_scores(self.index, positions, self.outputs[part], self.tables, self.features[part])
             for q, (items, score) in enumerate(zip(positions, scores, strict=True), start):
                 others = items != self.own[q]
-                recalls[:, q] = self._recalls_of(self.near[q], items[others], score[others], sizes)
-        return recalls
+                items, score = items[others], score[others]
+                order = np.lexsort((items, -score))
+                lists = [order[np.flatnonzero(order < WIDTH * size)[:size]] for size in sizes]
+                found[:, q] = listed[:, q] = self._shares(q, items, lists)
+                if self.copy is not None:
+                    found[:, q] = self._shares(q, items, self._best(q, items, lists, self.copy))
+        return found, listed
 
-    def _recalls_of(self, near: Nearest, positions: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Of one query, by its candidates in Hamming's order. What ties at the k-th rank is as good as the k-th."""
-        order = np.lexsort((positions, -scores))
+    def _shares(self, query: int, items: np.ndarray, lists: Sequence[np.ndarray]) -> np.ndarray:
+        """Which share of a query's k nearest is in each list of places in `items`.
+
+        What ties at the k-th rank is as good as the k-th.
+        """
+        near = self.near[query]
         tied = near.groups == len(near.sizes) - 1
-        sure, maybe = (np.isin(positions[order], near.items[which]) for which in (~tied, tied))
+        sure, maybe = (np.isin(items, near.items[which]) for which in (~tied, tied))
         free = self.k - int((~tied).sum())
-        hits = []
-        for size in sizes:
-            listed = np.flatnonzero(order < WIDTH * size)[:size]
-            hits.append(int(sure[listed].sum()) + min(free, int(maybe[listed].sum())))
-        return np.array(hits) / self.k
+        return np.array([int(sure[each].sum()) + min(free, int(maybe[each].sum())) for each in lists]) / self.k
+
+    def _best(self, query: int, items: np.ndarray, lists: Sequence[np.ndarray], features: Features) -> list[np.ndarray]:
+        """Of each list of places in `items` the k that are most similar to a query by these features."""
+        compared = np.unique(np.concatenate(lists))
+        similarities = np.full(len(items), -np.inf)
+        similarities[compared] = cosines(self.features[query], features, self.index.items.rows(items[compared]))
+        return [each[np.lexsort((items[each], -similarities[each]))[: self.k]] for each in lists]
 
 
 class RememberedChoices:
@@ -200,16 +246,18 @@ class RememberedChoices:
         self._path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
         self._choices = [] if self._path is None else _read(self._path, index)
 
-    def find(self, k: int, recall: float) -> ShortlistChoice | None:
-        """The choice for this k and recall and the search options of the index; None where there is none."""
-        asked = (k, recall, self._index.search_options)
-        return next((each for each in self._choices if (each.k, each.recall, each.search_options) == asked), None)
+    def find(self, k: int, recall: float, precision: str = "stored") -> ShortlistChoice | None:
+        """The choice for this k, recall and precision and the search options of the index; None where there is none."""
+        asked = (k, recall, precision, self._index.search_options)
+        known = ((each, (each.k, each.recall, each.precision, each.search_options)) for each in self._choices)
+        return next((each for each, of in known if of == asked), None)
 
     def add(self, choice: ShortlistChoice) -> None:
         """Remembers one more; logs a warning where it cannot be written."""
         if self._path is None:
             return
-        content = {"index": self._index.fingerprint, "choices": [each.to_json() for each in (*self._choices, choice)]}
+        kept = (*self._choices, choice)[-_KEPT:]
+        content = {"index": self._index.fingerprint, "choices": [each.to_json() for each in kept]}
         try:
             with atomic_write(self._path) as temporary:
                 temporary.write_text(json.dumps(seal(content), indent=1))
@@ -245,9 +293,8 @@ def log_choice(choice: ShortlistChoice, index: EncodedIndex, store: Features) ->
         remedy = "a higher --recall leaves more room for chance" if choice.recall < 1 else "name a larger FACTOR"
         log.warning("that is below the %g asked for: %s", choice.recall, remedy)
     if size > _LARGE and share > 0.01:
-        row = store.take(np.zeros(1, np.int64)).nbytes
         log.warning(
             "each query reads the features of %.1f %% of the database (%.1f MB), since codes of %d bits do not tell "
             "its neighbors apart: longer codes would do with far fewer, as would a lower --recall",
-            100 * share, size * row / 1e6, index.bits,
+            100 * share, size * store.row_bytes / 1e6, index.bits,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from sdc.commands.printing import print_json
 from sdc.errors import UsageError
 from sdc.retrieve import SearchSettings
 from sdc.retrieve.engines import is_url
+from sdc.retrieve.features import PRECISIONS
 from sdc.retrieve.index import search_option_help
 from sdc.retrieve.rerank import RECALL, Factor, shortlist_size
 
@@ -58,6 +59,14 @@ _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a pa
 )
 @click.option("--recall", type=float, help=f"Of the features' nearest, for --rerank auto.  [default: {RECALL}]")
 @click.option("--features", type=PATH, help="The features that were encoded, for --rerank.  [default: where they were]")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=SearchSettings.precision,
+    show_default=True,
+    help="Of the features for --rerank: as they are stored, or a copy beside them, made once, that is a half or a "
+    "quarter of 32-bit features to read.",
+)
 @click.option("--nprobe", type=int, help=search_option_help("nprobe"))
 @click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
 @click.option("--weights", metavar="FILE|random:SEED", help="The backbone's weights, for --image.")

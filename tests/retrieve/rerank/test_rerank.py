@@ -188,7 +188,10 @@ def test_queries_of_every_kind_are_reranked_by_their_features(scene):
     asked = SearchSettings(scene.folder / "db.bin", k=5, rerank=3)
     found = search(replace(asked, limit=8))
     check_results(scene, found, scene.store.features[scene.index.queries.rows[:8]], 5, 15)
-    assert found["rerank"] == {"by": "features", "candidates": 60, "shortlist": 15}
+    assert found["rerank"] == {
+        "by": "features", "candidates": 60, "shortlist": 15, "precision": "stored",
+        "bytes": {"codes": 60 * 2, "features": 15 * 24 * 4},
+    }  # fmt: skip
     assert json.loads(json.dumps(found)) == found
     vectors = np.random.default_rng(3).standard_normal((4, 24)).astype(np.float32)
     np.save(scene.folder / "q.npy", vectors)
@@ -199,7 +202,8 @@ def test_queries_of_every_kind_are_reranked_by_their_features(scene):
 
 def test_all_of_the_database_can_be_compared(scene):
     found = search(SearchSettings(scene.folder / "db.bin", k=10_000, rerank=1, limit=1))
-    assert (found["k"], found["rerank"]) == (400, {"by": "features", "candidates": 400, "shortlist": 400})
+    what = {name: found["rerank"][name] for name in ("by", "candidates", "shortlist")}
+    assert (found["k"], what) == (400, {"by": "features", "candidates": 400, "shortlist": 400})
     similarities = [near["similarity"] for near in found["results"][0]["neighbors"]]
     assert similarities == sorted(similarities, reverse=True)
     assert sorted(near["row"] for near in found["results"][0]["neighbors"]) == list(range(400))
@@ -213,7 +217,7 @@ def test_without_features_codes_give_the_order_or_an_error(scene, caplog):
     moved = (scene.folder / "feats.h5").rename(scene.folder / "moved.h5")
     found = search(asked)
     assert "by codes alone (asymmetric distance)" in caplog.text
-    assert found["rerank"] == {"by": "codes", "candidates": 60}
+    assert found["rerank"] == {"by": "codes", "candidates": 60, "bytes": {"codes": 120, "features": 0}}
     moved.rename(scene.folder / "feats.h5")
     check_results(scene, found, vectors, 5, 15, by_features=False)
     (scene.folder / "feats.h5").rename(moved)
@@ -349,9 +353,9 @@ def own(made, tmp_path):
 def test_the_choice_is_remembered_for_this_index_k_and_recall(own, monkeypatch, caplog):
     measured = []
 
-    def counting(*arguments):
+    def counting(*arguments, **precision):
         measured.append(arguments[3:])
-        return choose(*arguments)
+        return choose(*arguments, **precision)
 
     choose = shortlist.choose
     monkeypatch.setattr(shortlist, "choose", counting)

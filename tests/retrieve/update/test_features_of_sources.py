@@ -89,12 +89,12 @@ def test_features_of_items_that_are_all_gone_are_not_needed(grown, tools):
     for number in (1, 2):
         (grown.folder / f"more{number}.h5").unlink()
     store = encoded_features(Index.open(grown.path), None, verify=True)
-    assert len(store.stores) == 1
+    assert len(store.parts) == 1
     assert len(index) > len(Index.open(grown.path))
     grown.compact()
-    assert len(encoded_features(grown.check(), None, verify=True).stores) == 1
+    assert len(encoded_features(grown.check(), None, verify=True).parts) == 1
     grown.add(["again"])
-    assert len(encoded_features(grown.check(), None, verify=True).stores) == 2
+    assert len(encoded_features(grown.check(), None, verify=True).parts) == 2
 
 
 def test_ground_truth_forgets_what_was_removed(tmp_path):
