@@ -17,8 +17,10 @@ The maths, the shapes and types, and which implementation runs when: `kernels/RE
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdc.kernels.byte_tables import refine, table_scores
+from sdc.kernels.byte_tables import best_scores, refine, table_scores
 from sdc.kernels.hamming import available as hamming_available
+from sdc.kernels.hamming import key_positions
+from sdc.kernels.hamming import nearer as hamming_nearer
 from sdc.kernels.hamming import nearest as hamming_nearest
 from sdc.kernels.names import LOSSES, PAIRS, QUANTIZATIONS
 from sdc.kernels.quantiles import quantile_table
@@ -32,9 +34,12 @@ __all__ = [
     "PAIRS",
     "QUANTIZATIONS",
     "Loss",
+    "best_scores",
     "calibration_loss",
     "hamming_available",
+    "hamming_nearer",
     "hamming_nearest",
+    "key_positions",
     "quantile_table",
     "refine",
     "sample_length",

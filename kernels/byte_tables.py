@@ -5,7 +5,7 @@ least cost beside all others, and a byte that is forced off its value now and th
 minimum. All costs are whole numbers in 16 bits, so the result does not depend on the order of a sum: equal costs give
 equal codes on any machine, in any block, in C++ and in NumPy, which takes its place where nothing can be compiled.
 
-Scores are sums of 32-bit floats in the order of the bytes, the same in both.
+Scores are sums of 32-bit floats in the order of the bytes, rounded to whole numbers of 2^-24: the same in both.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sdc.errors import log
 from sdc.kernels import native
 
 FORBIDDEN = np.iinfo(np.int16).max  # a cost that no value has
+_GRID = np.float32(1 << 24)  # scores are rounded to it: so different ones differ in the nine digits that are shown
 _LOADING = threading.Lock()
 
 
@@ -104,7 +105,7 @@ def table_scores(
         factors: (256,) float32.
 
     Returns:
-        (n,) float32.
+        (n,) float32, whole numbers of 1 / 2^24.
     """
     library = _load()
     if library is None:
@@ -112,13 +113,48 @@ def table_scores(
         for byte, entries in enumerate(table):
             sums += entries[codes[:, byte]]
         sums *= factors[lengths]
-        return sums
+        return np.asarray(np.rint(sums * _GRID) / _GRID)
     codes, lengths = (np.ascontiguousarray(array, np.uint8) for array in (codes, lengths))
     table, factors = (np.ascontiguousarray(array, np.float32) for array in (table, factors))
     scores = np.empty(len(codes), np.float32)
     pointers = (array.ctypes.data for array in (codes, lengths, factors, scores))
     library.sdc_scores(*codes.shape, table.ctypes.data, ctypes.c_float(offset), *pointers)
     return scores
+
+
+def best_scores(
+    table: np.ndarray, offset: float, codes: np.ndarray, lengths: np.ndarray, factors: np.ndarray,
+    places: np.ndarray, k: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The codes of the best scores among those at some places, by (score descending, place).
+
+    On the calling thread, without the GIL. The other arguments are those of `table_scores`; nothing is gathered.
+
+    Args:
+        places: (n,) int64, distinct, in any order.
+        k: how many, from 1; more than n returns all.
+
+    Returns:
+        scores (k,) float32, as `table_scores` gives them, and places (k,) int64.
+
+    Raises:
+        MemoryError: 32 bytes for each of k are more than there is.
+    """
+    library, k = _load(), min(k, len(places))
+    if library is None or not k:
+        scores = table_scores(table, offset, codes[places], lengths[places], factors)
+        order = np.lexsort((places, -scores))[:k]
+        return scores[order], places[order]
+    codes, lengths = (np.ascontiguousarray(array, np.uint8) for array in (codes, lengths))
+    table, factors = (np.ascontiguousarray(array, np.float32) for array in (table, factors))
+    places = np.ascontiguousarray(places, np.int64)
+    scores, best = np.empty(k, np.float32), np.empty(k, np.int64)
+    pointers = (array.ctypes.data for array in (codes, lengths, factors, places))
+    outs = (array.ctypes.data for array in (scores, best))
+    size = len(places), codes.shape[1]
+    if library.sdc_best(*size, table.ctypes.data, ctypes.c_float(offset), *pointers, k, *outs):
+        raise MemoryError(f"a list of {k} neighbours does not fit into the memory: ask for fewer")
+    return scores, best
 
 
 def _load() -> Any:
@@ -137,4 +173,6 @@ def _loaded() -> Any:
     library.sdc_set_byte.restype = library.sdc_scores.restype = None
     library.sdc_set_byte.argtypes = [number, number, number, pointer, pointer, pointer, pointer, ctypes.c_int]
     library.sdc_scores.argtypes = [number, number, pointer, ctypes.c_float, pointer, pointer, pointer, pointer]
+    library.sdc_best.restype = ctypes.c_int
+    library.sdc_best.argtypes = [*library.sdc_scores.argtypes, number, pointer, pointer]
     return library

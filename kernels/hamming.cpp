@@ -174,9 +174,9 @@ using Words = Scalar<sizeof(T) * W / 8, sizeof(T) * W % 8>;
 // The candidates of one query, by position; more than k of them are cut back to the k nearest from time to time.
 class Nearest {
   public:
-    Nearest(long k, long codes, long bits)
+    Nearest(long k, long codes, long limit, long bits)
         : k_(k), room_(std::min(2 * k, codes) + SPARE), keys_(new uint64_t[static_cast<size_t>(room_)]),
-          counts_(static_cast<size_t>(bits) + 1), limit_(static_cast<uint64_t>(bits) + 1) {}
+          counts_(static_cast<size_t>(bits) + 1), limit_(static_cast<uint64_t>(limit)) {}
 
     // Only a code nearer than this can still be among the k: of equal ones the first comes first.
     uint64_t limit() const { return limit_; }
@@ -196,6 +196,14 @@ class Nearest {
             distances[at] = static_cast<int32_t>(keys_[i] >> PLACE);
             positions[at] = static_cast<int64_t>(keys_[i] & ((uint64_t{1} << PLACE) - 1));
         }
+    }
+
+    // What was found, at most k, by position, and how many there are at each distance.
+    void list(uint64_t* keys, int64_t* counts) {
+        if (size_ > k_) cut();
+        count();
+        std::copy(keys_.get(), keys_.get() + size_, keys);
+        std::copy(counts_.begin(), counts_.end(), counts);
     }
 
   private:
@@ -228,16 +236,11 @@ class Nearest {
 };
 
 template <typename Query>
-void scan(const uint8_t* queries, const uint8_t* codes, long width, long rows, long count, long k, int32_t* distances,
-          int64_t* positions) {
+void scan(const uint8_t* queries, const uint8_t* codes, long width, long count, std::vector<Nearest>& nearest) {
     std::vector<Query> asked;
-    std::vector<Nearest> nearest;
-    asked.reserve(static_cast<size_t>(rows));
-    nearest.reserve(static_cast<size_t>(rows));
-    for (long row = 0; row < rows; ++row) {
-        asked.emplace_back(queries + row * width, width);
-        nearest.emplace_back(k, count, 8 * width);
-    }
+    asked.reserve(nearest.size());
+    for (size_t row = 0; row < nearest.size(); ++row)
+        asked.emplace_back(queries + static_cast<long>(row) * width, width);
     const long block = std::max(BLOCK / width / CHUNK, 1L) * CHUNK;
     for (long start = 0; start < count; start += block) {
         const long end = std::min(start + block, count);
@@ -261,11 +264,9 @@ void scan(const uint8_t* queries, const uint8_t* codes, long width, long rows, l
             }
         }
     }
-    for (size_t row = 0; row < nearest.size(); ++row)
-        nearest[row].finish(distances + static_cast<long>(row) * k, positions + static_cast<long>(row) * k);
 }
 
-using Scan = void (*)(const uint8_t*, const uint8_t*, long, long, long, long, int32_t*, int64_t*);
+using Scan = void (*)(const uint8_t*, const uint8_t*, long, long, std::vector<Nearest>&);
 
 Scan chosen(long width) {
     switch (width) {
@@ -282,15 +283,56 @@ Scan chosen(long width) {
     return others[width % 8];
 }
 
+// The candidates of each query; limits of null begin beyond every distance.
+std::vector<Nearest> scanned(const uint8_t* queries, const uint8_t* codes, long width, long rows, long count, long k,
+                             const int64_t* limits) {
+    std::vector<Nearest> nearest;
+    nearest.reserve(static_cast<size_t>(rows));
+    for (long row = 0; row < rows; ++row)
+        nearest.emplace_back(k, count, limits ? limits[row] : 8 * width + 1, 8 * width);
+    chosen(width)(queries, codes, width, count, nearest);
+    return nearest;
+}
+
 }  // namespace
 
 // k is from 1 to count; returns 1 where the memory does not suffice.
 extern "C" int sdc_nearest(const uint8_t* queries, const uint8_t* codes, long width, long rows, long count, long k,
                            int32_t* distances, int64_t* positions) {
     try {
-        chosen(width)(queries, codes, width, rows, count, k, distances, positions);
+        auto nearest = scanned(queries, codes, width, rows, count, k, nullptr);
+        for (long row = 0; row < rows; ++row)
+            nearest[static_cast<size_t>(row)].finish(distances + row * k, positions + row * k);
     } catch (const std::bad_alloc&) {
         return 1;
     }
     return 0;
+}
+
+// The same of codes nearer than a limit, unsorted: keys are (distance, position) in one number, by position.
+//   limits  (rows,): distances from here on do not count
+//   keys    (rows, k)
+//   counts  (rows, 8 * width + 1): how many keys have each distance
+extern "C" int sdc_nearer(const uint8_t* queries, const uint8_t* codes, long width, long rows, long count, long k,
+                          const int64_t* limits, uint64_t* keys, int64_t* counts) {
+    try {
+        auto nearest = scanned(queries, codes, width, rows, count, k, limits);
+        for (long row = 0; row < rows; ++row)
+            nearest[static_cast<size_t>(row)].list(keys + row * k, counts + row * (8 * width + 1));
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
+// Of n keys the positions, plus `first`, of those at a distance below `limit` and of the first `ties` at it, which are
+// `count` in all.
+extern "C" void sdc_positions(const uint64_t* keys, long n, uint64_t limit, long ties, long first, long count,
+                              int64_t* positions) {
+    for (long i = 0, found = 0; i < n && found < count; ++i) {  // without branches, which nobody could foresee
+        const uint64_t distance = keys[i] >> PLACE;
+        positions[found] = first + static_cast<int64_t>(keys[i] & ((uint64_t{1} << PLACE) - 1));
+        found += (distance < limit) | ((distance == limit) & (ties > 0));
+        ties -= distance == limit;
+    }
 }

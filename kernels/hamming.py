@@ -52,14 +52,56 @@ def nearest(queries: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray,
         MemoryError: 8 bytes for each of 2 k candidates a query are more than there is.
         RuntimeError: the kernel cannot be built here (ask `available()` first).
     """
-    function = _load()
-    if function is None:
-        raise RuntimeError("the search kernel is not available here (the log says why)")
+    library = _library()
     distances, positions = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
     pointers = (array.ctypes.data for array in (distances, positions))
-    if function(queries.ctypes.data, codes.ctypes.data, codes.shape[1], len(queries), len(codes), k, *pointers):
-        raise MemoryError(f"{len(queries)} lists of {k} neighbours do not fit into the memory: ask for fewer")
+    if library.sdc_nearest(
+        queries.ctypes.data, codes.ctypes.data, codes.shape[1], len(queries), len(codes), k, *pointers
+    ):
+        raise _no_room(len(queries), k)
     return distances, positions
+
+
+def nearer(queries: np.ndarray, codes: np.ndarray, k: int, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the k nearest codes of each query that lie nearer than a limit, unsorted; arguments as of `nearest`.
+
+    Where the limit leaves few, finding them costs a scan and little more, however large k is.
+
+    Args:
+        limits: (Q,) whole numbers; distances from there on do not count.
+
+    Returns:
+        keys (Q, k) uint64, of which the first ones of each row mean something, by position, for `key_positions`; and
+        counts (Q, bits + 1) int64, how many of these there are at each distance.
+    """
+    library, width = _library(), codes.shape[1]
+    limits = np.ascontiguousarray(limits, np.int64)
+    keys, counts = np.empty((len(queries), k), np.uint64), np.empty((len(queries), 8 * width + 1), np.int64)
+    pointers = (array.ctypes.data for array in (limits, keys, counts))
+    if library.sdc_nearer(queries.ctypes.data, codes.ctypes.data, width, len(queries), len(codes), k, *pointers):
+        raise _no_room(len(queries), k)
+    return keys, counts
+
+
+def key_positions(keys: np.ndarray, limit: int, ties: int, first: int, out: np.ndarray) -> None:
+    """The positions, plus `first`, of the keys below the distance `limit` and of the first `ties` at it.
+
+    Args:
+        keys: (n,) uint64, of `nearer`.
+        out: (m,) int64, contiguous, as many as there are.
+    """
+    _library().sdc_positions(keys.ctypes.data, len(keys), limit, ties, first, len(out), out.ctypes.data)
+
+
+def _library() -> Any:
+    library = _load()
+    if library is None:
+        raise RuntimeError("the search kernel is not available here (the log says why)")
+    return library
+
+
+def _no_room(queries: int, k: int) -> MemoryError:
+    return MemoryError(f"{queries} lists of {k} neighbours do not fit into the memory: ask for fewer")
 
 
 def _load() -> Any:
@@ -84,6 +126,9 @@ def load(flags: tuple[str, ...] = FLAGS) -> Any:
     """
     library = ctypes.CDLL(str(native.build(Path(__file__).with_name("hamming.cpp"), flags)))
     pointer, number = ctypes.c_void_p, ctypes.c_long
-    library.sdc_nearest.restype = ctypes.c_int
+    library.sdc_nearest.restype = library.sdc_nearer.restype = ctypes.c_int
     library.sdc_nearest.argtypes = [pointer, pointer, number, number, number, number, pointer, pointer]
-    return library.sdc_nearest
+    library.sdc_nearer.argtypes = [*library.sdc_nearest.argtypes, pointer]
+    library.sdc_positions.restype = None
+    library.sdc_positions.argtypes = [pointer, number, ctypes.c_uint64, number, number, number, pointer]
+    return library

@@ -17,7 +17,7 @@ costs are whole numbers of 16 bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ import numpy as np
 
 from sdc.errors import SdcError
 from sdc.kernels import refine, table_scores
+from sdc.train.tensors import unit_rows
 
 VALUES = 256  # of a byte
 MOST_MARGIN = 4.0  # outputs beyond it, in standard deviations, count as this
@@ -91,8 +92,7 @@ class ByteTables:
     @cached_property
     def _whole(self) -> np.ndarray:
         """(256 M, d) float32 whole numbers."""
-        whole: np.ndarray = self.vectors.reshape(-1, len(self.mean)).astype(np.float32)
-        return whole
+        return np.asarray(self.vectors.reshape(-1, len(self.mean)).astype(np.float32))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """(n, d) float32 from codes (n, M) uint8."""
@@ -100,40 +100,51 @@ class ByteTables:
         for byte, table in enumerate(self.vectors):
             total += table[codes[:, byte]]
         total *= np.float32(1 / self.scale)
-        decoded: np.ndarray = total + self.mean
-        return decoded
+        return np.asarray(total + self.mean)
 
     def lengths(self, codes: np.ndarray) -> np.ndarray:
         """(n,) uint8, the lengths of the decoded vectors on the scale of `length_values`."""
         out = np.empty(len(codes), np.uint8)
         step = (self.longest - self.shortest) / (VALUES - 1)
-        for block in _blocks(len(codes)):
+        for block in (slice(start, start + BLOCK) for start in range(0, len(codes), BLOCK)):
             length = np.sqrt(np.square(self.decode(codes[block]), dtype=np.float64).sum(axis=1))
             out[block] = np.clip(np.rint((length - self.shortest) / step), 0, VALUES - 1)
         return out
 
     def length_values(self) -> np.ndarray:
         """(256,) float32, the lengths that the bytes stand for."""
-        values: np.ndarray = np.linspace(self.shortest, self.longest, VALUES).astype(np.float32)
-        return values.clip(1e-6)
+        return np.asarray(np.linspace(self.shortest, self.longest, VALUES).astype(np.float32).clip(1e-6))
 
-    def scores(self, queries: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Cosines of queries with what the codes decode to.
+    @cached_property
+    def _finer(self) -> np.float32:
+        """By how much the grid of what is left of a query may be finer, its products with the vectors still exact."""
+        longest = np.sqrt(self._squares().max())
+        return np.float32(2.0 ** np.floor(np.log2(_EXACT / (longest * np.sqrt(len(self.mean)) / 2 + 1))))
 
-        Args:
-            queries: (q, d) float, of any length.
-            codes: (n, M) uint8.
-            lengths: (n,) uint8, as `lengths` gives them.
+    def _squares(self) -> np.ndarray:
+        """(M, 256) float64, of the vectors' lengths in whole numbers."""
+        return np.asarray(np.square(self._whole, dtype=np.float64).sum(axis=1)).reshape(self.bytes, VALUES)
 
-        Returns:
-            (q, n) float32.
+    def query_tables(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Products of queries (q, d) of any length with the vectors, (q, M, 256) float32, and with the mean, (q,).
+
+        A query's are the same in any company: it is split into two whole numbers, whose products are exact.
         """
         unit = unit_rows(queries)
-        tables = (unit @ self._whole.T) * np.float32(1 / self.scale)
-        offsets, factors = unit @ self.mean, 1 / self.length_values()
-        out = np.empty((len(unit), len(codes)), np.float32)
-        for query, (table, offset) in enumerate(zip(tables, offsets, strict=True)):
-            out[query] = table_scores(table.reshape(self.bytes, VALUES), float(offset), codes, lengths, factors)
+        offsets = (unit * self.mean.astype(np.float64)).sum(axis=1).astype(np.float32)
+        unit *= np.float32(self.scale)
+        coarse = np.rint(unit)
+        fine = np.rint((unit - coarse) * self._finer)
+        products, rest = np.split(np.concatenate([coarse, fine]) @ self._whole.T, 2)
+        products += rest / self._finer
+        products *= np.float32(1 / self.scale**2)
+        return products.reshape(-1, self.bytes, VALUES), offsets
+
+    def scores(self, queries: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Cosines (q, n) float32 of queries (q, d) with what codes (n, M) of some `lengths` (n,) uint8 decode to."""
+        factors, out = 1 / self.length_values(), np.empty((len(queries), len(codes)), np.float32)
+        for row, table, offset in zip(out, *self.query_tables(queries), strict=True):
+            row[:] = table_scores(table, float(offset), codes, lengths, factors)
         return out
 
     def encode(
@@ -151,7 +162,7 @@ class ByteTables:
         codes = np.packbits(outputs > 0, axis=1, bitorder="little") if start is None else start
         out = np.empty_like(codes)
         pairs, grid = self._costs(price)
-        for block in _blocks(len(codes)):
+        for block in (slice(start, start + BLOCK) for start in range(0, len(codes), BLOCK)):
             unary = self._unary(vectors[block], outputs[block], price, grid)
             out[block] = refine(unary, pairs, codes[block], rounds, perturbations)
         return out
@@ -181,8 +192,7 @@ class ByteTables:
         if price in self._pairs:
             return self._pairs[price]
         paid = 8 * MOST_MARGIN * price * self.variance
-        length = np.sqrt(np.square(self._whole, dtype=np.float64).sum(axis=1)).reshape(self.bytes, VALUES).max(axis=1)
-        length /= self.scale
+        length = np.sqrt(self._squares().max(axis=1)) / self.scale
         reach = 1 + float(np.linalg.norm(self.mean))
         products = []
         for byte in range(self.bytes):
@@ -197,8 +207,7 @@ class ByteTables:
         grid = float(2.0 ** np.floor(np.log2(_MOST_COST / worst)))
         pairs = np.stack([np.rint(product * np.float32(grid)).astype(np.int16) for product in products])
         self._pairs.clear()  # they take far more memory than the tables
-        self._pairs[price] = pairs, grid
-        return self._pairs[price]
+        return self._pairs.setdefault(price, (pairs, grid))
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,14 +293,3 @@ class CodeTables:
             return cls(**parts, **numbers, perturbations=int(figures["perturbations"]))
         except (KeyError, TypeError, ValueError) as error:
             raise SdcError(f"byte tables that are not whole: {error}") from None
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """The rows divided by their lengths, float32; a row of zeros stays."""
-    x = vectors.astype(np.float64)
-    x /= np.maximum(np.sqrt(np.square(x).sum(axis=1, keepdims=True)), 1e-12)
-    return x.astype(np.float32)

@@ -18,8 +18,9 @@ import numpy as np
 
 from sdc.errors import SdcError, log
 from sdc.progress import Progress
-from sdc.train.byte_tables import BYTE_SIGNS, VALUES, ByteTables, CodeTables, unit_rows
+from sdc.train.byte_tables import BYTE_SIGNS, VALUES, ByteTables, CodeTables
 from sdc.train.recipe import Recipe
+from sdc.train.tensors import unit_rows
 
 if TYPE_CHECKING:
     import scipy.sparse

@@ -26,9 +26,9 @@ from sdc.retrieve.index.index_types import (
     search_option_help,
 )
 from sdc.retrieve.index.records import Records
-from sdc.retrieve.index.searchable import Searchable
+from sdc.retrieve.index.searchable import Searchable, inside_positions
 from sdc.retrieve.index.sorted_rows import among, look_up, own_positions
-from sdc.retrieve.index.threads import faiss_module
+from sdc.retrieve.index.threads import faiss_module, run_parallel
 
 __all__ = [
     "INDEX_TYPES",
@@ -55,6 +55,7 @@ __all__ = [
     "faiss_module",
     "index_type_help",
     "index_type_names",
+    "inside_positions",
     "linked_file",
     "load_index_type",
     "load_index_types",
@@ -62,6 +63,7 @@ __all__ = [
     "nearest",
     "own_positions",
     "recall_of",
+    "run_parallel",
     "search_option_help",
     "write_new_index",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from sdc.devices import cpu_count
 from sdc.errors import log
-from sdc.kernels import hamming_available, hamming_nearest
+from sdc.kernels import hamming_available, hamming_nearer, hamming_nearest, key_positions
 from sdc.retrieve.index.faiss_layout import flat_header
 from sdc.retrieve.index.gpu import Gpus
 from sdc.retrieve.index.search_plan import QUERY_GROUP, Plan, plan
@@ -20,6 +21,8 @@ from sdc.retrieve.index.threads import faiss_module, run_parallel
 
 _GATHERED = 1 << 24  # bytes of selected codes copied at once by a thread
 _MANY, _DENSE = 1000, 500  # FAISS counts for k from 1000, or 1/500 of the codes, on
+_UNSORTED, _LARGE = 1000, 1 << 19  # so many candidates of so many codes are not put in order
+_SAMPLED, _LINE = 1 << 16, 8  # codes that tell how far candidates lie, so many in a row
 _LISTS = 1 << 30  # bytes reserved for candidates at once; what is touched of them is at most 8 for each code
 
 Find = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -70,6 +73,59 @@ class FlatSearcher:
                 self._gpu_failed = True
                 planned = self._plan(len(codes), k, within)
         return self._search(codes, k, within, planned)
+
+    def candidates(self, codes: np.ndarray, count: int, within: np.ndarray | None = None) -> np.ndarray:
+        """The positions (Q, count) of the nearest, as `search` has them, but in any order: that is cheaper."""
+        few = count < _UNSORTED or len(self.codes) < _LARGE
+        if few or within is not None or not hamming_available() or self.plan(len(codes), count).how == "gpu":
+            return self.search(codes, count, within)[1]
+        positions = np.empty((len(codes), count), np.int64)
+        for start in range(0, len(codes), QUERY_GROUP):
+            self._find_candidates(codes[start : start + QUERY_GROUP], positions[start : start + QUERY_GROUP])
+        return positions
+
+    def _find_candidates(self, queries: np.ndarray, out: np.ndarray) -> None:
+        """Fills `out` (Q, count): all within a distance that a sample suggests, less those beyond the count-th.
+
+        Where they turn out to be fewer than that, an ordinary search takes its place.
+        """
+        count, total = out.shape[1], len(self.codes)
+        planned = self._plan(len(queries), 1, None)
+        slices = max(planned.shards, planned.threads)
+        borders = [total * n // slices for n in range(slices + 1)]
+        limits = self._likely_distance(queries, count) + 1
+        tasks = [
+            partial(hamming_nearer, queries, self.codes[start:end], min(count, end - start), limits)
+            for start, end in pairwise(borders)
+        ]
+        keys, each = zip(*run_parallel(tasks, planned.threads), strict=True)
+        counts = np.stack(each)  # (slices, Q, bits + 1)
+        nearer = np.cumsum(counts.sum(axis=0), axis=1)
+        for query, row in enumerate(out):
+            if nearer[query, -1] < count:
+                row[:] = self.search(queries[query : query + 1], count)[1][0]
+                continue
+            last = int(np.searchsorted(nearer[query], count))
+            ties, filled = count - int(nearer[query, last] - counts[:, query, last].sum()), 0
+            for number, start in enumerate(borders[:-1]):
+                here = counts[number, query]
+                tied = min(ties, int(here[last]))
+                end = filled + int(here[:last].sum()) + tied
+                key_positions(keys[number][query, : here.sum()], last, tied, start, row[filled:end])
+                ties, filled = ties - tied, end
+
+    def _likely_distance(self, queries: np.ndarray, count: int) -> np.ndarray:
+        """(Q,) within which `count` codes lie but for bad luck: by a rank in the sample that is 6 deviations higher."""
+        share = count / len(self.codes) * len(self._sample)
+        rank = min(math.ceil(share + 6 * math.sqrt(share)), len(self._sample))
+        return nearest(rank, queries, self._sample)[0][:, -1].astype(np.int64)
+
+    @cached_property
+    def _sample(self) -> np.ndarray:
+        """Some of the codes, evenly spread, in lines of `_LINE` since memory is read so."""
+        width = self.codes.shape[1]
+        lines = self.codes[: len(self.codes) // _LINE * _LINE].reshape(-1, _LINE * width)
+        return lines[:: max(1, len(lines) * _LINE // _SAMPLED)].reshape(-1, width)
 
     def range_search(
         self, codes: np.ndarray, radius: int, within: np.ndarray | None = None

@@ -75,12 +75,27 @@ class Searchable:
         Args:
             exact: miss nothing, though the index be approximate.
         """
+        codes, inside, k = self._checked(codes, k, within)
+        searcher = self._searcher.exact if exact else self._searcher
+        return searcher.search(codes, k, inside)
+
+    def candidates(self, codes: np.ndarray, count: int, *, within: np.ndarray | None = None) -> np.ndarray:
+        """The positions (Q, count) that `search_positions` would find, in any order: where they are many it is cheaper.
+
+        They are to be put into a finer order; the arguments and errors are those of `search`.
+        """
+        codes, inside, count = self._checked(codes, count, within)
+        return self._searcher.candidates(codes, count, inside)
+
+    def _checked(
+        self, codes: np.ndarray, k: int, within: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Codes and positions as searchers take them, and k, at most as many as are searched."""
         codes, k = check_query_codes(codes, self.bits), operator.index(k)
         inside = inside_positions(self.items, within)
         if k < 1:
             raise UsageError(f"k must be at least 1, found {k}")
-        searcher = self._searcher.exact if exact else self._searcher
-        return searcher.search(codes, min(k, self.ntotal if inside is None else len(inside)), inside)
+        return codes, inside, min(k, self.ntotal if inside is None else len(inside))
 
     def range_search(
         self, codes: np.ndarray, radius: int, *, within: np.ndarray | None = None

@@ -1,5 +1,6 @@
 """Reranking of what a search finds: by the codes alone, or by the features of a shortlist."""
 
+from sdc.retrieve.rerank.float_search import float_search
 from sdc.retrieve.rerank.reranker import QUERIES, Reranker, batches, check_rerank, open_features
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL, ShortlistChoice
@@ -15,6 +16,7 @@ __all__ = [
     "ShortlistChoice",
     "batches",
     "check_rerank",
+    "float_search",
     "open_features",
     "rerank",
     "shortlist_size",

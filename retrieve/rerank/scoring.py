@@ -26,7 +26,7 @@ from sdc.train import ByteTables
 Factor = float | Literal["auto"]
 
 WIDTH = 4  # candidates by Hamming distance for each item of the shortlist
-_DIGITS = 9  # similarities are rounded to so many, so that equal vectors tie wherever they stand
+DIGITS = 9  # similarities are rounded to so many, so that equal vectors tie wherever they stand
 
 
 class Ranking(NamedTuple):
@@ -160,7 +160,7 @@ def code_scores(
         codes = index.items.codes(items)
         of_items = tables.lengths(codes) if lengths is None else lengths[number]
         out[:] = tables.scores(query[None], codes, of_items)[0]
-    return np.round(scores, _DIGITS, out=scores)
+    return np.round(scores, DIGITS, out=scores)
 
 
 def asymmetric(index: Searchable, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -184,7 +184,7 @@ def asymmetric(index: Searchable, positions: np.ndarray, outputs: np.ndarray) ->
     scores = np.empty(positions.shape)
     for table, items, out in zip(tables, positions, scores, strict=True):
         out[:] = table[np.arange(width), index.items.codes(items)].sum(axis=1)
-    return np.round(scores, _DIGITS, out=scores)
+    return np.round(scores, DIGITS, out=scores)
 
 
 def cosines(query: np.ndarray, features: np.ndarray | Features, rows: np.ndarray) -> np.ndarray:
@@ -197,7 +197,7 @@ def cosines(query: np.ndarray, features: np.ndarray | Features, rows: np.ndarray
         vectors = features.take(ascending).astype(np.float64)
     similarities = np.empty(len(rows))
     similarities[order] = (vectors @ unit_rows(query[None])[0]) / row_lengths(vectors)
-    return np.round(similarities, _DIGITS, out=similarities)
+    return np.round(similarities, DIGITS, out=similarities)
 
 
 def _best(ranking: Ranking, count: int) -> Ranking:

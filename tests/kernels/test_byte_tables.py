@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdc.kernels import byte_tables, refine, table_scores
+from sdc.kernels import best_scores, byte_tables, refine, table_scores
 
 compiled = pytest.mark.skipif(byte_tables._load() is None, reason="the kernel cannot be built here (no g++)")
 
@@ -136,3 +136,23 @@ def test_without_a_compiler_numpy_is_used_and_that_is_said(monkeypatch, caplog, 
         byte_tables._loaded.cache_clear()
     np.testing.assert_array_equal(codes, in_numpy(refine, *arguments, 1, 1))
     assert "the refinement kernel is not available, NumPy takes its place: there is no g++" in caplog.text
+
+
+@compiled
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_best_scores_are_those_of_a_stable_sort(data):
+    count, bytes_ = data.draw(st.integers(0, 700)), data.draw(st.sampled_from([1, 2, 3, 4, 8, 12]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    table, offset, codes, lengths, factors = scored(rng, 800, bytes_)
+    if data.draw(st.booleans()):  # of few codes most tie
+        codes, lengths = codes[rng.integers(0, 4, 800)], np.zeros(800, np.uint8)
+    places, k = rng.permutation(800)[:count], data.draw(st.integers(1, 800))
+    arguments = (table, offset, codes, lengths, factors, places, k)
+    scores, best = best_scores(*arguments)
+    expected = table_scores(table, offset, codes, lengths, factors)[places]
+    order = np.lexsort((places, -expected))[:k]
+    np.testing.assert_array_equal(best, places[order])
+    np.testing.assert_array_equal(scores, expected[order])
+    for found, plain in zip((scores, best), in_numpy(best_scores, *arguments), strict=True):
+        np.testing.assert_array_equal(found, plain)

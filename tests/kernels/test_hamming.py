@@ -51,6 +51,32 @@ def check(kernel, queries, codes, k):
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
+def test_nearer_ones_are_listed_by_position(kernel, data):
+    width, count = data.draw(st.sampled_from([1, 2, 3, 4, 8, 16, 17, 32, 64])), data.draw(st.integers(1, 1500))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    codes, queries = (rng.integers(0, 4, (n, width), dtype=np.uint8) for n in (count, 3))
+    k = data.draw(st.integers(1, count))
+    limits = rng.integers(0, 8 * width + 2, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming, "_load", lambda: kernel)
+        keys, counts = hamming.nearer(queries, codes, k, limits)
+        for query, limit, row, here in zip(queries, limits, keys, counts, strict=True):
+            distances = np.unpackbits(codes ^ query, axis=1).sum(axis=1)
+            near = np.argsort(distances, kind="stable")[:k]
+            near = np.sort(near[distances[near] < limit])
+            assert here.tolist() == np.bincount(distances[near], minlength=8 * width + 1).tolist()
+            if len(near):
+                last = int(distances[near].max())
+                at_last = near[distances[near] == last]
+                ties = data.draw(st.integers(0, len(at_last)))
+                chosen = np.sort(np.concatenate([near[distances[near] < last], at_last[:ties]]))
+                positions = np.empty(len(chosen), np.int64)
+                hamming.key_positions(row[: len(near)], last, ties, 7, positions)
+                assert positions.tolist() == (chosen + 7).tolist()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
 def test_it_lists_what_a_stable_sort_lists(kernel, data):
     width = data.draw(st.one_of(st.sampled_from([1, 2, 4, 8, 16, 32, 64]), st.integers(1, 80)))
     count = data.draw(st.integers(1, 1500))

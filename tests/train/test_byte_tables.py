@@ -304,3 +304,20 @@ def test_rows_that_are_all_alike_can_be_encoded():
     x = np.ones((1100, 8), np.float32)
     hasher = sdc.Hasher(bits=8, method="itq", search_by="both").fit(x)
     assert len(np.unique(hasher.encode(x), axis=0)) == 1
+
+
+@pytest.mark.parametrize("dimension", [5, 100, 400])
+def test_a_querys_tables_are_the_same_in_any_company(dimension):
+    """And as exact as floats are: no order of a sum counts."""
+    rng = np.random.default_rng(dimension)
+    tables = ByteTables.on_grid(rng.standard_normal((3, 256, dimension)) / dimension, rng.random(dimension) / 9, 1.0)
+    queries = rng.standard_normal((70, dimension)) * 10.0 ** rng.integers(-3, 3, (70, 1))
+    products, offsets = tables.query_tables(queries)
+    for start, end in ((0, 1), (3, 36), (69, 70)):
+        some, their_offsets = tables.query_tables(queries[start:end])
+        np.testing.assert_array_equal(some, products[start:end])
+        np.testing.assert_array_equal(their_offsets, offsets[start:end])
+    unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    plain = np.einsum("qd,mvd->qmv", unit, tables.vectors.astype(np.float64) / tables.scale)
+    np.testing.assert_allclose(products, plain, atol=2e-6)
+    np.testing.assert_allclose(offsets, unit @ tables.mean.astype(np.float64), atol=1e-6)

@@ -82,6 +82,10 @@ class MergedSearcher:
         keys.sort(axis=1)
         return (keys[:, :k] >> _BITS).astype(np.int32), keys[:, :k] & _MASK
 
+    def candidates(self, codes: np.ndarray, count: int, within: np.ndarray | None = None) -> np.ndarray:
+        """The positions (Q, count) that `search` gives."""
+        return self.search(codes, count, within)[1]
+
     def range_search(
         self, codes: np.ndarray, radius: int, within: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,15 +6,14 @@ items before it were removed.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 
 import numpy as np
 
 from sdc.errors import UsageError
-from sdc.extract.store import Classes
 from sdc.retrieve.index.delta.tombstones import NO_TOMBSTONES, Tombstones
-from sdc.retrieve.index.records import Records, merged_classes, without_rows
+from sdc.retrieve.index.records import Records, without_rows
 from sdc.retrieve.index.sorted_rows import look_up
 
 
@@ -59,16 +58,6 @@ class MergedView:
         if self.stored.lengths is None or (self.added is not None and added is None):
             return None
         return self._gather(positions, self.stored.lengths, added)
-
-    def labels(self, positions: np.ndarray) -> np.ndarray | None:
-        """The labels at positions of any shape, which it has, or it and C for multi-hot ones; None without labels."""
-        added = None if self.added is None else self.added.labels
-        return None if self.stored.labels is None else self._gather(positions, self.stored.labels, added)
-
-    @cached_property
-    def classes(self) -> Classes:
-        """The names of all classes, see `sdc.extract.store.classes`."""
-        return merged_classes([part.classes for part in (self.stored, self.added) if part is not None])
 
     def names(self, positions: np.ndarray) -> list[str]:
         """The ids at positions (n,)."""
@@ -137,6 +126,22 @@ class MergedView:
     def without_removed(self, queries: Records) -> Records:
         """Queries whose ground truth names nothing that was removed."""
         return without_rows(queries, self.stored.rows[self.tombstones.removed])
+
+    def parts(self, positions: np.ndarray) -> list[tuple[Records, np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
+        """Where items at positions (n,) lie: the records that hold them, their places there, and the way back.
+
+        The way back makes positions of such places; within a part both ascend together.
+        """
+        old = positions < self.remaining
+        there: list[tuple[Records, np.ndarray, Callable[[np.ndarray], np.ndarray]]] = []
+        if self.added is None or old.any():
+            former = positions if old.all() else positions[old]
+            there.append(
+                (self.stored, self.tombstones.stored(former), lambda places: self.tombstones.merged(places)[0])
+            )
+        if self.added is not None and not old.all():
+            there.append((self.added, positions[~old] - self.remaining, lambda found: found + self.remaining))
+        return there
 
     def _gather(self, positions: np.ndarray, stored: np.ndarray, added: np.ndarray | None) -> np.ndarray:
         if added is None:

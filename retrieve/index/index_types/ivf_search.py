@@ -71,6 +71,10 @@ class IVFSearcher:
             distances[short], positions[short] = self.exact.search(np.ascontiguousarray(codes[short]), k)
         return distances, positions
 
+    def candidates(self, codes: np.ndarray, count: int, within: np.ndarray | None = None) -> np.ndarray:
+        """The positions (Q, count) that `search` gives."""
+        return self.search(codes, count, within)[1]
+
     def write(self, write: Callable[[bytes], None]) -> None:
         """The FAISS part of db.bin, piece by piece."""
         faiss = faiss_module()

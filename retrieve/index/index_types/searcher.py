@@ -21,6 +21,9 @@ class Searcher(Protocol):
     def search(self, codes: np.ndarray, k: int, within: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Distances (Q, k) int32 and positions (Q, k) int64; k is at most the number searched."""
 
+    def candidates(self, codes: np.ndarray, count: int, within: np.ndarray | None = None) -> np.ndarray:
+        """The positions (Q, count) of the nearest, as `search` has them, in any order."""
+
     @property
     def exact(self) -> ExactSearcher:
         """A searcher of the same codes that misses nothing; itself, where it is one."""

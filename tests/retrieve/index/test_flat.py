@@ -349,3 +349,29 @@ def test_where_the_gpu_fails_the_cpu_takes_over_for_good(fake_gpus, monkeypatch,
     assert len(caplog.records) == 1
     assert "no search on the GPU, but on the CPU: Error: k must be at most 50" in caplog.text
     assert sum(len(gpu.asked) for gpu in fake_gpus.made) <= 3
+
+
+def hundred_thousands(values):
+    """Codes of 16 bits, few of them different or all sorted, so that a sample tells little or nothing."""
+    codes = np.random.default_rng(values).integers(0, [256, values], (600_000, 2), dtype=np.uint8)
+    codes[: len(codes) // 2] = np.sort(codes[: len(codes) // 2].view(np.uint16), axis=0).view(np.uint8)
+    return codes
+
+
+@pytest.mark.parametrize("values", [1, 7, 256])
+@pytest.mark.parametrize("count", [2000, 50_000, 600_000])
+def test_many_candidates_are_those_of_a_search(values, count):
+    searcher, queries = FlatSearcher(hundred_thousands(values)), few_codes(np.random.default_rng(0), 3, 2, values=3)
+    _, positions = searcher.search(queries, count)
+    np.testing.assert_array_equal(np.sort(searcher.candidates(queries, count)), np.sort(positions))
+
+
+def test_candidates_are_found_where_the_sample_misleads():
+    codes = hundred_thousands(256)
+    searcher = FlatSearcher(codes)
+    first = searcher.candidates(codes[:1], 2000)  # the sample is taken
+    codes[:] = codes[-1]  # and no longer says anything: no code is near
+    codes[77] = ~codes[-1]
+    assert len(first[0]) == 2000
+    _, positions = searcher.search(codes[77:78], 2000)
+    np.testing.assert_array_equal(np.sort(searcher.candidates(codes[77:78], 2000)), np.sort(positions))
