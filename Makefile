@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-WORKERS ?= 2
+WORKERS ?= 3
 FASHION := /usr/share/datasets/fashion-mnist
 
 .PHONY: help demo test test-slow check bench clean
@@ -27,7 +27,7 @@ demo: $(STAMP) data ## images to searchable codes on Fashion-MNIST, 12k images, 
 	bash bench/demo.sh
 
 test: $(STAMP) data ## the test suite and what it covers, under 6 minutes on 2 cores
-	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=
+	$(BIN)/python -m slipcover -m pytest -n $(WORKERS)
 	$(BIN)/python tests/support/covered.py
 
 test-slow: $(STAMP) data ## what takes longer: many kills, full-size runs; under 25 minutes

@@ -82,7 +82,7 @@ setup(
             "pyarrow>=15",
             "pymilvus>=3.0.2",
             "pytest>=8",
-            "pytest-cov>=6",
+            "slipcover>=1.1",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.6",

@@ -15,14 +15,13 @@ import numpy as np
 from sdc._version import __version__
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.extract.datasets import REVISITED_PROTOCOL, Revisited, read_groundtruth
+from sdc.extract.labels import say_classes
 from sdc.extract.parts import is_up_to_date
 from sdc.extract.readers import Table, read_tables
 from sdc.extract.store import Listing, default_splits, write_features
 from sdc.extract.vector_files import (
     COARSE,
-    IDS,
     LABELS,
-    column_beside,
     find_vectors,
     read_ids,
     read_labels,
@@ -44,8 +43,9 @@ class ImportSettings:
     Attributes:
         vectors: npy, npz, parquet, safetensors, HDF5, fvecs, bvecs or what torch.save wrote; of several arrays the one
             named features, embeddings or vectors, else the only two-dimensional one of floats.
-        labels: one a row: text (one a line), npy, or a column of parquet; whole numbers, zeros and ones
-            (N, C), or names, which become numbers in their sorted order. By default `labels` beside the vectors.
+        labels: one a row: text (one a line), npy, or a column of parquet; whole numbers (-1 is no label), zeros and
+            ones (N, C), in text with blanks or commas between them, or names, which become numbers in natural order.
+            By default `labels` beside the vectors.
         labels_coarse: a second level above `labels`, in the same forms. By default `labels_coarse` beside the vectors.
         ids: one a row: text (one a line) or npy. By default `ids` beside the vectors (`id` in what torch.save wrote),
             else the row numbers.
@@ -92,19 +92,23 @@ def import_features(settings: ImportSettings) -> Path:
     tables = read_tables(source)
     vectors = find_vectors(source, tables)
     n, d = vectors.shape
-    labels = read_labels(settings.labels, column_beside(tables, LABELS, n), LABELS, n)
+    labels = read_labels(settings.labels, tables, LABELS, n)
     if settings.labels_coarse is not None and labels is None:
         raise UsageError("--labels-coarse is a level above labels, and there are none: give --labels as well")
-    coarse = read_labels(settings.labels_coarse, column_beside(tables, COARSE, n), COARSE, n)
+    coarse = read_labels(settings.labels_coarse, tables, COARSE, n)
     provenance = _provenance(settings, labelled=labels is not None)
     if is_up_to_date(out, provenance, overwrite=settings.overwrite):
         return out
-    ids = read_ids(settings.ids, column_beside(tables, IDS, n), n)
+    ids = read_ids(settings.ids, tables, n)
+    levels = {level: read for level, read in ((LABELS, labels), (COARSE, coarse)) if read is not None}
+    known: dict[str, Any] = {level: read.values for level, read in levels.items()}
+    known["classes"] = {level: read.names for level, read in levels.items()}
     if truth is not None:
-        listing = replace(_landmark_listing(truth, ids), labels=labels, labels_coarse=coarse)
+        listing = replace(_landmark_listing(truth, ids), **known)
     else:
         splits = default_splits(n, settings.seed) if settings.splits is None else read_splits(settings.splits)
-        listing = Listing(ids, splits, labels, coarse)
+        listing = Listing(ids, splits, **known)
+    say_classes(listing)
     dtype = settings.dtype or ("float16" if vectors.dtype == "float16" else "float32")
     log.info("import: %s of %s as %s", vectors, source, dtype)
     with Progress("import", n, "rows") as progress:

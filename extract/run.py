@@ -18,6 +18,7 @@ from sdc.extract.datasets import Dataset, Prefixes, load_dataset
 from sdc.extract.encoder import Encoder
 from sdc.extract.image_loader import ImageLoader
 from sdc.extract.images import LONGEST, SCALES, Preprocessing
+from sdc.extract.labels import say_classes
 from sdc.extract.parts import Leases, Parts, PartWorker, assemble_once, is_up_to_date
 from sdc.extract.store import FeatureStore
 from sdc.extract.subsample import stratified
@@ -109,6 +110,8 @@ def extract_features(settings: ExtractSettings) -> Path:
     dataset = whole
     if settings.limit is not None:
         dataset = whole.select(stratified(whole.listing, settings.limit, settings.seed))
+    if is_main_process():
+        say_classes(dataset.listing)
     encoder = Encoder(backbone, _device(settings.device))
     parts = Parts(settings.out, dataset.listing, provenance, settings.part_rows, overwrite=settings.overwrite)
     if is_up_to_date(settings.out, provenance, overwrite=settings.overwrite):

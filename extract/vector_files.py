@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
+from sdc.extract.labels import Labels, as_ids, as_labels, as_texts, entry_lines, given_names
 from sdc.extract.readers import Table, read_tables
 from sdc.extract.store import RowNumberIds
 from sdc.files import require_file
 
 NAMES = ("features", "embeddings", "vectors")
 LABELS, COARSE, IDS = "labels", "labels_coarse", "ids"
+CLASSES = ("classes", "class_names", "label_names")  # arrays beside numbers that name their classes
+TEXT = (".txt", ".text", "")
 
 
 def read_vectors(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -27,7 +29,7 @@ def read_vectors(path: Path) -> tuple[np.ndarray, list[str]]:
     tables = read_tables(source)
     vectors = find_vectors(source, tables)
     n = vectors.shape[0]
-    return vectors.read(), list(read_ids(None, column_beside(tables, IDS, n), n))
+    return vectors.read(), list(read_ids(None, tables, n))
 
 
 def find_vectors(source: Path, tables: Sequence[Table]) -> Table:
@@ -66,69 +68,66 @@ def column_beside(tables: Sequence[Table], name: str, n: int) -> Table | None:
     return None
 
 
-def read_labels(path: Path | None, beside: Table | None, name: str, n: int) -> np.ndarray | None:
-    """The labels of `n` rows: from the file `path`, else from the column beside the vectors, else None.
+def read_labels(path: Path | None, beside: Sequence[Table], level: str, n: int) -> Labels | None:
+    """The labels of `n` rows: from the file `path`, else from the tables beside the vectors, else None.
 
-    Names become numbers, in their sorted order.
+    Args:
+        level: of the labels, and the name of their array.
 
     Raises:
         UsageError, SdcError: the file holds no such labels, or not `n` of them.
     """
-    values = _column_values(path, beside, name, n)
+    values, tables = _column_values(path, beside, level, n)
     if values is None:
         return None
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all():
-        return values.astype(np.int64)
-    if values.dtype.kind not in "OUS" or values.ndim != 1:
-        return values  # whole numbers; or what the listing refuses
-    names = _texts(values, path or name)
-    if all(re.fullmatch(r"-?\d{1,18}", text) for text in names):
-        return np.array([int(text) for text in names])
-    classes, numbers = np.unique(np.array(names), return_inverse=True)
-    log.info("%s: %d classes, numbered in this order: %s", name, len(classes), ", ".join(classes[:10].tolist()))
-    return numbers
+    where = level if path is None else f"{path}, {level}"
+    labels = as_labels(values, where)
+    if labels.names:
+        return labels
+    for table in tables:
+        if _leaf(table) in CLASSES and len(table.shape) == 1 and not table.numeric:
+            names = given_names(as_texts(table.read(), where), level, labels.values, f"{where}: {table.name}")
+            return labels._replace(names=names)
+    return labels
 
 
-def read_ids(path: Path | None, beside: Table | None, n: int) -> Sequence[str]:
-    """The ids of `n` rows: from the file `path`, else from the column beside the vectors, else the row numbers.
+def read_ids(path: Path | None, beside: Sequence[Table], n: int) -> Sequence[str]:
+    """The ids of `n` rows: from the file `path`, else from the tables beside the vectors, else the row numbers.
 
     Raises:
         UsageError, SdcError: the file holds no such ids, or not `n` of them.
     """
-    values = _column_values(path, beside, IDS, n)
-    if values is None:
-        return RowNumberIds(n)
-    if values.ndim != 1 or values.dtype.kind == "f":
-        raise SdcError(
-            f"{path or IDS}: found {values.dtype} of shape {values.shape}, expected text or whole numbers, one a row"
-        )
-    return _texts(values, path or IDS)
+    values, _ = _column_values(path, beside, IDS, n)
+    return RowNumberIds(n) if values is None else as_ids(values, str(path or IDS))
 
 
-def _column_values(path: Path | None, beside: Table | None, name: str, n: int) -> np.ndarray | None:
-    """The entries of the user's own file, else of the column beside the vectors: one for each of the `n` rows."""
+def _column_values(
+    path: Path | None, beside: Sequence[Table], name: str, n: int
+) -> tuple[np.ndarray | None, Sequence[Table]]:
+    """The entries of the user's own file, else of the column beside the vectors: one for each of the `n` rows.
+
+    Returns:
+        None where there are none; and the tables that stand beside them.
+    """
     if path is None:
-        return None if beside is None else beside.read()
-    values = _read_column(Path(path), name)
+        column = column_beside(beside, name, n)
+        return (None if column is None else column.read()), beside
+    values, tables = _read_column(Path(path), name)
     if len(values) != n:
-        raise SdcError(f"{path}: found {len(values)} {name}, expected {n}, one a row of the vectors")
-    return values
+        heading = f" ({values[0]!r} in its first line, is that a heading?)" if _has_heading(path, values, n) else ""
+        raise SdcError(f"{path}: found {len(values)} {name}, expected {n}, one a row of the vectors{heading}")
+    return values, tables
 
 
-def _texts(values: np.ndarray, where: Path | str) -> list[str]:
-    try:
-        return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
-    except UnicodeDecodeError as error:
-        raise SdcError(f"{where}: {error.object!r} is not UTF-8 text") from error
+def _has_heading(path: Path, values: np.ndarray, n: int) -> bool:
+    return Path(path).suffix.lower() in TEXT and len(values) == n + 1
 
 
-def _read_column(path: Path, name: str) -> np.ndarray:
+def _read_column(path: Path, name: str) -> tuple[np.ndarray, Sequence[Table]]:
     """One array from a file: the lines of a text file, the only array of a file, or the one called `name`."""
     require_file(path, f"file of {name}", "numpy.save")
-    if path.suffix.lower() in (".txt", ".text", ""):
-        return np.array(_lines(path), object)
+    if path.suffix.lower() in TEXT:
+        return np.array(entry_lines(path), object), []
     tables = read_tables(path)
     if len(tables) > 1:
         columns = [table for table in tables if _leaf(table) in (name, name.removesuffix("s"))]
@@ -137,20 +136,7 @@ def _read_column(path: Path, name: str) -> np.ndarray:
     if len(columns) != 1:
         listed = "; ".join(map(str, tables)) or "nothing that could be read"
         raise UsageError(f"{path}: found {listed}; expected a single array, or one called {name}")
-    return columns[0].read()
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise SdcError(f"cannot read {path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if lines[-1] == "":
-        lines.pop()
-    lines = [line.removesuffix("\r") for line in lines]
-    if "" in lines:
-        raise SdcError(f"{path}: line {lines.index('') + 1} is empty, expected one entry a line")
-    return lines
+    return columns[0].read(), tables
 
 
 def read_splits(path: Path) -> dict[str, np.ndarray]:

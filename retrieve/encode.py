@@ -91,6 +91,7 @@ def run(settings: EncodeSettings) -> Path:
         codes,
         ids=Ids.of_rows(store.encoded_ids, database),
         **_labels(store, database),
+        classes=store.classes,
         rows=database,
         lengths=code_lengths(model, codes),
         queries=split if len(queries) else None,
@@ -161,7 +162,7 @@ def _say_moved(model: Model, mean: np.ndarray) -> None:
     )  # fmt: skip
 
 
-def _labels(store: FeatureStore, rows: np.ndarray) -> dict[str, np.ndarray | None]:
+def _labels(store: FeatureStore, rows: np.ndarray) -> dict[str, Any]:
     """Both levels of labels of `rows`, under the names they have in `Records`."""
     both = {"labels": store.labels, "labels_coarse": store.labels_coarse}
     return {name: None if labels is None else labels[rows] for name, labels in both.items()}

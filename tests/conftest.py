@@ -23,6 +23,11 @@ hypothesis.settings.register_profile("sdc", deadline=None)
 hypothesis.settings.load_profile("sdc")
 
 ENGINES = "tests/retrieve/engines/"
+# What takes longest comes first, so that no worker is alone at the end.
+FIRST = (
+    "tests/test_whole_job.py", ENGINES, "tests/kernels/test_triton_interpreter.py", "tests/retrieve/rerank/",
+    "tests/experiments/", "tests/train/",
+)  # fmt: skip
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -30,6 +35,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         started = contextlib.ExitStack()
         started.enter_context(warm.server())
         session.config.add_cleanup(started.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        return next((at for at, path in enumerate(FIRST) if item.nodeid.startswith(path)), len(FIRST))
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -42,6 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             path = nodeid.partition("::")[0]
             return ENGINES if path.startswith(ENGINES) else path
 
+    config.option.loadscopereorder = False  # else the files with the most tests come first, whatever they take
     return ByFile(config, log)
 
 

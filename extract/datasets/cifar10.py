@@ -16,7 +16,9 @@ from sdc.files import checksum, fingerprint, require_file
 FOLDER = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 SOURCE = "cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, unpacked"
-CLASSES, SIDE = 10, 32
+SIDE = 32
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = {"labels": dict(enumerate(NAMES))}
 ABOUT = About(
     "60,000 colour images of 32 x 32 pixels in 10 classes",
     needs={f"{FOLDER}/{batch}": SOURCE for batch in BATCHES},
@@ -53,7 +55,7 @@ def load(root: Path, options: LoadOptions) -> Images:
         return Image.fromarray(pool[rows[row]].reshape(3, SIDE, SIDE).transpose(1, 2, 0))
 
     if options.split is None:
-        listing = Listing(ids, splits(labels, options.seed), labels)
+        listing = Listing(ids, splits(labels, options.seed), labels, classes=CLASSES)
     else:
         listing = _imported(Path(options.split), ids, labels)
     rows = np.unique(np.concatenate([*listing.splits.values()]))
@@ -73,7 +75,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     data, labels = content[b"data"], content[b"labels"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(data), 3 * SIDE * SIDE):
         raise SdcError(f"{expected}; found data of shape {np.shape(data)}: fetch it again")
-    if not isinstance(labels, list) or [label for label in labels if label in range(CLASSES)] != labels:
+    if not isinstance(labels, list) or [label for label in labels if label in range(len(NAMES))] != labels:
         raise SdcError(f"{expected}; found labels that are none: fetch it again")
     if len(labels) != len(data):
         raise SdcError(f"{expected}; found {len(data)} images, but {len(labels)} labels: fetch it again")
@@ -88,6 +90,6 @@ def _imported(path: Path, ids: list[str], labels: np.ndarray) -> Listing:
     if set(tables) != set(SPLITS):
         raise SdcError(f"{path}: found {', '.join(sorted(tables)) or 'nothing'}, expected arrays {', '.join(SPLITS)}")
     try:
-        return Listing(ids, {name: tables[name].read() for name in SPLITS}, labels)
+        return Listing(ids, {name: tables[name].read() for name in SPLITS}, labels, classes=CLASSES)
     except SdcError as error:
         raise SdcError(f"{path}: {error}") from error

@@ -29,6 +29,14 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-
 HALVES = ("train", "t10k")
 QUERIES, TRAINING = 100, 500  # of each class
 COARSE = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3], np.int32)  # the coarse label of each class
+CLASSES = {
+    "labels": dict(
+        enumerate(
+            ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+        )
+    ),
+    "labels_coarse": dict(enumerate(("tops", "bottoms", "dresses", "shoes", "bags"))),
+}
 ABOUT = About(
     "70,000 grey images of 28 x 28 pixels, articles of clothing in 10 classes",
     needs={
@@ -68,7 +76,7 @@ def load(root: Path | None, options: LoadOptions) -> Images:
         return Image.fromarray(pool[row])
 
     return Images(
-        Listing(ids, splits(classes), classes, COARSE[classes]),
+        Listing(ids, splits(classes), classes, COARSE[classes], classes=CLASSES),
         picture,
         content=fingerprint({"images": checksum(pool), "labels": checksum(classes)}),
     )

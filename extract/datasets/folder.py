@@ -11,8 +11,9 @@ import numpy as np
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.datasets.base import About, Images, LoadOptions
 from sdc.extract.images import SUFFIXES, open_file
-from sdc.extract.store import SPLITS, Listing, default_splits
+from sdc.extract.store import SPLITS, Listing, default_splits, number_names
 from sdc.files import fingerprint
+from sdc.text import text_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +22,7 @@ ABOUT = About(
     "any folder of images",
     needs={"images (.jpg, .png, ...) at any depth": "wherever you have them"},
     splits="--split RATIO (the share of queries) or FILE (lines `path split`); else 1 in 10 query, at most 1,000",
-    labels="the first level of subfolders, if there is one",
+    labels="the first level of subfolders, if there is one: whole numbers stay those numbers",
     options=("split",),
 )
 
@@ -52,8 +53,9 @@ def load(root: Path, options: LoadOptions) -> Images:
     def picture(row: int) -> Image:
         return open_file(root / names[row])
 
+    labels, classes = _labels(names)
     return Images(
-        Listing(names, splits, _labels(names)),
+        Listing(names, splits, labels, classes={"labels": classes}),
         picture,
         content=fingerprint({name: sizes[name] for name in names}),  # sizes stand for contents: to read all takes long
     )
@@ -89,8 +91,8 @@ def _refuse(error: OSError) -> None:
     raise SdcError(f"cannot read the folder {error.filename} ({error.strerror}): get permission, or move it elsewhere")
 
 
-def _labels(names: list[str]) -> np.ndarray | None:
-    """Labels by the first level of subfolders, numbered in the order of their names; None without subfolders."""
+def _labels(names: list[str]) -> tuple[np.ndarray | None, dict[int, str]]:
+    """Labels by the first level of subfolders, and their names; None without subfolders."""
     folders = [name.split("/")[0] if "/" in name else None for name in names]
     if None in folders:
         if any(folders):
@@ -98,8 +100,8 @@ def _labels(names: list[str]) -> np.ndarray | None:
                 "no labels: %d of %d images lie in no subfolder (the first is %s)",
                 folders.count(None), len(names), names[folders.index(None)],
             )  # fmt: skip
-        return None
-    return np.unique(np.array(folders), return_inverse=True)[1].astype(np.int32)
+        return None, {}
+    return number_names([str(folder) for folder in folders])
 
 
 def _number(text: str) -> float | None:
@@ -121,15 +123,11 @@ def _ratio_splits(n: int, ratio: float, seed: int) -> dict[str, np.ndarray]:
 
 def _file_splits(path: Path, names: list[str], root: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """The images that the file names, and their splits."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise UsageError(f"--split {path}: no such file, and no ratio such as 0.1 either") from error
-    except (OSError, ValueError) as error:
-        raise SdcError(f"--split {path}: cannot be read as text ({error})") from error
+    if not path.exists():
+        raise UsageError(f"--split {path}: no such file, and no ratio such as 0.1 either")
     known = set(names)
     members: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         name, split = ("", *line.strip().rsplit(None, 1))[-2:]

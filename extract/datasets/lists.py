@@ -19,6 +19,7 @@ from sdc.extract.datasets.base import AS_LISTED, About, Images, LoadOptions, Pre
 from sdc.extract.images import SUFFIXES, open_file
 from sdc.extract.store import Listing
 from sdc.files import fingerprint
+from sdc.text import text_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,13 +142,9 @@ def _lines(path: Path) -> Iterator[Line]:
     Raises:
         SdcError: a line is no path with labels behind it, or the file is no text.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, 1):
-                if not text.isspace():
-                    yield _parsed(path, number, text.strip())
-    except UnicodeDecodeError as error:
-        raise SdcError(f"{path} is no UTF-8 text ({error.reason}): save it as UTF-8") from error
+    for number, text in enumerate(text_lines(path), 1):
+        if text and not text.isspace():
+            yield _parsed(path, number, text.strip())
 
 
 def _parsed(file: Path, number: int, text: str) -> Line:

@@ -1,5 +1,16 @@
 """feats.h5: written whole or not at all, read through memory maps."""
 
+from sdc.extract.store.classes import (
+    LEVELS,
+    NO_LABEL,
+    Classes,
+    are_numbers,
+    classes_of_json,
+    classes_to_json,
+    number_names,
+    shown_names,
+    used_numbers,
+)
 from sdc.extract.store.file_format import Column, read_layout, verify_checksums, write_columns
 from sdc.extract.store.groundtruth import Ragged, groundtruth_arrays, groundtruth_from_arrays
 from sdc.extract.store.id_array import EncodedIds, IdArray, PackedIds, RowNumberIds
@@ -17,9 +28,12 @@ from sdc.extract.store.text_columns import OFFSETS
 
 __all__ = [
     "FEATURES",
+    "LEVELS",
+    "NO_LABEL",
     "OFFSETS",
     "SPLITS",
     "TOKENS",
+    "Classes",
     "Column",
     "EncodedIds",
     "FeatureStore",
@@ -28,12 +42,18 @@ __all__ = [
     "PackedIds",
     "Ragged",
     "RowNumberIds",
+    "are_numbers",
+    "classes_of_json",
+    "classes_to_json",
     "default_splits",
     "finite_rows",
     "groundtruth_arrays",
     "groundtruth_from_arrays",
     "not_finite_error",
+    "number_names",
     "read_layout",
+    "shown_names",
+    "used_numbers",
     "verify_checksums",
     "view_name",
     "write_columns",

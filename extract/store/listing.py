@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from sdc.errors import SdcError, unknown_name_error
+from sdc.extract.store.classes import LEVELS, Classes, checked_classes
 from sdc.extract.store.groundtruth import Ragged, check_groundtruth, groundtruth_arrays
 from sdc.extract.store.id_array import EncodedIds
 
@@ -23,13 +24,16 @@ class Listing:
     Attributes:
         ids: N different names, without NUL characters.
         splits: row numbers for some of `SPLITS`, none twice in a split; kept as ascending int64 for each of them.
-        labels, labels_coarse: (N,) whole numbers, kept as int32, or (N, C) zeros and ones, kept as uint8.
+        labels, labels_coarse: (N,) whole numbers, kept as int32, or (N, C) zeros and ones, kept as uint8; the number
+            `NO_LABEL`, or a row of zeros, is no label.
         groundtruth: of each query, in the order of its split, rows of the database.
+        classes: the names of the classes of `labels` and `labels_coarse`, by their numbers, where they have names.
         id_widths: bytes of the longest id, and of all ids together.
 
     Raises:
         SdcError: an id is there twice or is no text, labels have another length or kind, a split's rows are
-            out of range or there twice, a ground truth has another number of lists or other rows.
+            out of range or there twice, a ground truth has another number of lists or other rows, classes have names
+            in part, or one name.
     """
 
     ids: Sequence[str]
@@ -37,17 +41,22 @@ class Listing:
     labels: np.ndarray | None = None
     labels_coarse: np.ndarray | None = None
     groundtruth: Mapping[str, Ragged] = field(default_factory=dict)
+    classes: Classes = field(default_factory=dict)
     id_widths: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
         splits = _checked_splits(self.splits, n)
+        labels = {
+            level: _checked_labels(getattr(self, level), level.replace("labels_coarse", "coarse labels"), n)
+            for level in LEVELS
+        }
         checked = {
             "id_widths": _checked_ids(self.ids),
             "splits": splits,
-            "labels": _checked_labels(self.labels, "labels", n),
-            "labels_coarse": _checked_labels(self.labels_coarse, "coarse labels", n),
+            **labels,
             "groundtruth": check_groundtruth(self.groundtruth, splits, n),
+            "classes": checked_classes(self.classes, labels),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -66,10 +75,11 @@ class Listing:
             labels=None if self.labels is None else self.labels[rows],
             labels_coarse=None if self.labels_coarse is None else self.labels_coarse[rows],
             groundtruth={name: lists.take(queries).renumbered(renumbered) for name, lists in self.groundtruth.items()},
+            classes=self.classes,
         )
 
     def digest(self) -> str:
-        """A hash of what the features and their evaluation rest on: all but the coarse labels.
+        """A hash of what the features and their evaluation rest on: all but the coarse labels and names of classes.
 
         Sets may gain these: features extracted before then count as made with the same settings, and can be resumed.
         """

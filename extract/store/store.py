@@ -1,8 +1,9 @@
 """The feature store: feats.h5, the features of a set with ids, labels, splits and where they came from.
 
-`/features` (N, d), `/ids`, `/labels`, `/labels_coarse`, `/splits/*` and `/skipped`; `/groundtruth/*` for landmark sets;
-where they were asked for also `/views/1/features` and so on, and `/tokens`. `sdc.extract.store.file_format` says how
-they lie on disk. Rows are read through memory maps at the datasets' offsets, many times faster than through HDF5.
+`/features` (N, d), `/ids`, `/labels`, `/labels_coarse`, `/classes`, `/splits/*` and `/skipped`; `/groundtruth/*` for
+landmark sets; where they were asked for also `/views/1/features` and so on, and `/tokens`.
+`sdc.extract.store.file_format` says how they lie on disk. Rows are read through memory maps at the datasets' offsets,
+many times faster than through HDF5.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError
-from sdc.extract.store.file_format import Column, read_layout, verify_checksums, write_columns
+from sdc.extract.store.classes import classes_of_json, classes_to_json
+from sdc.extract.store.file_format import REMAKE, Column, read_layout, verify_checksums, write_columns
 from sdc.extract.store.groundtruth import groundtruth_arrays, groundtruth_from_arrays
 from sdc.extract.store.listing import SPLITS, Listing
 from sdc.extract.store.text_columns import id_columns, ids_of_arrays, skipped_columns, skipped_of_arrays
 from sdc.files import atomic_write, require_file
 
-FEATURES, TOKENS = "features", "tokens"
+FEATURES, TOKENS, CLASSES = "features", "tokens", "classes"
 
 
 def view_name(number: int) -> str:
@@ -41,7 +43,8 @@ class FeatureStore:
         features: (N, d) float16 or float32, a read-only np.memmap.
         views: (N, d) each, read-only np.memmaps of the features of augmented views 1, 2, ... of the images.
         tokens: (N, T, w), a read-only np.memmap of the tokens of each image's T patches, or None.
-        labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None.
+        labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None. `NO_LABEL` is no label.
+        classes: the names of their classes, see `sdc.extract.store.classes`.
         encoded_ids: the N ids as they are stored.
         splits: int64 row numbers, ascending, for each of `SPLITS` (possibly none).
         groundtruth: for landmark sets, such as easy, hard and junk: of each query, in the order of its split, the rows
@@ -75,6 +78,7 @@ class FeatureStore:
         plain = {name: np.asarray(array) for name, array in arrays.items()}
         self.labels: np.ndarray | None = plain.get("labels")
         self.labels_coarse: np.ndarray | None = plain.get("labels_coarse")
+        self.classes = _classes(self.path, plain.get(CLASSES))
         self.splits = {name: plain[f"splits/{name}"] for name in SPLITS}
         self.groundtruth = groundtruth_from_arrays(plain)
         self.skipped = skipped_of_arrays(plain)
@@ -116,6 +120,13 @@ class FeatureStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.fingerprint)
+
+
+def _classes(path: Path, stored: np.ndarray | None) -> dict[str, dict[int, str]]:
+    try:
+        return {} if stored is None else classes_of_json(bytes(stored[0]))
+    except (ValueError, TypeError) as error:
+        raise SdcError(f"{path} is damaged in /{CLASSES} ({error}): {REMAKE}") from error
 
 
 def _reopen(path: Path, expected: str) -> FeatureStore:
@@ -168,6 +179,7 @@ def write_features(
             Column(name, array.shape, array.dtype, [array])
             for name, array in groundtruth_arrays(listing.groundtruth).items()
         ),
+        *_classes_column(listing),
         *skipped_columns(skipped),
         *(replace(column, blocks=finite_blocks(column.blocks, column.dtype, out)) for column in further),
     ]
@@ -210,3 +222,12 @@ def not_finite_error(where: Path, what: str, examples: Sequence[str], count: int
 def finite_rows(block: np.ndarray) -> np.ndarray:
     """Which rows of (n, ...) floats hold finite values alone, (n,)."""
     return np.isfinite(block).all(axis=tuple(range(1, block.ndim)))  # type: ignore[no-any-return]
+
+
+def _classes_column(listing: Listing) -> list[Column]:
+    """The names of classes as one text of JSON: it costs what the names are long, not the longest of them for each."""
+    if not listing.classes:
+        return []
+    text = json.dumps(classes_to_json(listing.classes), ensure_ascii=False).encode()
+    dtype = np.dtype(f"S{len(text)}")
+    return [Column(CLASSES, (1,), dtype, [np.array([text], dtype)])]

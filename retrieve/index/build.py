@@ -10,6 +10,7 @@ import numpy as np
 
 from sdc._version import __version__
 from sdc.errors import UsageError, log
+from sdc.extract.store import Classes
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index_types import RECALL, IndexType, StoredSearcher, choose, load_index_type
@@ -36,6 +37,7 @@ def build_index(
     ids: Sequence[str] | Ids | None = None,
     labels: np.ndarray | None = None,
     labels_coarse: np.ndarray | None = None,
+    classes: Classes | None = None,
     rows: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
     queries: Records | None = None,
@@ -55,6 +57,7 @@ def build_index(
         None if labels is None else np.asarray(labels),
         None if labels_coarse is None else np.asarray(labels_coarse),
         lengths=lengths,
+        classes=classes or {},
     )
     if not len(database):
         raise UsageError("an index needs at least one code, found none")
@@ -100,6 +103,7 @@ def rebuild_index(
         ids=database.ids,
         labels=database.labels,
         labels_coarse=database.labels_coarse,
+        classes=database.classes,
         rows=database.rows,
         lengths=database.lengths,
         queries=queries,

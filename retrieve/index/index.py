@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from sdc.extract.store import Classes
 from sdc.retrieve.index.build import build_index, rebuild_index, write_index
 from sdc.retrieve.index.delta import superseded
 from sdc.retrieve.index.encoded_index import EncodedIndex
@@ -32,6 +33,7 @@ class Index(EncodedIndex):
         ids: Sequence[str] | Ids | None = None,
         labels: np.ndarray | None = None,
         labels_coarse: np.ndarray | None = None,
+        classes: Classes | None = None,
         rows: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
         queries: Records | None = None,
@@ -46,7 +48,8 @@ class Index(EncodedIndex):
         Args:
             codes: (N, bits // 8) uint8.
             ids: N ids; without, an id is its row in digits.
-            labels, labels_coarse: (N,) whole numbers, or (N, C) multi-hot.
+            labels, labels_coarse: (N,) whole numbers, or (N, C) multi-hot; -1 is no label.
+            classes: names of the classes by level and number, such as {"labels": {0: "cat", 1: "dog"}}.
             rows: (N,) distinct numbers that `search` returns; 0 … N − 1 without.
             lengths: (N,) uint8, of what the codes decode to, where their model has byte tables.
             queries: codes to be stored beside the database.
@@ -62,8 +65,9 @@ class Index(EncodedIndex):
                 recall or memory out of range.
         """
         built = build_index(
-            codes, ids=ids, labels=labels, labels_coarse=labels_coarse, rows=rows, lengths=lengths,
-            queries=queries, metadata=metadata, index_type=index_type, recall=recall, memory=memory, copy=copy,
+            codes, ids=ids, labels=labels, labels_coarse=labels_coarse, classes=classes, rows=rows,
+            lengths=lengths, queries=queries, metadata=metadata, index_type=index_type, recall=recall, memory=memory,
+            copy=copy,
         )  # fmt: skip
         return cls(*built)
 

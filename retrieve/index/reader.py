@@ -67,7 +67,7 @@ def _read_once(path: Path, file: Identity, *, verify: bool, options: Mapping[str
     content = file_format.read(path, verify=verify)
     try:
         database, queries = _records(content)
-    except (KeyError, UsageError) as error:
+    except (KeyError, ValueError, UsageError) as error:
         raise SdcError(f"{path} is damaged: its arrays do not fit together ({error})") from None
     if content.checksum is None:
         log.warning("%s was written by plain FAISS: nothing vouches for its content, ids are positions", path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -9,7 +10,14 @@ from itertools import pairwise
 import numpy as np
 
 from sdc.errors import UsageError
-from sdc.extract.store import Ragged, groundtruth_arrays, groundtruth_from_arrays
+from sdc.extract.store import (
+    Classes,
+    Ragged,
+    classes_of_json,
+    classes_to_json,
+    groundtruth_arrays,
+    groundtruth_from_arrays,
+)
 from sdc.retrieve.index.ids import Ids, positions_of_digits
 from sdc.retrieve.index.sorted_rows import among
 
@@ -27,6 +35,7 @@ class Records:
             or none.
         groundtruth: for the queries of landmark sets, N lists each, see `sdc.extract.store.FeatureStore`: their values
             are rows of feats.h5, which `rows` of the database holds in ascending order.
+        classes: of a database the names of its classes, see `sdc.extract.store.classes`.
 
     Raises:
         UsageError: an array is not of N items or not of its kind.
@@ -39,6 +48,7 @@ class Records:
     labels_coarse: np.ndarray | None = None
     groundtruth: Mapping[str, Ragged] = field(default_factory=dict)
     lengths: np.ndarray | None = None
+    classes: Classes = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.codes)
@@ -99,6 +109,7 @@ class Records:
             None if self.labels_coarse is None else self.labels_coarse[positions],
             {name: lists.take(positions) for name, lists in self.groundtruth.items()},
             None if self.lengths is None else self.lengths[positions],
+            self.classes,
         )
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
@@ -111,18 +122,22 @@ class Records:
         for name, labels in (("labels", self.labels), ("labels_coarse", self.labels_coarse)):
             if labels is not None:
                 arrays[f"{prefix}.{name}"] = labels.astype(np.int32 if labels.ndim == 1 else np.uint8, copy=False)
+        if self.classes:
+            text = json.dumps(classes_to_json(self.classes), ensure_ascii=False).encode()
+            arrays[f"{prefix}.classes"] = np.frombuffer(text, np.uint8)
         return arrays | {f"{prefix}.{name}": array for name, array in groundtruth_arrays(self.groundtruth).items()}
 
     @classmethod
     def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Records:
-        """The inverse of `arrays`; raises KeyError where one is missing."""
+        """The inverse of `arrays`; raises KeyError where one is missing, ValueError where the names are no JSON."""
         ids = None
         if f"{prefix}.ids" in arrays:
             ids = Ids(arrays[f"{prefix}.ids"], arrays[f"{prefix}.id_offsets"])
         labels, labels_coarse = (arrays.get(f"{prefix}.{name}") for name in ("labels", "labels_coarse"))
         named = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
         groundtruth, lengths = groundtruth_from_arrays(named), arrays.get(f"{prefix}.lengths")
-        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth, lengths)
+        classes = classes_of_json(bytes(arrays[f"{prefix}.classes"])) if f"{prefix}.classes" in arrays else {}
+        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth, lengths, classes)
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Records, np.ndarray]]) -> Records:
@@ -141,7 +156,17 @@ class Records:
         labels, coarse, lengths = (
             None if getattr(first, name) is None else column(name) for name in ("labels", "labels_coarse", "lengths")
         )
-        return cls(column("codes"), column("rows"), ids, labels, coarse, lengths=lengths)
+        classes = merged_classes([part.classes for part, _ in parts])
+        return cls(column("codes"), column("rows"), ids, labels, coarse, lengths=lengths, classes=classes)
+
+
+def merged_classes(parts: Sequence[Classes]) -> Classes:
+    """The names of all parts; of a class that several name the first part's."""
+    merged: dict[str, dict[int, str]] = {}
+    for classes in parts:
+        for level, names in classes.items():
+            merged[level] = {**names, **merged.get(level, {})}
+    return {level: dict(sorted(names.items())) for level, names in merged.items()}
 
 
 def without_rows(queries: Records, gone: np.ndarray) -> Records:

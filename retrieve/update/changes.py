@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, did_you_mean, log
-from sdc.extract.store import FeatureStore
+from sdc.extract.store import FeatureStore, classes_to_json
 from sdc.files import explain_os_errors, require_file, sync
 from sdc.progress import Progress
 from sdc.retrieve.encode import code_lengths, encode_rows
@@ -38,6 +38,7 @@ from sdc.retrieve.index.delta import (
 )
 from sdc.retrieve.queries import is_refined, load_index_model
 from sdc.retrieve.update import compatibility
+from sdc.retrieve.update.classes import match_labels
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings
 
 _MANY = 0.2  # of db.bin, changed, from which on compaction is advised
@@ -51,12 +52,14 @@ def add(settings: AddSettings) -> dict[str, Any]:
     An item's row in the index is its row in its own store, counted on from the rows that were there before.
 
     Returns:
-        The JSON of `sdc add`: index, added, replaced, rows (how many there are now) and generation.
+        The JSON of `sdc add`: index, added, replaced, rows (how many there are now) and generation; where there are
+        any new_classes, names by level of labels and number.
 
     Raises:
         SdcError: a file is missing or damaged, no such database split, or no place to write.
-        UsageError: the index records no model, or another one; features of another dimension or with other labels than
-            the index has; ids that it has already, unless they are to be replaced.
+        UsageError: the index records no model, or another one; features of another dimension, with other labels than
+            the index has or with classes that cannot be matched with its own; ids that it has already, unless they are
+            to be replaced.
     """
     with _changing(settings.index, verify=settings.verify) as (beside, index):
         model = load_index_model(index, settings.model)
@@ -71,15 +74,16 @@ def add(settings: AddSettings) -> dict[str, Any]:
                 f"({_some([name for name in names if name in known])}): --replace puts the new items in their place; "
                 "items that are others need ids of their own (`sdc import --ids`)"
             )
+        labels, coarse, classes, new = match_labels(settings.features, index, store, rows)
         with Progress("encode", len(rows), "rows") as progress:
             codes = encode_rows(model, store, rows, progress, refine=is_refined(index))
         first = _next_row(index)
         ids = Ids.of_rows(store.encoded_ids, rows) or Ids.of_digits(rows)
-        labels, coarse = (None if each is None else each[rows] for each in (store.labels, store.labels_coarse))
         where = os.path.relpath(settings.features, beside.absolute().parent)
         source = Source(where, store.fingerprint, first, len(store))
         compatibility.say_replaced(index, source)
-        added = Records(codes, rows + first, ids, labels, coarse, lengths=code_lengths(model, codes))
+        lengths = code_lengths(model, codes)
+        added = Records(codes, rows + first, ids, labels, coarse, lengths=lengths, classes=classes)
         manifest = _commit(beside, index, gone, added, source)
     count = index.ntotal + len(rows) - len(gone)
     log.info("%s: %d added, %d replaced", settings.index, len(rows), len(gone))
@@ -90,6 +94,7 @@ def add(settings: AddSettings) -> dict[str, Any]:
         "replaced": len(gone),
         "rows": count,
         "generation": manifest.generation,
+        **({"new_classes": classes_to_json(new)} if new else {}),
     }
 
 
@@ -240,6 +245,7 @@ def _write_added(path: Path, items: Records, generation: int) -> str:
         ids=items.ids,
         labels=items.labels,
         labels_coarse=items.labels_coarse,
+        classes=items.classes,
         rows=items.rows,
         lengths=items.lengths,
         metadata={"generation": generation},

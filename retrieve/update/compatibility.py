@@ -30,7 +30,8 @@ def addable(settings: AddSettings, index: Index, store: FeatureStore, dimension:
         raise SdcError(f"{settings.features} has no rows in its database split: there is nothing to add")
     for name in ("labels", "labels_coarse"):
         old, new = (_kind(getattr(each, name)) for each in (index.items.stored, store))
-        if old != new:
+        by_name = name in index.items.classes and name in store.classes  # the columns of multi-hot labels too
+        if old != new and not (by_name and old.endswith("hot") and new.endswith("hot")):
             raise UsageError(
                 f"{settings.features} has {new} {name}, {settings.index} has {old}: they must be of one kind; "
                 "import or extract the new items as the others were"

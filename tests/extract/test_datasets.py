@@ -295,7 +295,7 @@ def test_split_by_file(tmp_path: Path) -> None:
         ("a/1.png\n", "line 1: unknown split"),
         ("train\n", "line 1: no image ''"),
         ("\n", "is empty"),
-        (b"\xff\xfe", "cannot be read as text"),
+        (b"\xff\xff", "is no UTF-8 text"),
     ],
 )
 def test_split_files_that_do_not_fit(tmp_path: Path, content: str | bytes, message: str) -> None:

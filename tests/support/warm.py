@@ -309,10 +309,6 @@ def _start(request: dict[str, Any]) -> None:
     unbuffered = kind == "-u"
     if unbuffered:
         kind, *arguments = arguments
-    if "COVERAGE_PROCESS_START" in os.environ:
-        import coverage
-
-        coverage.process_startup()
     sys.path.insert(0, "" if kind.startswith("-") else os.path.dirname(os.path.abspath(kind)))
     if FORK in os.environ:
         import multiprocessing

@@ -12,8 +12,9 @@ from functools import cached_property
 import numpy as np
 
 from sdc.errors import UsageError
+from sdc.extract.store import Classes
 from sdc.retrieve.index.delta.tombstones import NO_TOMBSTONES, Tombstones
-from sdc.retrieve.index.records import Records, without_rows
+from sdc.retrieve.index.records import Records, merged_classes, without_rows
 from sdc.retrieve.index.sorted_rows import look_up
 
 
@@ -58,6 +59,16 @@ class MergedView:
         if self.stored.lengths is None or (self.added is not None and added is None):
             return None
         return self._gather(positions, self.stored.lengths, added)
+
+    def labels(self, positions: np.ndarray) -> np.ndarray | None:
+        """The labels at positions of any shape, which it has, or it and C for multi-hot ones; None without labels."""
+        added = None if self.added is None else self.added.labels
+        return None if self.stored.labels is None else self._gather(positions, self.stored.labels, added)
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The names of all classes, see `sdc.extract.store.classes`."""
+        return merged_classes([part.classes for part in (self.stored, self.added) if part is not None])
 
     def names(self, positions: np.ndarray) -> list[str]:
         """The ids at positions (n,)."""

@@ -60,7 +60,7 @@ def _read_added(folder: Path, change: Change, stored: Records, gone: np.ndarray)
         raise _missing(path) from None
     try:
         records = Records.of_arrays(content.codes, "database", content.arrays)
-    except (KeyError, UsageError) as error:
+    except (KeyError, ValueError, UsageError) as error:
         raise SdcError(f"{path} is damaged: its arrays do not fit together ({error}); {AGAIN}") from None
     if (content.checksum, len(records)) != (expected.checksum, expected.count):
         raise SdcError(f"{path} is not the file that the manifest beside it names; {AGAIN}")

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from sdc.errors import SdcError
 from sdc.extract.readers import read_tables
-from sdc.extract.store import SPLITS, FeatureStore, Listing, default_splits, file_format, write_features
+from sdc.extract.store import SPLITS, FeatureStore, Listing, default_splits, file_format, used_numbers, write_features
 
 GOLDEN = Path(__file__).parent / "golden" / "feats.h5"
+NAMED = GOLDEN.with_name("named.h5")
 BENCH = Path(__file__).parents[3] / "bench" / "store_bench.py"
 
 
@@ -69,12 +70,23 @@ def sets(draw: st.DrawFn) -> dict[str, Any]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     single = rng.integers(-(2**31), 2**31, n)
     several = rng.integers(0, 2, (n, draw(st.integers(1, 5))))
+    levels = {
+        "labels": draw(st.sampled_from([None, single, several])),
+        "labels_coarse": draw(st.none() | st.just(single)),
+    }
+    classes = {}
+    for level in draw(st.sets(st.sampled_from(["labels", "labels_coarse"]))):
+        if levels[level] is None:
+            continue
+        numbers = used_numbers(levels[level])
+        called = draw(st.lists(names.filter(bool), min_size=len(numbers), max_size=len(numbers), unique=True))
+        classes[level] = dict(zip(numbers, called, strict=True))
     return {
         "listing": Listing(
             ids,
             {name: np.flatnonzero(rng.random(n) < 0.5) for name in draw(st.sets(st.sampled_from(SPLITS)))},
-            draw(st.sampled_from([None, single, several])),
-            draw(st.sampled_from([None, single])),
+            **levels,
+            classes=classes,
         ),
         "features": rng.standard_normal((n, d)).astype(draw(st.sampled_from(["float16", "float32"]))),
         "cuts": sorted(draw(st.sets(st.integers(0, n)))),
@@ -104,6 +116,7 @@ def test_what_goes_in_comes_out(case: dict[str, Any]) -> None:
         for split in SPLITS:
             np.testing.assert_array_equal(store.splits[split], listing.splits[split])
             assert store.splits[split].dtype == np.int64
+        assert store.classes == listing.classes
         assert store.skipped == case["skipped"]
         assert store.provenance == case["provenance"]
         # How the rows came in blocks leaves no trace.
@@ -237,6 +250,31 @@ def test_the_format_stays_readable() -> None:
         },
         "fingerprint": "ebf12853f04cc03dae5bc99febccff56",
     }  # fmt: skip
+
+
+def test_the_golden_file_with_names_of_classes_reads(tmp_path: Path) -> None:
+    store = FeatureStore(NAMED)
+    assert store.labels is not None
+    assert store.labels.tolist() == [10, -1, 2, 10]
+    assert store.classes == {"labels": {2: "näktergal", 10: "T-shirt/top"}, "labels_coarse": {0: "a", 1: "b"}}
+    assert store.fingerprint == "f8c693e7b5f4a4742420c2115e4e13d1"
+    with h5py.File(NAMED) as file:
+        assert json.loads(file["classes"].asstr()[0])["labels"] == {"2": "näktergal", "10": "T-shirt/top"}
+    listing = Listing(store.ids(), store.splits, store.labels, store.labels_coarse, classes=store.classes)
+    again = write_features(tmp_path / "again.h5", listing, store.provenance, 2, "<f2", [store.features])
+    assert FeatureStore(again).fingerprint == store.fingerprint
+
+
+def test_a_file_without_names_of_classes_has_none() -> None:
+    assert FeatureStore(GOLDEN).classes == {}
+
+
+def test_long_names_of_classes_cost_what_they_are_long(tmp_path: Path) -> None:
+    names = {"labels": {0: "x" * 100_000, **{number: f"class {number}" for number in range(1, 300)}}}
+    listing = Listing([f"{row}" for row in range(300)], {}, np.arange(300), classes=names)
+    path = write_features(tmp_path / "f.h5", listing, {}, 2, np.float16, [np.zeros((300, 2))])
+    assert path.stat().st_size < 200_000
+    assert FeatureStore(path).classes == names
 
 
 def flip(path: Path, byte: int, bit: int = 0) -> None:

@@ -139,6 +139,16 @@ def test_the_golden_file_reads_and_is_written_the_same(tmp_path):
     assert again.read_bytes() == GOLDEN.read_bytes()
 
 
+def test_the_golden_file_with_names_reads_and_is_written_the_same(tmp_path):
+    named = GOLDEN.with_name("named.bin")
+    index = Index.open(named)
+    assert index.database.classes == {"labels": golden_maker().NAMES}
+    assert index.items.classes == index.database.classes
+    assert Index.open(GOLDEN).items.classes == {}
+    again = golden_maker().build(golden_maker().NAMES, version="golden").save(tmp_path / "db.bin")
+    assert again.read_bytes() == named.read_bytes()
+
+
 GOLDEN_ROWS = [[19, 40, 49], [1, 43, 22]]
 
 
