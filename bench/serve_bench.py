@@ -38,7 +38,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from sdc.devices import cpu_count
-from sdc.retrieve import encode_vectors
+from sdc.retrieve import encode_queries
 from sdc.retrieve.index import Index
 from sdc.train import Model
 
@@ -71,7 +71,7 @@ def asked(index: Index, model: Model, kind: str) -> tuple[list[bytes], Work]:
     vectors = chance.standard_normal((REQUESTS, KINDS[kind], DIMENSION)).astype(np.float32)
     lists = vectors.tolist()
     bodies = [{"vector": each[0], "k": K} if kind == "a vector" else {"vectors": each, "k": K} for each in lists]
-    return _encoded(bodies), lambda n: index.search(encode_vectors(vectors[n], model, "vectors", refine=True), K)
+    return _encoded(bodies), lambda n: index.search(encode_queries(vectors[n], model, "vectors", refine=True).codes, K)
 
 
 def _encoded(bodies: list[dict[str, Any]]) -> list[bytes]:

@@ -5,13 +5,18 @@ from sdc.retrieve.bits import byte_signs, check_bits, hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, encode_rows
 from sdc.retrieve.encode import run as encode_database
 from sdc.retrieve.filters import matching_rows
-from sdc.retrieve.queries import QueryEncoder, encode_vectors, is_refined, load_index_model
+from sdc.retrieve.index_with_features import Found, Index
+from sdc.retrieve.origin import is_refined
+from sdc.retrieve.queries import Queries, QueryEncoder, encode_queries, load_index_model
 from sdc.retrieve.search import search as search_index
 from sdc.retrieve.search_settings import SearchSettings
 
 __all__ = [
     "EncodeSettings",
+    "Found",
+    "Index",
     "Neighbors",
+    "Queries",
     "QueryEncoder",
     "SearchSettings",
     "answer_schema",
@@ -19,8 +24,8 @@ __all__ = [
     "byte_signs",
     "check_bits",
     "encode_database",
+    "encode_queries",
     "encode_rows",
-    "encode_vectors",
     "equal_neighbors",
     "hamming",
     "is_refined",

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
+from sdc.retrieve.origin import Origin, is_refined
 from sdc.train import Model
-
-
-class Origin(Protocol):
-    """What names the model of queries: an index, or another engine's copy of it."""
-
-    @property
-    def path(self) -> Path | str | None: ...
-
-    @property
-    def metadata(self) -> Mapping[str, Any]: ...
-
-    @property
-    def vouched(self) -> bool: ...
-
-    def recorded(self, what: Literal["model", "features"]) -> tuple[Path, str]: ...
 
 
 @dataclass(frozen=True)
@@ -100,23 +85,22 @@ class QueryEncoder:
         return self._encode([str(path) for path in paths], features, "the images")
 
     def _encode(self, names: list[str], vectors: np.ndarray, origin: str) -> Queries:
-        outputs = model_outputs(vectors, self.model, origin)
-        codes = self.model.encode(vectors, refine=is_refined(self._index), query=True, outputs=outputs)
-        return Queries(names, codes, features=np.asarray(vectors, np.float32), outputs=outputs)
+        return encode_queries(vectors, self.model, origin, refine=is_refined(self._index), names=names)
 
 
-def encode_vectors(vectors: np.ndarray, model: Model, origin: str, *, refine: bool) -> np.ndarray:
-    """The codes of query vectors, (Q, bits // 8) uint8.
+def encode_queries(
+    vectors: np.ndarray, model: Model, origin: str, *, refine: bool, names: list[str] | None = None
+) -> Queries:
+    """Query vectors (Q, d) as queries.
 
     Args:
         refine: as `is_refined` of the index that is searched; the others and the errors are those of `model_outputs`.
+        names: of the queries; without, their places.
     """
-    return model.encode(vectors, refine=refine, query=True, outputs=model_outputs(vectors, model, origin))
-
-
-def is_refined(index: Origin) -> bool:
-    """Whether the codes of an index are refined where its model can: unless it was encoded with --no-refine."""
-    return not index.metadata.get("settings", {}).get("no_refine", False)
+    outputs = model_outputs(vectors, model, origin)
+    codes = model.encode(vectors, refine=refine, query=True, outputs=outputs)
+    names = [str(place) for place in range(len(vectors))] if names is None else names
+    return Queries(names, codes, features=np.asarray(vectors, np.float32), outputs=outputs)
 
 
 def model_outputs(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:
@@ -149,28 +133,32 @@ def _check_finite(values: np.ndarray, origin: str, problem: str, remedy: str) ->
         raise SdcError(f"{origin}: {len(bad)} vectors hold {problem} (rows {listed}); {remedy}")
 
 
-def load_index_model(index: Origin, named: Path | None = None) -> Model:
+def load_index_model(index: Origin, named: Path | Model | None = None) -> Model:
     """The model that encoded the index; another one is refused, since its codes mean something else.
 
     Args:
-        named: where it is; None takes the recorded path.
+        named: it, or where it is; None takes the recorded path.
 
     Raises:
         SdcError: it is not there, or damaged.
         UsageError: the index records none and none is named, or it was another one.
     """
-    if not index.vouched and named is not None:
-        model = Model.load(named)
-        log.warning("%s does not record its model: that %s encoded it is taken on trust", index.path, named)
+    what = "the given model" if isinstance(named, Model) else named
+    if named is not None and not index.metadata.get("model"):
+        model = named if isinstance(named, Model) else Model.load(named)
+        if index.path is not None:
+            log.warning("%s does not record its model: that %s encoded it is taken on trust", index.path, what)
         return model
     recorded, fingerprint = index.recorded("model")
-    path = named or recorded
-    if not path.exists() and named is None:
-        raise SdcError(f"the model that encoded {index.path} is not at {path}: say where it is with --model")
-    model = Model.load(path)
+    if isinstance(named, Model):
+        model = named
+    else:
+        if named is None and not recorded.exists():
+            raise SdcError(f"the model that encoded {index.path} is not at {recorded}: say where it is with --model")
+        model = Model.load(named or recorded)
     if model.fingerprint != fingerprint:
         raise UsageError(
-            f"{index.path} was encoded by the model {fingerprint}, but {path} is {model.fingerprint}: "
+            f"{index.path} was encoded by the model {fingerprint}, but {what or recorded} is {model.fingerprint}: "
             "name the right one with --model, or encode again"
         )
     recentered = index.metadata["model"].get("recentered")

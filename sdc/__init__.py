@@ -15,12 +15,12 @@ from sdc._version import __version__
 if TYPE_CHECKING:
     from sdc.api import Hasher
     from sdc.errors import SdcError, UsageError
-    from sdc.retrieve.index import Index
+    from sdc.retrieve import Index
 
 __all__ = ["Hasher", "Index", "SdcError", "UsageError", "__version__"]
 
 # `import sdc` stays light: PyTorch and FAISS load when the class that needs them is first touched.
-_HOMES = {"Hasher": "sdc.api", "Index": "sdc.retrieve.index", "SdcError": "sdc.errors", "UsageError": "sdc.errors"}
+_HOMES = {"Hasher": "sdc.api", "Index": "sdc.retrieve", "SdcError": "sdc.errors", "UsageError": "sdc.errors"}
 
 
 def __getattr__(name: str) -> Any:

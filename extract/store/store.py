@@ -22,6 +22,7 @@ from sdc.extract.store.classes import classes_of_json, classes_to_json
 from sdc.extract.store.file_format import REMAKE, Column, read_layout, verify_checksums, write_columns
 from sdc.extract.store.groundtruth import groundtruth_arrays, groundtruth_from_arrays
 from sdc.extract.store.listing import SPLITS, Listing
+from sdc.extract.store.seal import has_seal
 from sdc.extract.store.text_columns import id_columns, ids_of_arrays, skipped_columns, skipped_of_arrays
 from sdc.files import atomic_write, require_file
 
@@ -31,6 +32,12 @@ FEATURES, TOKENS, CLASSES = "features", "tokens", "classes"
 def view_name(number: int) -> str:
     """The dataset that holds the features of this view; 0 is the plain one."""
     return f"views/{number}/features" if number else FEATURES
+
+
+def is_feature_store(path: Path) -> bool:
+    """Whether a file was written by `write_features`, by its end; raises SdcError where there is no such file."""
+    with require_file(Path(path), "file of features", "sdc extract").open("rb") as file:
+        return has_seal(file)
 
 
 class FeatureStore:

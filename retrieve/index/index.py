@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index_types import RECALL, StoredSearcher
 from sdc.retrieve.index.reader import identities, read_index
 from sdc.retrieve.index.records import Records
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Index(EncodedIndex):
@@ -42,7 +45,7 @@ class Index(EncodedIndex):
         recall: float = RECALL,
         memory: int | None = None,
         copy: bool = True,
-    ) -> Index:
+    ) -> Self:
         """An index in memory.
 
         Args:
@@ -72,7 +75,7 @@ class Index(EncodedIndex):
         return cls(*built)
 
     @classmethod
-    def open(cls, path: Path | str, *, verify: bool = True, **options: Any) -> Index:
+    def open(cls, path: Path | str, *, verify: bool = True, **options: Any) -> Self:
         """Opens db.bin by memory map, read-only.
 
         A flat binary index that plain FAISS wrote is accepted with a warning: nothing vouches for its content,

@@ -1,9 +1,10 @@
 """Reranking of what a search finds: by the codes alone, or by the features of a shortlist."""
 
+from sdc.retrieve.rerank.choices import ShortlistChoice
 from sdc.retrieve.rerank.float_search import float_search
 from sdc.retrieve.rerank.reranker import QUERIES, Reranker, batches, check_rerank, open_features
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
-from sdc.retrieve.rerank.shortlist import RECALL, ShortlistChoice
+from sdc.retrieve.rerank.shortlist import RECALL
 
 __all__ = [
     "QUERIES",

@@ -21,7 +21,7 @@ from sdc.devices import cpu_count
 from sdc.errors import UsageError
 from sdc.kernels import best_scores
 from sdc.retrieve.index import EncodedIndex, Searchable, inside_positions, run_parallel
-from sdc.retrieve.queries import is_refined
+from sdc.retrieve.origin import is_refined
 from sdc.retrieve.rerank.scoring import DIGITS, Ranking, asymmetric
 from sdc.train import ByteTables, Model
 

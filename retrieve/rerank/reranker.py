@@ -14,8 +14,9 @@ from sdc.retrieve.features import IndexFeatures, Precision, check_precision, enc
 from sdc.retrieve.index import EncodedIndex
 from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
+from sdc.retrieve.rerank.choices import RememberedChoices, ShortlistChoice
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
-from sdc.retrieve.rerank.shortlist import RECALL, RememberedChoices, ShortlistChoice
+from sdc.retrieve.rerank.shortlist import RECALL
 from sdc.train import ByteTables, Model
 
 QUERIES = 1024  # searched at once
@@ -76,7 +77,10 @@ class Reranker:
         if factor != "auto":
             return cls(index, model, features, k, shortlist_size(k, factor, index.ntotal))
         if features is None:
-            raise SdcError("--rerank auto measures with the features, which are not at hand: --features says where")
+            raise SdcError(
+                f"--rerank auto measures with the features of {index.path or 'the index'}, which are not at hand: say "
+                "where with --features (attach in Python)"
+            )
         choice = _measured(index, model, k, RECALL if recall is None else recall, features, verify=verify)
         shortlist.log_choice(choice, index, features)
         return cls(index, model, features, k, choice.shortlist, choice)
@@ -164,6 +168,7 @@ class Reranker:
             facts["recall"] = {
                 "asked": self.choice.recall, "achieved": self.choice.achieved,
                 "error": self.choice.error, "queries": self.choice.queries,
+                "measured_on": "query split" if self.choice.of == "query" else "database rows",
             }  # fmt: skip
         return facts
 
@@ -191,7 +196,8 @@ def open_features(
     missing = missing_features(index) if path is None and not needed else None
     if missing:
         log.info(
-            "the features are not %s: the order is by codes alone (%s); --features says where they are",
+            "the features are not %s: the order is by codes alone (%s); say where they are with --features (attach in "
+            "Python)",
             missing, "asymmetric distance" if model.tables is None else "byte tables",
         )  # fmt: skip
         return None

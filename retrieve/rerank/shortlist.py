@@ -8,19 +8,17 @@ any time.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.files import atomic_write, seal, unseal
 from sdc.retrieve.cross_validation import choose_and_validate, folds, query_part
 from sdc.retrieve.features import Features, Nearest, nearest
 from sdc.retrieve.index import EncodedIndex, Records, own_positions
+from sdc.retrieve.origin import is_refined
+from sdc.retrieve.rerank.choices import ShortlistChoice
 from sdc.retrieve.rerank.scoring import WIDTH, code_scores, cosines
 from sdc.train import ByteTables, Model
 
@@ -32,50 +30,7 @@ _QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is
 _MARGIN = 3.0
 _STEPS = 16  # sizes tried from one to its double
 _CELLS = 1 << 20  # candidates in memory at once
-_KEPT = 100  # choices that are remembered, those made last
 _LARGE = 1000  # a shortlist above it that is more than a hundredth of the database is remarked on
-
-
-@dataclass(frozen=True)
-class ShortlistChoice:
-    """A shortlist for one k and recall, and what it achieved.
-
-    Attributes:
-        k: neighbors.
-        recall: asked for: the mean share of the k nearest by the features' cosine that are in the shortlist.
-        shortlist: how many items.
-        achieved: the recall of queries by shortlists that others chose, in ten turns.
-        error: its standard error.
-        queries: how many; 0 where there was nothing to measure, since everything is in the shortlist.
-        of: where they are from: the `query` split, or the `database` with their own rows left out.
-        search_options: those of the index, such as nprobe of type ivf: with others it would achieve something else.
-        precision: of the features that are compared, see `sdc.retrieve.features.PRECISIONS`; so would this one.
-    """
-
-    k: int
-    recall: float
-    shortlist: int
-    achieved: float
-    error: float
-    queries: int
-    of: str
-    search_options: Mapping[str, Any] = field(default_factory=dict)
-    precision: str = "stored"
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> ShortlistChoice:
-        fields = {"precision": "stored", **fields}  # which an older sdc did not write
-        names = cls.__dataclass_fields__.keys() - {"search_options"}
-        options = {name: value for name, value in fields.items() if name not in names and value is not None}
-        return cls(**{name: fields[name] for name in names}, search_options=options)
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON: the search options stand among the fields, nprobe in any case, as it always has."""
-        fields = asdict(self)
-        options = fields.pop("search_options")
-        if self.precision == "stored":
-            del fields["precision"]
-        return {**fields, "nprobe": None, **options}
 
 
 def check_recall(recall: float) -> None:
@@ -129,7 +84,7 @@ def choose(
 
 def _curve(sample: _Sample, recall: float, precision: str) -> tuple[np.ndarray, np.ndarray]:
     """Ascending sizes and their recalls (sizes, Q), up to one that suffices whichever queries are left out."""
-    size, sizes, recalls = sample.k, np.empty(0, np.int64), np.empty((0, len(sample.queries)))
+    size, sizes, recalls = sample.k, np.empty(0, np.int64), np.empty((0, len(sample.codes)))
     while True:  # ends: a shortlist of everything has recall 1, but for what a copy loses
         more = np.ceil(size * 2 ** (np.arange(_STEPS) / _STEPS))
         more = np.setdiff1d(np.minimum(more, sample.index.ntotal).astype(np.int64), sizes)
@@ -171,6 +126,7 @@ class _Sample:
     """Queries with their nearest neighbors by the features' cosine.
 
     Attributes:
+        codes: (Q, bits // 8) uint8, the queries'.
         own: (Q,) the position of each query's own row in the database, or −1.
         features: (Q, d), and
         outputs: (Q, bits), the model's of them.
@@ -179,7 +135,7 @@ class _Sample:
     """
 
     index: EncodedIndex
-    queries: Records
+    codes: np.ndarray
     own: np.ndarray
     features: np.ndarray
     outputs: np.ndarray
@@ -195,7 +151,10 @@ class _Sample:
         own = own_positions(queries.rows, index.database.rows)
         near = nearest(store, queries.rows, index.database.rows, own, k)
         features, tables = store.take(queries.rows), None if model.tables is None else model.tables.decoder
-        return cls(index, queries, own, features, model.outputs(features), tables, near, k, copy)
+        outputs = model.outputs(features)
+        # Not the codes that are stored: an item that stands in for a query has another code as a query.
+        codes = model.encode(features, refine=is_refined(index), query=True, outputs=outputs)
+        return cls(index, codes, own, features, outputs, tables, near, k, copy)
 
     def recalls(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each of these ascending sizes (sizes, Q) which share of a query's k nearest a search finds, and
@@ -203,11 +162,11 @@ class _Sample:
         (sizes, Q) which share is in the shortlist: the same, unless a copy is compared in place of the features.
         """
         width = min(self.index.ntotal, WIDTH * int(sizes[-1]) + 1)  # one of them may be the query's own row
-        found, listed = np.empty((2, len(sizes), len(self.queries)))
+        found, listed = np.empty((2, len(sizes), len(self.codes)))
         step = max(1, _CELLS // width)
-        for start in range(0, len(self.queries), step):
+        for start in range(0, len(self.codes), step):
             part = slice(start, start + step)
-            _, positions = self.index.search_positions(self.queries.codes[part], width)
+            _, positions = self.index.search_positions(self.codes[part], width)
             scores = code_scores(self.index, positions, self.outputs[part], self.tables, self.features[part])
             for q, (items, score) in enumerate(zip(positions, scores, strict=True), start):
                 others = items != self.own[q]
@@ -236,45 +195,6 @@ class _Sample:
         similarities = np.full(len(items), -np.inf)
         similarities[compared] = cosines(self.features[query], features, self.index.items.rows(items[compared]))
         return [each[np.lexsort((items[each], -similarities[each]))[: self.k]] for each in lists]
-
-
-class RememberedChoices:
-    """The choices that are remembered beside an index; none where the file is of another index, or damaged."""
-
-    def __init__(self, index: EncodedIndex) -> None:
-        self._index = index
-        self._path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
-        self._choices = [] if self._path is None else _read(self._path, index)
-
-    def find(self, k: int, recall: float, precision: str = "stored") -> ShortlistChoice | None:
-        """The choice for this k, recall and precision and the search options of the index; None where there is none."""
-        asked = (k, recall, precision, self._index.search_options)
-        known = ((each, (each.k, each.recall, each.precision, each.search_options)) for each in self._choices)
-        return next((each for each, of in known if of == asked), None)
-
-    def add(self, choice: ShortlistChoice) -> None:
-        """Remembers one more; logs a warning where it cannot be written."""
-        if self._path is None:
-            return
-        kept = (*self._choices, choice)[-_KEPT:]
-        content = {"index": self._index.fingerprint, "choices": [each.to_json() for each in kept]}
-        try:
-            with atomic_write(self._path) as temporary:
-                temporary.write_text(json.dumps(seal(content), indent=1))
-        except SdcError as error:
-            log.warning("what --rerank auto has measured is not remembered: %s", error)
-
-
-def _read(path: Path, index: EncodedIndex) -> list[ShortlistChoice]:
-    try:
-        content = unseal(json.loads(path.read_bytes()))
-        same = content["index"] == index.fingerprint
-        return [ShortlistChoice.from_json(choice) for choice in content["choices"]] if same else []
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.warning("%s cannot be read (%s): measuring anew", path, error)
-        return []
 
 
 def log_choice(choice: ShortlistChoice, index: EncodedIndex, store: Features) -> None:

@@ -36,7 +36,8 @@ from sdc.retrieve.index.delta import (
     tidy,
     write_removed,
 )
-from sdc.retrieve.queries import is_refined, load_index_model
+from sdc.retrieve.origin import is_refined
+from sdc.retrieve.queries import load_index_model
 from sdc.retrieve.update import compatibility
 from sdc.retrieve.update.classes import match_labels
 from sdc.retrieve.update.settings import AddSettings, CompactSettings, RemoveSettings

@@ -12,7 +12,7 @@ from sdc.errors import SdcError, log
 from sdc.retrieve import (
     Neighbors,
     build_answer,
-    encode_vectors,
+    encode_queries,
     equal_neighbors,
     is_refined,
     load_index_model,
@@ -84,7 +84,7 @@ class Snapshot:
             raise HTTPRefusal(422, "the index records no model: search by an id of it")
         names = names or [str(place) for place in range(len(vectors))]
         return self._answer(
-            encode_vectors(vectors, self.model, "the vectors", refine=is_refined(self.index)), names, how
+            encode_queries(vectors, self.model, "the vectors", refine=is_refined(self.index)).codes, names, how
         )
 
     def by_id(self, name: str, how: How) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _warm(index: Index, model: Model | None) -> None:
     """Imports, builds and reads what the first search would have to wait for."""
     index.search(np.zeros((1, index.bits // 8), np.uint8), 1)
     if model:
-        encode_vectors(np.zeros((1, model.dimension)), model, "zeros", refine=True)
+        encode_queries(np.zeros((1, model.dimension)), model, "zeros", refine=True)
 
 
 def _embedder(settings: ServeSettings, index: Index, before: Snapshot | None) -> Embedder | None:

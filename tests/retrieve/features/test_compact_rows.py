@@ -15,7 +15,7 @@ from sdc.retrieve.features.compact_rows import compact_rows
 from sdc.retrieve.features.feature_source import encoded_features
 from sdc.retrieve.features.stored_rows import StoredRows
 from sdc.retrieve.index.index import Index
-from sdc.retrieve.rerank.shortlist import ShortlistChoice
+from sdc.retrieve.rerank.choices import ShortlistChoice
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings
 from sdc.retrieve.update import AddSettings, add

@@ -75,8 +75,9 @@ def test_massive_ties_keep_their_order_alone_and_in_a_batch():
         assert (index.search(queries[3:4], k)[1] == expected[1][3:4]).all()
 
 
-def test_the_public_name_is_this_class():
-    assert sdc.Index is Index
+def test_the_public_name_is_this_class_with_features():
+    assert issubclass(sdc.Index, Index)
+    assert isinstance(sdc.Index.build(np.zeros((3, 2), np.uint8)), sdc.Index)
 
 
 def test_a_saved_index_comes_back_whole(tmp_path):
