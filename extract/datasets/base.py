@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -94,11 +94,13 @@ class LoadOptions:
         split: a ratio or a file.
         seed: for random splits.
         prefixes: what changes in the paths of list files.
+        exclude: patterns of files and folders to leave out.
     """
 
     split: str | None = None
     seed: int = 0
     prefixes: Prefixes = AS_LISTED
+    exclude: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

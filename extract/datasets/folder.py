@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.datasets.base import About, Images, LoadOptions
-from sdc.extract.images import SUFFIXES, open_file
+from sdc.extract.datasets.image_tree import NOT_UTF8, find_images
+from sdc.extract.image_files import open_file
 from sdc.extract.store import SPLITS, Listing, default_splits, number_names
 from sdc.files import fingerprint
 from sdc.text import text_lines
@@ -23,7 +23,7 @@ ABOUT = About(
     needs={"images (.jpg, .png, ...) at any depth": "wherever you have them"},
     splits="--split RATIO (the share of queries) or FILE (lines `path split`); else 1 in 10 query, at most 1,000",
     labels="the first level of subfolders, if there is one: whole numbers stay those numbers",
-    options=("split",),
+    options=("split", "exclude"),
 )
 
 
@@ -33,16 +33,19 @@ def load(root: Path, options: LoadOptions) -> Images:
     Args:
         options: `split` is a ratio such as "0.1": that share, at random, becomes queries, the others database and
             train. Or a text file with lines `path split`, paths relative to `root`; a path may stand on several
-            lines, and images without a line are left out. By default `default_splits`.
+            lines, and images without a line are left out. By default `default_splits`. `exclude` are patterns of what
+            to leave out, see `sdc.extract.datasets.image_tree.is_excluded`.
 
     Raises:
         UsageError: a ratio out of (0, 1), a split file that is not there.
         SdcError: no image in it, a split file that names an unknown image or split.
     """
-    split, sizes = options.split, _images(root)
-    if not sizes:
-        raise SdcError(f"no image in {root}: expected files that end in {', '.join(SUFFIXES)}, at any depth")
-    names = sorted(sizes)
+    split, tree = options.split, find_images(root, options.exclude)
+    if not tree.sizes:
+        others = f" (found {tree.describe_others()})" if tree.others else ""
+        raise SdcError(f"no image in {root}{others}: expected files such as a.jpg or a.png, at any depth")
+    tree.report(root)
+    names = sorted(tree.sizes)
     if split is None:
         splits = default_splits(len(names), options.seed)
     elif (ratio := _number(split)) is not None:
@@ -51,44 +54,17 @@ def load(root: Path, options: LoadOptions) -> Images:
         names, splits = _file_splits(Path(split), names, root)
 
     def picture(row: int) -> Image:
+        if names[row] in tree.unnamed:
+            raise ValueError(NOT_UTF8)
         return open_file(root / names[row])
 
     labels, classes = _labels(names)
     return Images(
         Listing(names, splits, labels, classes={"labels": classes}),
         picture,
-        content=fingerprint({name: sizes[name] for name in names}),  # sizes stand for contents: to read all takes long
+        # Sizes stand for contents: to read all takes long.
+        content=fingerprint({name: tree.sizes[name] for name in names}),
     )
-
-
-def _images(root: Path) -> dict[str, int]:
-    """Size in bytes of each image, by its POSIX path relative to `root`. Hidden files and folders are none.
-
-    A link to nowhere has none (0): it is listed, to be reported as an image that cannot be read.
-
-    Raises:
-        SdcError: a folder that may not be read, whose images would be missing.
-    """
-    sizes, visited = {}, set()
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse):
-        place = os.stat(folder)
-        if (place.st_dev, place.st_ino) in visited:  # a link that leads back
-            subfolders.clear()
-            continue
-        visited.add((place.st_dev, place.st_ino))
-        # The order decides which of two ways to the same folder is taken.
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in files:
-            path = Path(folder, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                continue
-            if path.is_file() or not path.exists():
-                sizes[path.relative_to(root).as_posix()] = path.stat().st_size if path.exists() else 0
-    return sizes
-
-
-def _refuse(error: OSError) -> None:
-    raise SdcError(f"cannot read the folder {error.filename} ({error.strerror}): get permission, or move it elsewhere")
 
 
 def _labels(names: list[str]) -> tuple[np.ndarray | None, dict[int, str]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sdc.errors import SdcError
 from sdc.extract.datasets.base import About, Images, LoadOptions, require_set_file
-from sdc.extract.images import open_file
+from sdc.extract.image_files import open_file
 from sdc.extract.store import IdArray, Listing, Ragged
 from sdc.files import checksum, fingerprint
 

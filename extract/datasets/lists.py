@@ -16,7 +16,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.datasets.base import AS_LISTED, About, Images, LoadOptions, Prefixes, require_set_file
-from sdc.extract.images import SUFFIXES, open_file
+from sdc.extract.image_files import SUFFIXES, open_file
 from sdc.extract.store import Listing
 from sdc.files import fingerprint
 from sdc.text import text_lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,35 @@ DATASETS: dict[str, str] = {
 
 
 def load_dataset(
-    name: str, root: Path | None = None, split: str | None = None, seed: int = 0, prefixes: Prefixes = AS_LISTED
+    name: str,
+    root: Path | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    prefixes: Prefixes = AS_LISTED,
+    exclude: Sequence[str] = (),
 ) -> Dataset:
     """Lists a set.
 
     Args:
         name: one of `DATASETS`.
         root: the folder it lies in; by default the one that `find_root` finds.
-        split, seed, prefixes: see `LoadOptions`.
+        split, seed, prefixes, exclude: see `LoadOptions`.
 
     Raises:
         UsageError: an unknown name, no `root`, an option that the set does not take.
         SdcError: the set's files are missing or damaged.
     """
     about = about_dataset(name)
-    for option, value in (("split", split), ("strip-prefix", prefixes.strip), ("add-prefix", prefixes.add)):
+    given = {
+        "split": split, "strip-prefix": prefixes.strip, "add-prefix": prefixes.add, "exclude": exclude or None,
+    }  # fmt: skip
+    for option, value in given.items():
         if value is not None and option not in about.options:
             takers = [other for other in DATASETS if option in about_dataset(other).options]
-            has = "has a split of its own" if option == "split" else "has no list files"
+            reasons = {"split": "has a split of its own", "exclude": "lists its images itself"}
+            has = reasons.get(option, "has no list files")
             raise UsageError(f"{name} {has}: leave out --{option} (it is for --data {', '.join(takers)})")
-    options = LoadOptions(split, seed, prefixes)
+    options = LoadOptions(split, seed, prefixes, exclude)
     images: Images = importlib.import_module(DATASETS[name]).load(find_root(name, about, root), options)
     return Dataset(name, images.listing, images.open, images.content, about.resize, about.protocol)
 

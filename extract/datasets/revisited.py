@@ -12,7 +12,7 @@ import numpy as np
 
 from sdc.errors import SdcError
 from sdc.extract.datasets.base import About, Images, require_set_file
-from sdc.extract.images import open_file
+from sdc.extract.image_files import open_file
 from sdc.extract.readers import read_pickle
 from sdc.extract.store import Listing, Ragged
 from sdc.files import checksum, fingerprint

@@ -54,6 +54,13 @@ from sdc.extract.backbones import BACKBONES
     metavar="RATIO|FILE",
     help="folder: the share of images held out as queries, or a file of `path split` lines; cifar10: an npz.",
 )
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="folder: leave out files and folders of such names, such as '*_thumb.jpg', or paths, such as 'old/*'; may be "
+    "repeated.",
+)
 @click.option("--strip-prefix", metavar="FOLDERS", help="List files: leading folders that come off their paths.")
 @click.option("--add-prefix", metavar="FOLDER", help="List files: a folder that goes in front of their paths.")
 @click.option("--batch-size", type=int, default=ExtractSettings.batch_size, show_default=True)

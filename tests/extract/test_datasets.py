@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ import pytest
 from PIL import Image
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract import datasets
+from sdc.extract import ExtractSettings, datasets, extract_features, image_files
 from sdc.extract.datasets import fashion_mnist
-from sdc.extract.store import default_splits
+from sdc.extract.store import FeatureStore, default_splits
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -198,6 +200,112 @@ def test_folder_lists_images_with_subfolders_as_labels(tmp_path: Path) -> None:
     assert dataset.open(3).getpixel((0, 0)) == 0
     for name, rows in default_splits(5, 0).items():
         assert dataset.listing.splits[name].tolist() == rows.tolist()
+
+
+def test_images_are_known_by_their_beginning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    kinds = {"plain": "JPEG", "a.jpg_large": "PNG", "b.part": "WEBP", "c.old": "TIFF", "d.x": "BMP", "e": "GIF"}
+    for name, kind in kinds.items():
+        Image.new("RGB", (6, 5), "red").save(tmp_path / name, kind)
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "f", "ICO")
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "g.ico")
+    others = {"README": b"BM is text", "h.dat": bytes(100), "i.txt": b"P5 1", "j.txt": b"", "k": b""}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    dataset = datasets.load_dataset("folder", tmp_path)
+    assert list(dataset.listing.ids) == ["a.jpg_large", "b.part", "c.old", "d.x", "e", "f", "g.ico", "plain"]
+    for row in range(len(dataset)):
+        assert dataset.open(row).convert("RGB").getpixel((2, 2))[0] > 250
+    assert "no images, and left out: 2 without an ending, 2 .txt, 1 .dat" in caplog.text
+
+
+def test_images_that_nothing_reads_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    image_files.reads_heif.cache_clear()
+    heic = b"\0\0\0\x18ftypheic" + bytes(50)
+    fill(tmp_path, "p/a.png")
+    for name, content in {"p/IMG_1.HEIC": heic, "p/raw.CR2": b"II*\0" + bytes(50), "p/bare": heic}.items():
+        (tmp_path / name).write_bytes(content)
+    store = FeatureStore(
+        extract_features(
+            ExtractSettings(
+                "test_resnet", "folder", tmp_path, weights="random:0", image_size=32, device="cpu",
+                out=tmp_path / "f.h5",
+            )
+        )
+    )  # fmt: skip
+    image_files.reads_heif.cache_clear()
+    assert store.ids() == ["p/a.png"]
+    reasons = dict(store.skipped)
+    assert "pip install 'sdc-hash[heif]'" in reasons.pop("p/IMG_1.HEIC")
+    assert "pip install 'sdc-hash[heif]'" in reasons.pop("p/bare")
+    assert reasons == {"p/raw.CR2": "images of kind .cr2 are not read: save it as PNG or JPEG"}
+    assert "1 .heic will be left out: HEIC and HEIF are read with pillow-heif" in caplog.text
+    assert "1 .cr2 will be left out" in caplog.text
+
+
+def test_heic_photos_are_read(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    image_files.reads_heif.cache_clear()
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "IMG_1.HEIC")
+    shutil.copy(tmp_path / "IMG_1.HEIC", tmp_path / "bare")
+    dataset = datasets.load_dataset("folder", tmp_path)
+    assert list(dataset.listing.ids) == ["IMG_1.HEIC", "bare"]
+    for row in range(2):
+        assert dataset.open(row).convert("RGB").getpixel((9, 9))[0] > 240
+
+
+def test_only_what_is_no_image_is_named(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.mp4"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(SdcError, match=r"no image in .* \(found 2 \.txt, 1 \.mp4\)"):
+        datasets.load_dataset("folder", tmp_path)
+
+
+def test_previews_of_file_managers_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    fill(
+        tmp_path, "p/a.png", "p/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/b.png",
+        "x.photoslibrary/resources/c.png", "x.photoslibrary/originals/d.png",
+        "q.lrdata/e.jpg", "p/SYNOPHOTO_THUMB_S.jpg",
+        "$RECYCLE.BIN/f.png",
+    )  # fmt: skip
+    dataset = datasets.load_dataset("folder", tmp_path)
+    assert list(dataset.listing.ids) == ["p/a.png", "x.photoslibrary/originals/d.png"]
+    assert "1 @eaDir" in caplog.text
+
+
+def test_exclude_leaves_out_names_and_paths(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.png", "a/1_thumb.png", "a/old/2.png", "b/old/3.png", "b/4.png")
+
+    def listed(*patterns: str) -> list[str]:
+        return list(datasets.load_dataset("folder", tmp_path, exclude=patterns).listing.ids)
+
+    assert listed("*_thumb.*") == ["a/1.png", "a/old/2.png", "b/4.png", "b/old/3.png"]
+    assert listed("old") == listed("old/") == ["a/1.png", "a/1_thumb.png", "b/4.png"]
+    assert listed("a/old", "*_thumb.png") == ["a/1.png", "b/4.png", "b/old/3.png"]
+    assert listed("a/*") == ["b/4.png", "b/old/3.png"]
+    with pytest.raises(UsageError, match=r"leave out --exclude \(it is for --data folder\)"):
+        datasets.load_dataset("webdataset", tmp_path, exclude=["x"])
+
+
+def test_a_name_that_is_no_utf8_is_listed_as_skipped(tmp_path: Path) -> None:
+    fill(tmp_path, "p/1.png", "p/2.png", "p/caf\\xe9.png", os.fsdecode(b"p/caf\xe9.png"), os.fsdecode(b"caf\xe9/3.png"))
+    store = FeatureStore(
+        extract_features(
+            ExtractSettings(
+                "test_resnet", "folder", tmp_path, weights="random:0", image_size=32, device="cpu",
+                out=tmp_path / "f.h5",
+            )
+        )
+    )  # fmt: skip
+    assert sorted(name for name in store.ids() if "caf" not in name) == ["p/1.png", "p/2.png"]
+    assert len(store) == 3
+    assert {reason for _, reason in store.skipped} == {"its name is not UTF-8: rename it"}
+    assert len(store.skipped) == 2
 
 
 def test_folder_follows_links_once(tmp_path: Path) -> None:

@@ -199,6 +199,44 @@ def test_bad_images_are_listed(tmp_path: Path, pieces: list[bytes]) -> None:
     }
 
 
+def test_files_of_a_sample_may_lie_apart(tmp_path: Path, pieces: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"{number:04d}" for number in range(5)]
+    files = {f"{name}.jpg": piece for name, piece in zip(names, pieces, strict=False)}
+    labels = {f"{name}.cls": str(number % 2).encode() for number, name in enumerate(names)}
+    write(tmp_path / "apart" / "s.tar", {**files, **labels})
+    beside = {name: content for pair in zip(files.items(), labels.items(), strict=True) for name, content in pair}
+    write(tmp_path / "beside" / "s.tar", beside)
+    apart, expected = (datasets.load_dataset("webdataset", tmp_path / name) for name in ("apart", "beside"))
+    assert apart.listing.digest() == expected.listing.digest()
+    assert caplog.text.count("do not lie next to each other") == 1
+    for row in range(5):
+        np.testing.assert_array_equal(np.asarray(apart.open(row)), np.asarray(expected.open(row)))
+
+
+def test_numbered_images_are_samples_of_their_own(tmp_path: Path, pieces: list[bytes]) -> None:
+    files = {
+        "0000.jpg": pieces[0], "0000.cls": b"7",
+        "photo.0.jpg": pieces[1], "photo.0.cls": b"1", "photo.11.jpg": pieces[2], "photo.cls": b"2",
+        "day.2020.01.jpg": pieces[3], "day.2020.02.jpg": pieces[4], "day.cls": b"3",
+    }  # fmt: skip
+    write(tmp_path / "s.tar", files)
+    dataset = datasets.load_dataset("webdataset", tmp_path)
+    assert dataset.listing.labels is not None
+    assert dict(zip(dataset.listing.ids, dataset.listing.labels.tolist(), strict=True)) == {
+        "s/0000": 7, "s/photo.0": 1, "s/photo.11": 2, "s/day.2020.01": 3, "s/day.2020.02": 3,
+    }  # fmt: skip
+    for row, piece in enumerate(pieces[:5]):
+        np.testing.assert_array_equal(np.asarray(dataset.open(row)), np.asarray(Image.open(io.BytesIO(piece))))
+
+
+def test_a_key_that_is_no_utf8_cannot_be_opened(tmp_path: Path, pieces: list[bytes]) -> None:
+    write(tmp_path / "s.tar", {"good.jpg": pieces[0], "caf\udce9.jpg": pieces[1]}, format=tarfile.GNU_FORMAT)
+    dataset = datasets.load_dataset("webdataset", tmp_path)
+    assert list(dataset.listing.ids) == ["s/good", "s/caf\\xe9"]
+    with pytest.raises(ValueError, match="not UTF-8"):
+        dataset.open(1)
+
+
 @pytest.mark.parametrize(
     ("shards", "expected"),
     [
