@@ -5,6 +5,7 @@ Vectors are streamed from the source into the store: however large they are, onl
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ from sdc.extract.vector_files import (
     read_splits,
 )
 from sdc.files import require_file
+from sdc.inputs import readable_twice
 from sdc.progress import Progress
 from sdc.settings import recorded
 
@@ -79,6 +81,15 @@ def import_features(settings: ImportSettings) -> Path:
         SdcError: a file is missing or damaged; labels, ids, splits or ground truth do not fit; values that are NaN or
             infinite.
     """
+    with contextlib.ExitStack() as copies:
+        beside = {name: getattr(settings, name) for name in FILES[1:]}
+        files: dict[str, Any] = {
+            name: copies.enter_context(readable_twice(Path(path))) for name, path in beside.items() if path
+        }
+        return _import_features(replace(settings, **files))
+
+
+def _import_features(settings: ImportSettings) -> Path:
     out, source = Path(settings.out), require_file(Path(settings.vectors), "file of vectors", "numpy.save")
     if settings.dtype not in (None, *DTYPES):
         raise unknown_name_error("dtype", str(settings.dtype), DTYPES)

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
 from sdc.extract.store import FeatureStore
-from sdc.files import check_same_settings, writable
+from sdc.files import check_same_settings, linked_file, writable
 from sdc.progress import Progress
 from sdc.retrieve.index import RECALL, Ids, Index, Records, check_fits, check_index_type
 from sdc.train import NORM_EPS, Model
@@ -189,7 +189,7 @@ def _check(settings: EncodeSettings, model: Model, store: FeatureStore) -> None:
 
 def _metadata(settings: EncodeSettings, model: Model, store: FeatureStore, *, recenter: bool) -> dict[str, Any]:
     """Where the codes come from. Paths are relative to db.bin's folder, so that all may move together."""
-    folder = Path(settings.out).absolute().parent
+    folder = linked_file(Path(settings.out)).absolute().parent
     trained_on = model.metadata.get("features", {}).get("fingerprint")
     # Groups go by the numbers of classes, which mean something only in the features that were trained on.
     groups = model.metadata.get("groups") if trained_on == store.fingerprint else None

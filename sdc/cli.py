@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 import click
 
 from sdc._version import __version__
 from sdc.commands import LazyGroup
 from sdc.errors import SdcError, log
+
+_LIKE = {
+    "─": "-", "│": "|", "└": "+", "┘": "+", "▶": ">", "◀": "<", "→": "->", "×": "x", "…": "...", "·": ".",
+    "–": "-", "—": "-", "−": "-", "’": "'", "≤": "<=", "≥": ">=", "±": "+-",
+}  # fmt: skip
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -30,6 +38,7 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: turns errors into one line and an exit code (1 data, 2 usage, 130 interrupted)."""
+    _allow_any_character(sys.stdout, sys.stderr)
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else started so as to ignore it
@@ -70,3 +79,24 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _fail(message: str, code: int) -> None:
     print("sdc: error:", " ".join(message.splitlines()), file=sys.stderr)
     sys.exit(code)
+
+
+def _allow_any_character(*streams: Any) -> None:
+    """Has characters that the encoding of a terminal or pipe lacks written as others: in place of an error.
+
+    Signs of drawing and the like become similar ones, all others their numbers, such as \\u65e5. In UTF-8 the bytes of
+    file names that are no UTF-8 are written as they are.
+    """
+    codecs.register_error("sdc", _spelled)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="sdc")
+
+
+def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    if error.encoding.lower().replace("-", "") == "utf8":
+        return text.encode("utf-8", "surrogateescape"), error.end
+    return "".join(_LIKE.get(sign, ascii(sign)[1:-1]) for sign in text), error.end

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import platform
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,19 @@ class ChunkChecksums:
         self._filled = 0
 
 
+def json_text(value: Any, **options: Any) -> str:
+    """A value as JSON. What is no UTF-8 in the name of a file, which Python keeps as surrogates, is escaped.
+
+    Args:
+        options: further ones of `json.dumps`.
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """XXH3 (128 bit) of a JSON-able mapping in canonical form, as 32 hex digits."""
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json_text(fields, sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
@@ -112,13 +123,14 @@ def check_same_settings(out: Path, found: Mapping[str, Any], wanted: Mapping[str
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success its file is synced and takes `path`'s place.
 
-    On any failure the temporary file goes and `path` stays as it was.
+    On any failure the temporary file goes and `path` stays as it was. Where `path` is a link, all this is about the
+    file that it leads to.
 
     Raises:
         UsageError, SdcError: as `writable`; or the disk is full.
     """
-    path = Path(path)
     writable(path)
+    path = linked_file(Path(path))
     aside = temporary(path)
     try:
         with explain_os_errors(path):
@@ -133,6 +145,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def temporary(path: Path) -> Path:
     """A hidden name beside `path` that no other process uses, not even of another host that shares the folder."""
     return path.with_name(f".{path.name}.{machine()}.{os.getpid()}.tmp")
+
+
+def linked_file(path: Path) -> Path:
+    """The file that links at `path` lead to, there or not; folders stay as they are named. Of a circle, one of it."""
+    for _ in range(40):  # as many as Linux follows
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+    return path
 
 
 @functools.cache
@@ -156,8 +177,10 @@ def writable(path: Path, *sources: Path) -> None:
         UsageError: `path` is a folder, a device or the like, or one of `sources`.
         SdcError: its folder is missing, or may not be written to.
     """
-    path = Path(path)
+    path = linked_file(Path(path))
     with explain_os_errors(path):
+        if path.is_symlink():
+            raise UsageError(f"{path} is a link that leads to itself: remove it, or choose another --out")
         if path.is_dir():
             raise UsageError(f"{path} is a folder: --out must name a file")
         if path.exists() and not path.is_file():

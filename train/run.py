@@ -15,7 +15,7 @@ import numpy as np
 from sdc._version import __version__
 from sdc.devices import is_main_process
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
-from sdc.files import check_same_settings, require_file, writable
+from sdc.files import check_same_settings, linked_file, require_file, writable
 from sdc.settings import defaults, either, essential, fields_of, option, recorded
 from sdc.train.goals import GOALS, Goal, choose_goal
 from sdc.train.long_tail import class_groups, long_tail
@@ -184,7 +184,7 @@ def _train(
     if world is not None and world.rank > 0:
         return settings.out
     # Relative to the model's folder, so that the same run gives the same file wherever it takes place.
-    path = os.path.relpath(store.path, Path(settings.out).absolute().parent)
+    path = os.path.relpath(store.path, linked_file(Path(settings.out)).absolute().parent)
     groups = class_groups(store.labels[rows]) if store.labels is not None and settings.imbalance != 1 else None
     described = model_metadata(
         recipe, record, path, store.fingerprint, store.provenance, summary, preset=settings.preset, goal=goal,

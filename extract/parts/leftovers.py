@@ -1,4 +1,4 @@
-"""Temporary files that killed processes leave behind."""
+"""What an extraction puts beside its output until that is whole, and what killed processes leave of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from sdc.extract.parts.leases import file_system_time, is_alive
-from sdc.files import machine
+from sdc.files import linked_file, machine
 
 ABANDONED = 3600.0  # seconds without a write after which a temporary file is nobody's, whatever its process id says
 
@@ -29,6 +29,18 @@ def remove_abandoned(folder: Path, name: str = "") -> None:
                     path.unlink()
         except OSError:
             continue  # its process has just finished, or it is another user's
+
+
+def parts_folder(out: Path) -> Path:
+    """The folder of the parts of `out`, which is there until `out` is whole."""
+    place = linked_file(out)
+    return place.with_name(f"{place.name}.parts")
+
+
+def remove_abandoned_beside(out: Path) -> None:
+    """Removes such files of an output; of a link, where the file lies that it leads to."""
+    place = linked_file(out)
+    remove_abandoned(place.parent, place.name)
 
 
 def _has_ended(where: str | None, process: int) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.extract.parts.leftovers import remove_abandoned
+from sdc.extract.parts.leftovers import parts_folder, remove_abandoned, remove_abandoned_beside
 from sdc.extract.parts.part_file import PartSummary, check_shapes, read_part, read_part_array, write_part
 from sdc.extract.store import FEATURES, Column, FeatureStore, Listing, finite_rows, not_finite_error, write_features
 from sdc.files import (
@@ -28,6 +28,7 @@ from sdc.files import (
     differing,
     explain_os_errors,
     fingerprint,
+    json_text,
     temporary,
     writable,
 )
@@ -45,7 +46,7 @@ def is_up_to_date(out: Path, provenance: Mapping[str, Any], *, overwrite: bool =
         SdcError: it is no feature store or damaged, and not `overwrite`.
     """
     with explain_os_errors(out):
-        remove_abandoned(out.parent, out.name)
+        remove_abandoned_beside(out)
         if not out.is_file():
             return False
     expected = _comparable(provenance)
@@ -62,11 +63,6 @@ def is_up_to_date(out: Path, provenance: Mapping[str, Any], *, overwrite: bool =
     if folder.is_dir() and _comparable(_manifest(folder).get("provenance", {})) == expected:
         _remove(folder)
     return True
-
-
-def parts_folder(out: Path) -> Path:
-    """The folder of the parts of `out`, which is there until `out` is whole."""
-    return out.with_name(f"{out.name}.parts")
 
 
 class Parts:
@@ -101,7 +97,7 @@ class Parts:
             self._prepare_folder(manifest, overwrite)
 
     def _prepare_folder(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
-        remove_abandoned(self.out.parent, self.out.name)
+        remove_abandoned_beside(self.out)
         present = _manifest(self.folder)
         different = differing(present, manifest) if present else []
         if different and not overwrite:
@@ -115,7 +111,7 @@ class Parts:
         remove_abandoned(self.folder)
         if not present or different:
             with atomic_write(self.folder / "manifest.json") as temporary:
-                temporary.write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+                temporary.write_text(json_text(manifest, indent=1), encoding="utf-8")
         if done := len(self) - len(self.missing()):
             log.info("%s: %d of %d parts are there already", self.folder, done, len(self))
 

@@ -19,6 +19,7 @@ from sdc.extract.readers.parquet import read_parquet
 from sdc.extract.readers.safetensors import read_safetensors
 from sdc.extract.readers.table import Table, one_line_errors
 from sdc.extract.readers.torch_save import read_torch_save
+from sdc.inputs import utf8_path
 
 READERS: dict[str, Callable[[Path], list[Table]]] = {
     ".npy": read_npy,
@@ -49,7 +50,7 @@ def read_tables(path: Path) -> list[Table]:
             f"cannot read {path}: unknown kind of file {path.suffix!r}{hint}, expected one of {', '.join(READERS)}"
         )
     with one_line_errors(path):
-        tables = reader(path)
+        tables = reader(utf8_path(path))
     return [Table(table.name, table.shape, table.dtype, _with_one_line_errors(path, table.blocks)) for table in tables]
 
 

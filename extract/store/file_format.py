@@ -20,7 +20,7 @@ import numpy as np
 
 from sdc.errors import SdcError
 from sdc.extract.store.seal import append_seal, check_seal, has_seal
-from sdc.files import ChunkChecksums, checksum, fingerprint
+from sdc.files import ChunkChecksums, checksum, fingerprint, json_text
 
 SCHEMA = 1
 PACKED_SCHEMA = 2  # where ids or what was skipped are packed: older sdc would misread them
@@ -168,7 +168,7 @@ def write_columns(path: Path, columns: Sequence[Column], provenance: Mapping[str
                 extents = [_extent(h5[column.name]) for column in columns]
                 attributes = {"schema": schema, "provenance": dict(provenance), "checksums": checksums}
                 h5.attrs["schema"] = schema
-                h5.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False)
+                h5.attrs["provenance"] = json_text(provenance)
                 h5.attrs["checksums"] = json.dumps(checksums)
                 h5.attrs["fingerprint"] = fingerprint(json.loads(json.dumps(attributes)))
             append_seal(output, extents)

@@ -15,9 +15,10 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore
+from sdc.files import linked_file
 from sdc.retrieve.features.compact_rows import Precision, compact_rows
 from sdc.retrieve.features.stored_rows import StoredRows
-from sdc.retrieve.index import EncodedIndex, linked_file
+from sdc.retrieve.index import EncodedIndex
 
 _OTHERS = 500  # files that a process may have open beside those of the features
 

@@ -1,7 +1,7 @@
 """What db.bin is, and how its codes are searched."""
 
 from sdc.retrieve.index.build import write_new_index
-from sdc.retrieve.index.delta import Source, linked_file
+from sdc.retrieve.index.delta import Source
 from sdc.retrieve.index.encoded_index import EncodedIndex
 from sdc.retrieve.index.flat_search import FlatSearcher, nearest
 from sdc.retrieve.index.id_hash import IdLookup
@@ -56,7 +56,6 @@ __all__ = [
     "index_type_help",
     "index_type_names",
     "inside_positions",
-    "linked_file",
     "load_index_type",
     "load_index_types",
     "look_up",

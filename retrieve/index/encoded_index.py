@@ -11,8 +11,8 @@ import numpy as np
 
 from sdc.errors import UsageError
 from sdc.files import checksum as checksum_of
-from sdc.files import fingerprint
-from sdc.retrieve.index.delta import Identity, Manifest, MergedView, linked_file
+from sdc.files import fingerprint, linked_file
+from sdc.retrieve.index.delta import Identity, Manifest, MergedView
 from sdc.retrieve.index.index_types import IndexType, Searcher
 from sdc.retrieve.index.records import Records
 from sdc.retrieve.index.searchable import Searchable

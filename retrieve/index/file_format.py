@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 
 from sdc.errors import SdcError, UsageError
-from sdc.files import ChunkChecksums, atomic_write, require_file
+from sdc.files import ChunkChecksums, atomic_write, json_text, require_file
 from sdc.retrieve.index import faiss_layout
 from sdc.retrieve.index.faiss_layout import Layout
 from sdc.retrieve.index.index_types import IndexType, load_index_type, load_index_types
@@ -108,7 +108,7 @@ def write(
             name: trailer.add(np.ascontiguousarray(array))
             for name, array in {"chunks": body.finish(), **arrays}.items()
         }
-        header = json.dumps({"metadata": metadata, "arrays": fields}, ensure_ascii=False, sort_keys=True).encode()
+        header = json_text({"metadata": metadata, "arrays": fields}, sort_keys=True).encode()
         trailer.write(header)
         checksum = trailer.state.intdigest()
         footer = _FOOTER.pack(_MAGIC, _VERSION, body.length, trailer.length, len(header), checksum)

@@ -17,7 +17,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError, did_you_mean, log
 from sdc.extract.store import FeatureStore, classes_to_json
-from sdc.files import explain_os_errors, require_file, sync
+from sdc.files import explain_os_errors, linked_file, require_file, sync
 from sdc.progress import Progress
 from sdc.retrieve.encode import code_lengths, encode_rows
 from sdc.retrieve.filters import read_ids
@@ -30,7 +30,6 @@ from sdc.retrieve.index.delta import (
     Source,
     changes_folder,
     follows,
-    linked_file,
     locked,
     read_manifest,
     tidy,

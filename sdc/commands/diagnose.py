@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdc.commands.options import PATH, as_json, encoded_features, index, verify
+from sdc.commands.options import OUTPUT, as_json, encoded_features, index, verify
 from sdc.commands.printing import print_json, print_numbers
 from sdc.retrieve.diagnose import DiagnoseSettings
 
@@ -18,7 +18,7 @@ from sdc.retrieve.diagnose import DiagnoseSettings
     "--sample", type=int, default=DiagnoseSettings.sample, show_default=True, help="Rows whose pairs are examined."
 )
 @click.option("--seed", type=int, default=DiagnoseSettings.seed, show_default=True)
-@click.option("--out", type=PATH, metavar="FILE", help="Similarity histograms as a .png figure or a .csv table.")
+@click.option("--out", type=OUTPUT, metavar="FILE", help="Similarity histograms as a .png figure or a .csv table.")
 @verify(DiagnoseSettings.verify)
 @as_json
 def diagnose(as_json: bool, **options: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sdc.commands.options import PATH, as_json, encoded_features, index, verify
+from sdc.commands.options import OUTPUT, PATH, as_json, encoded_features, index, verify
 from sdc.commands.printing import print_json, print_numbers
 from sdc.retrieve.evaluate import EvaluateSettings
 
@@ -42,7 +42,7 @@ from sdc.retrieve.evaluate import EvaluateSettings
 )
 @click.option("--model", type=PATH, help="The model that encoded the index, for --query float.  [default: recorded]")
 @encoded_features
-@click.option("--curves", type=PATH, metavar="FILE", help="Write curves and per-query values to a .csv or .json.")
+@click.option("--curves", type=OUTPUT, metavar="FILE", help="Write curves and per-query values to a .csv or .json.")
 @verify(EvaluateSettings.verify, "the files")
 @as_json
 def evaluate(as_json: bool, **options: Any) -> None:

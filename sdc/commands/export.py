@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from sdc.commands.options import PATH, as_json, overwrite
+from sdc.commands.options import OUTPUT, PATH, as_json, overwrite
 from sdc.commands.printing import print_json
 from sdc.train.export import ExportSettings
 
 
 @click.command()
 @click.option("--model", type=PATH, default=ExportSettings.model, show_default=True)
-@click.option("--onnx", type=PATH, metavar="FILE", help="Write an ONNX file; needs sdc-hash[export].")
-@click.option("--torch", type=PATH, metavar="FILE", help="Write a program for torch.export.load.")
+@click.option("--onnx", type=OUTPUT, metavar="FILE", help="Write an ONNX file; needs sdc-hash[export].")
+@click.option("--torch", type=OUTPUT, metavar="FILE", help="Write a program for torch.export.load.")
 @overwrite
 @as_json
 def export(model: Path, as_json: bool, overwrite: bool, **files: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from sdc.commands.options import PATH, as_json
 from sdc.commands.printing import print_json
+from sdc.files import json_text
 
 
 @click.command()
@@ -24,6 +24,6 @@ def inspect(file: Path, as_json: bool) -> None:
         print_json(description)
     else:
         for key, value in description.items():
-            click.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+            click.echo(f"{key}: {value if isinstance(value, str) else json_text(value)}")
     if not description["whole"]:
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,18 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
             self.fail(f"{value!r}{self.refusal}", param, ctx)
 
 
+class OutputFile(click.Path):
+    """The type of an option that names a file to write. A name that ends as a folder's is refused, not cut short."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.endswith(("/", os.sep)):
+            self.fail(f"{value} is the name of a folder, expected that of a file, such as {value}FILE", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -48,6 +61,7 @@ def _seconds(text: str) -> float:
 
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is the stages' to say
+OUTPUT = OutputFile()
 SIZE = Parsed(_bytes, ": expected bytes, or a number with a unit, e.g. 800MB or 4GiB")
 DURATION = Parsed(_seconds, " is no time: give seconds, or a number with s, m or h, such as 30s")
 LENGTHS = Parsed(
@@ -69,7 +83,7 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace an output th
 
 
 def out(default: Path) -> Callable[[F], F]:
-    return click.option("--out", type=PATH, default=default, show_default=True, help="File to write.")
+    return click.option("--out", type=OUTPUT, default=default, show_default=True, help="File to write.")
 
 
 def out_folder(default: Path) -> Callable[[F], F]:

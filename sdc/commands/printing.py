@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sdc.files import json_text
+
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on one line of standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json_text(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)  # in ASCII
+    click.echo(text)
 
 
 def print_numbers(values: dict[str, Any], path: str = "") -> None:

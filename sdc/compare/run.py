@@ -29,7 +29,7 @@ from sdc.errors import SdcError, UsageError, log
 from sdc.experiments import write_csv
 from sdc.extract import stratified
 from sdc.extract.store import FeatureStore, Listing
-from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors
+from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors, json_text
 from sdc.retrieve import check_bits
 from sdc.retrieve.evaluate import share_label
 from sdc.retrieve.features import CUTOFFS, nearest
@@ -209,7 +209,7 @@ def _write(
     with atomic_write(out / TABLE) as temporary:
         temporary.write_text(_markdown(settings, content, results, advice), encoding="utf-8")
     with atomic_write(out / JSON) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        temporary.write_text(json_text(content, indent=1), encoding="utf-8")
     log.info("%s: %d results", out, len(results))
 
 

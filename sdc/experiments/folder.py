@@ -17,7 +17,7 @@ from typing import Any
 from sdc._version import __version__
 from sdc.errors import SdcError, UsageError, log
 from sdc.experiments.grid import Cell
-from sdc.files import atomic_write, check_output_folder, check_same_settings, differing, explain_os_errors
+from sdc.files import atomic_write, check_output_folder, check_same_settings, differing, explain_os_errors, json_text
 
 CELLS, SETTINGS, CSV, TABLE = "cells", "settings.json", "results.csv", "results.md"
 
@@ -96,7 +96,7 @@ class GridFolder:
             if different:
                 self._clear(names)
         with atomic_write(recorded) as temporary:
-            temporary.write_text(json.dumps({**expected, "version": __version__}, ensure_ascii=False, indent=1))
+            temporary.write_text(json_text({**expected, "version": __version__}, indent=1), encoding="utf-8")
         if len(remaining) < len(names):
             log.info(
                 "%s: %d cells are there and kept, %d are left to compute",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -24,7 +23,7 @@ import numpy as np
 from sdc._version import __version__
 from sdc.errors import SdcError
 from sdc.experiments.grid import Cell
-from sdc.files import atomic_write
+from sdc.files import atomic_write, json_text
 from sdc.progress import Progress
 
 # Set before NumPy and PyTorch are loaded: one thread a job, and none that spins while others compute.
@@ -141,5 +140,5 @@ def compute(cell: Cell, path: Path) -> None:
             asked = DiagnoseSettings(index=index, features=features, out=path.with_suffix(".csv"))
             record["diagnose"] = diagnose(asked)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(json_text(record), encoding="utf-8")
     shutil.rmtree(work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from sdc.experiments import (
 )
 from sdc.extract.datasets import about_dataset
 from sdc.extract.store import SPLITS, FeatureStore
-from sdc.files import atomic_write
+from sdc.files import atomic_write, json_text
 from sdc.reproduce.tables import R50_DELG, Table, table_of
 
 JSON = "results.json"
@@ -86,7 +85,7 @@ def write(folder: GridFolder, name: str, cells: Sequence[Cell], notes: Sequence[
     }
     write_csv(folder.path / CSV, rows)
     with atomic_write(folder.path / JSON) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        temporary.write_text(json_text(content, indent=1), encoding="utf-8")
     with atomic_write(folder.path / TABLE) as temporary:
         temporary.write_text(markdown(content), encoding="utf-8")
     log.info("%s: %d cells", folder.path, len(cells))

@@ -100,6 +100,27 @@ def test_an_output_replaces_neither_a_pipe_nor_its_source(tmp_path):
     writable(tmp_path / "feats.h5", tmp_path / "pipe")
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_is_written_through_links(tmp_path, there):
+    (tmp_path / "big").mkdir()
+    if there:
+        (tmp_path / "big" / "feats.h5").write_text("old")
+    os.symlink("big/feats.h5", tmp_path / "second")
+    os.symlink("second", tmp_path / "feats.h5")
+    with atomic_write(tmp_path / "feats.h5") as temporary:
+        assert temporary.parent == tmp_path / "big"
+        temporary.write_text("new")
+    assert (tmp_path / "big" / "feats.h5").read_text() == "new"
+    assert (tmp_path / "feats.h5").is_symlink()
+    assert os.listdir(tmp_path / "big") == ["feats.h5"]
+
+
+def test_a_link_to_itself_is_no_output(tmp_path):
+    os.symlink("link", tmp_path / "link")
+    with pytest.raises(UsageError, match="link that leads to itself"), atomic_write(tmp_path / "link"):
+        pass
+
+
 def test_required_says_how_to_make_what_is_missing(tmp_path):
     with pytest.raises(SdcError, match="make one with `sdc extract`"):
         require_file(tmp_path / "feats.h5", "features file", "sdc extract")

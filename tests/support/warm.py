@@ -315,7 +315,10 @@ def _start(request: dict[str, Any]) -> None:
 
         get_context = multiprocessing.get_context
         multiprocessing.get_context = lambda method=None: get_context("fork" if method == "spawn" else method)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=unbuffered)  # type: ignore[union-attr]
+    # Anew, since those of the server know it as what they were opened on, such as a file in which one can seek.
+    sys.stdout = open(1, "w", 1 if os.isatty(1) else -1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout.reconfigure(write_through=unbuffered)
+    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     if kind == "-m":
         sys.argv = arguments
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

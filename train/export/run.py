@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
-from sdc.files import atomic_write, check_same_settings, writable
+from sdc.files import atomic_write, check_same_settings, linked_file, writable
 from sdc.train.export.formats import FORMATS, Engine, load_format, metadata
 from sdc.train.model import Model
 
@@ -59,7 +59,7 @@ def run(settings: ExportSettings) -> Path:
     data = form.build(model)
     with atomic_write(out) as temporary:
         temporary.write_bytes(data)
-        check(form.open(temporary.read_bytes()), model, Path(settings.model).parent, str(out))
+        check(form.open(temporary.read_bytes()), model, linked_file(Path(settings.model)).parent, str(out))
     return out
 
 

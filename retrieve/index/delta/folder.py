@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdc.errors import SdcError, log
-from sdc.files import sync
+from sdc.files import linked_file, sync
 from sdc.retrieve.index.delta import manifest
 from sdc.retrieve.index.delta.manifest import NAME, Identity, Manifest
 
@@ -27,13 +27,6 @@ def changes_folder(index: Path) -> Path:
 def manifest_identity(index: Path) -> Identity:
     """Which file the manifest of a db.bin's changes is; None where there is none."""
     return manifest.identity(changes_folder(index) / NAME)
-
-
-def linked_file(index: Path) -> Path:
-    """The file that links to a db.bin lead to. Folders stay as they are named, as `sdc encode` records them."""
-    while index.is_symlink() and os.path.exists(index):  # not for ever in a circle
-        index = index.parent / os.readlink(index)
-    return index
 
 
 @contextlib.contextmanager
@@ -104,10 +97,10 @@ def superseded(index: Path) -> Iterator[dict[str, Any]]:
     """Around the replacement of a db.bin by one that was made without its changes.
 
     Yields:
-        What the new file's metadata has to say beside its own, so that with its renaming the changes are past. Nothing
-        where it takes the place of a link: the db.bin that the link leads to stays, with its changes.
+        What the new file's metadata has to say beside its own, so that with its renaming the changes are past.
     """
-    if index.is_symlink() or not (index.exists() or changes_folder(index).exists()):
+    index = linked_file(index)
+    if not (index.exists() or changes_folder(index).exists()):
         yield {}
         return
     with locked(index) as folder:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdc.errors import SdcError
-from sdc.files import atomic_write, fingerprint, seal, unseal
+from sdc.files import atomic_write, fingerprint, json_text, seal, unseal
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -111,7 +111,7 @@ class Manifest:
         """Makes the changes count: writes the manifest, whole, and renames it into place."""
         content = {"schema": SCHEMA, **asdict(self)}
         with atomic_write(folder / NAME) as temporary:
-            text = json.dumps(seal(content), indent=1, ensure_ascii=False)
+            text = json_text(seal(content), indent=1)
             temporary.write_text(text + "\n", encoding="utf-8")
 
 

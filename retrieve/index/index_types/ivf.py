@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
+from sdc.inputs import utf8_path
 from sdc.retrieve.index import faiss_layout
 from sdc.retrieve.index.faiss_layout import Layout
 from sdc.retrieve.index.flat_search import FlatSearcher
@@ -59,7 +60,7 @@ class IVFType(IndexType):
             raise UsageError(f"--nprobe must be at least 1, found {nprobe}")
         faiss = faiss_module()
         try:
-            inverted = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
+            inverted = faiss.read_index_binary(str(utf8_path(path)), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise SdcError(f"FAISS cannot read {path}: {str(error).splitlines()[0]}") from None
         return IVFSearcher(inverted, codes, nprobe)
