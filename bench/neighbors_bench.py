@@ -9,8 +9,10 @@ vector's length where a query in float is compared with them, and so have RQ and
 
     ours     `--goal neighbors` with each --search-by, codes as `sdc encode` writes them
     itq      ITQ; with the query in float by byte tables fitted to its codes
+    sign     the signs of the first dimensions, as many as bits; the query in float as for itq
     opq      FAISS' OPQ, the better of 8 dimensions a sub-quantizer and of all
     rq, lsq  FAISS' residual and local-search quantizers
+    rabitq   FAISS' RaBitQ of as many bits, on randomly turned principal axes; 8 bytes of factors come on top
 
 A finished cell is kept in --work and not computed again. --held-out scores on 1000 database rows in the queries' place,
 which the fitting does not see: for choosing settings.
@@ -86,17 +88,20 @@ def ours(search_by: str) -> Callable[..., dict[str, float]]:
     return run
 
 
-def itq(database: np.ndarray, queries: np.ndarray, nearest: np.ndarray, bits: int, seed: int) -> dict[str, float]:
-    hasher = sdc.Hasher(bits=bits, method="itq", seed=seed).fit(unit_rows(database, np.float32))
-    database, queries = unit_rows(database, np.float32), unit_rows(queries, np.float32)
-    tables = fit_code_tables(
-        hasher.outputs, database, np.arange(len(database)), make_recipe(bits=bits, tables=True, seed=seed)
-    )
-    assert tables is not None
-    return readings(hasher.encode(database), hasher.encode(queries), tables.decoder, queries, nearest)
+def closed_form(method: str) -> Callable[..., dict[str, float]]:
+    def run(database: np.ndarray, queries: np.ndarray, nearest: np.ndarray, bits: int, seed: int) -> dict[str, float]:
+        database, queries = unit_rows(database, np.float32), unit_rows(queries, np.float32)
+        hasher = sdc.Hasher(bits=bits, method=method, seed=seed).fit(database)
+        tables = fit_code_tables(
+            hasher.outputs, database, np.arange(len(database)), make_recipe(bits=bits, tables=True, seed=seed)
+        )
+        assert tables is not None
+        return readings(hasher.encode(database), hasher.encode(queries), tables.decoder, queries, nearest)
+
+    return run
 
 
-def additive(kind: str) -> Callable[..., dict[str, float]]:
+def quantizer(kind: str) -> Callable[..., dict[str, float]]:
     def run(database: np.ndarray, queries: np.ndarray, nearest: np.ndarray, bits: int, seed: int) -> dict[str, float]:
         import faiss
 
@@ -117,20 +122,30 @@ def additive(kind: str) -> Callable[..., dict[str, float]]:
                 index.train(x - mean)
                 best = max(best, score(index.sa_decode(index.sa_encode(x - mean))))
             return {"float": best, "seconds": time.monotonic() - started}
-        quantizer = (faiss.ResidualQuantizer if kind == "rq" else faiss.LocalSearchQuantizer)(x.shape[1], m, 8)
-        quantizer.train(x - mean)
-        value = score(quantizer.decode(quantizer.compute_codes(x - mean)))
+        if kind == "rabitq":
+            turn = faiss.PCAMatrix(x.shape[1], bits, 0, True)
+            turn.train(x - mean)
+            index = faiss.IndexRaBitQ(bits, faiss.METRIC_L2)
+            index.train(turn.apply(x - mean))
+            index.add(turn.apply(x - mean))
+            distances, found = index.search(turn.apply(q - mean), len(x))
+            scores = np.empty((len(q), len(x)), np.float32)
+            np.put_along_axis(scores, found, -distances, axis=1)
+            return {"float": recall(scores, nearest), "seconds": time.monotonic() - started}
+        additive = (faiss.ResidualQuantizer if kind == "rq" else faiss.LocalSearchQuantizer)(x.shape[1], m, 8)
+        additive.train(x - mean)
+        value = score(additive.decode(additive.compute_codes(x - mean)))
         return {"float": value, "seconds": time.monotonic() - started}
 
     return run
 
 
 CONTENDERS: dict[str, Callable[..., dict[str, float]]] = {
-    "itq": itq,
+    **{method: closed_form(method) for method in ("itq", "sign")},
     **{f"ours, {name}": ours(name) for name in DIALS},
-    **{kind: additive(kind) for kind in ("opq", "rq", "lsq")},
+    **{kind: quantizer(kind) for kind in ("opq", "rq", "lsq", "rabitq")},
 }
-ONE_SEED = ("opq", "rq", "lsq")  # of FAISS, which take no seed here
+ONE_SEED = ("opq", "rq", "lsq", "rabitq", "sign")  # which draw nothing, or FAISS' own numbers
 
 
 def split(path: Path, *, held_out: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

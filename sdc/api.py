@@ -191,6 +191,9 @@ def _inspect_model(path: Path) -> dict[str, Any]:
         name: training.get(name) if value is None else value  # what a rule gave, where none was given
         for name, value in model.metadata["settings"].items()
     }
+    figures = None if model.tables is None else model.tables.figures()
+    if figures is not None and settings.get("search_by"):
+        settings["price"] = figures["price"]
     return {
         "rows": training["rows"],
         "bits": model.bits,
@@ -198,6 +201,7 @@ def _inspect_model(path: Path) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         **{key: value for key, value in model.metadata.items() if key != "training"},
         "settings": settings,
+        **({"tables": figures} if figures is not None else {}),
         "epochs": training["epochs"],
         "loss": training["loss"],
     }

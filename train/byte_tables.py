@@ -241,15 +241,19 @@ class CodeTables:
             numbers = (self.price, self.deviation, self.perturbations)
             raise SdcError(f"byte tables with impossible figures {numbers}")
 
+    def refines(self, *, query: bool) -> bool:
+        """Whether codes are refined: queries' are not where departing from the signs is free in the database."""
+        return self.encoder is not None and not (query and self.price == 0)
+
     def encode(self, vectors: np.ndarray, outputs: np.ndarray, *, query: bool = False) -> np.ndarray:
-        """Codes (n, M) uint8 of vectors (n, d), refined where there is an encoder.
+        """Codes (n, M) uint8 of vectors (n, d), refined where `refines` says so, else the outputs' signs.
 
         Args:
             outputs: (n, 8 M) float32 of the head, in standard deviations.
             query: for codes that are compared with those of a database: they depart from the signs at `QUERY_PRICE`, at
-                least, and not at all where departing is free in the database.
+                least.
         """
-        if self.encoder is None or (query and not self.price):
+        if self.encoder is None or not self.refines(query=query):
             return np.packbits(outputs > 0, axis=1, bitorder="little")
         price = max(self.price, QUERY_PRICE) if query else self.price
         return self.encoder.encode(vectors, outputs, price, perturbations=self.perturbations)

@@ -202,7 +202,7 @@ def fit_code_tables(
         rows: (n,) row numbers to fit them to, a sample of which is taken.
         recipe: its `bits`, `search_by`, `price`, `tables` and `seed` count.
     """
-    if recipe.search_by is None and not recipe.tables:
+    if not recipe.fits_tables:
         return None
     if len(rows) < LEAST_ROWS:
         log.warning(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from sdc.files import atomic_write, checksum, fingerprint, require_file
 from sdc.train.byte_tables import MARGIN_STEP, CodeTables
 from sdc.train.tensors import NORM_EPS, SCHEMA, read_tensors
 
-UNSURE = 3e-5  # more than the last digits of an output that depend on the order of a sum
+# Outputs closer than this to where a code changes are computed in double precision: the last digits of a sum of 32-bit
+# floats depend on its order. Of outputs of the size of 1, and of the length of what an output adds up.
+UNSURE, UNSURE_OF_SUM = 3e-5, 2e-6
 _BLOCK = 4096  # rows of features projected at once: bounds the hidden activations
 
 
@@ -143,7 +146,7 @@ class Model:
             raise UsageError(f"codes of {self.bits} bits do not fill whole bytes: bits must be a multiple of 8")
         outputs = self.outputs(features) if outputs is None else outputs
         tables = self.tables
-        if tables is None or tables.encoder is None or not refine:
+        if tables is None or not refine or not tables.refines(query=query):
             return np.packbits(outputs > 0, axis=1, bitorder="little")
         margins = self._reproducible(outputs, features) / np.float32(tables.deviation)
         return tables.encode(features, margins, query=query)
@@ -152,17 +155,27 @@ class Model:
         """The outputs; in double precision in rows where another order of a sum could turn a bit or a margin.
 
         A matrix product of 32-bit floats gives a row other last digits in another block. That counts where an output is
-        nearly 0, or nearly between two steps of the margins.
+        nearly 0, or nearly between two steps of the margins. How many digits differ goes by what is summed up.
         """
         assert self.tables is not None
-        steps = outputs / np.float32(self.tables.deviation * MARGIN_STEP)
-        slack = np.float32(UNSURE * max(1.0, self.tables.deviation) / (self.tables.deviation * MARGIN_STEP))
+        slope, offset = self._reach
+        reach: Any = slope + offset
+        if "unit.epsilon" not in self.tensors:
+            reach = np.sqrt(np.square(features, dtype=np.float64).sum(axis=1, keepdims=True)) * slope + offset
+        step = self.tables.deviation * MARGIN_STEP
+        steps = outputs / np.float32(step)
+        slack = np.maximum(UNSURE_OF_SUM * reach, UNSURE * max(1.0, self.tables.deviation)).astype(np.float32)
+        slack /= np.float32(step)
         unsure = (np.abs(np.abs(steps - np.floor(steps)) - 0.5) < slack) | (np.abs(steps) < slack)
         rows = np.flatnonzero(unsure.any(axis=1))
         if len(rows):
             outputs = outputs.copy()
             outputs[rows] = self._output(features[rows].astype(np.float64))
         return outputs
+
+    @cached_property
+    def _reach(self) -> tuple[float, float]:
+        return _longest_sum(self.tensors)
 
     def _applied(self, step: Callable[[np.ndarray], np.ndarray], features: np.ndarray) -> np.ndarray:
         if features.ndim != 2 or features.shape[1] != self.dimension:
@@ -226,6 +239,21 @@ class Model:
         if model.fingerprint != recorded or described != sealed:
             raise SdcError(f"{path} is damaged: its checksums do not fit; train it again or fetch a good copy")
         return model
+
+
+def _longest_sum(tensors: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """The lengths a and b for which no vector that an output adds up is longer than a · ‖features‖ + b."""
+    t, shifts = tensors, np.abs(tensors["output.bias"])
+    widths = np.linalg.norm(t["output.weight"], axis=1) if "output.weight" in t else np.ones_like(shifts)
+    if "hidden.weight" in t:
+        widths = np.linalg.norm(t["output.weight"] * np.linalg.norm(t["hidden.weight"], axis=1), axis=1)
+        shifts = shifts + np.linalg.norm(t["output.weight"] * t["hidden.bias"], axis=1)
+    if "residual.weight" in t:
+        widths = widths + np.linalg.norm(t["residual.weight"], axis=1)
+    if "norm.running_mean" in t:
+        gain = np.abs(t["norm.weight"]) / np.sqrt(t["norm.running_var"] + np.float32(NORM_EPS))
+        widths, shifts = gain * widths, gain * (shifts + np.abs(t["norm.running_mean"])) + np.abs(t["norm.bias"])
+    return float(widths.max()), float(shifts.max())
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:

@@ -105,6 +105,11 @@ class Recipe:
     price: float | None = option(None, "Of a bit that departs from its output's sign; 0: it is free.")
     tables: bool = option(False, "Fit tables that score the codes for a query in float, also where none is refined.")
 
+    @property
+    def fits_tables(self) -> bool:
+        """Whether byte tables are fitted to the trained head's codes."""
+        return self.tables or self.search_by is not None
+
     def record(self) -> dict[str, Any]:
         """What files record of the recipe."""
         return recorded(self, ALWAYS_RECORDED)

@@ -167,7 +167,7 @@ def _train(
     dict[str, Any], start: float, world: World | None,
 ) -> Path:  # fmt: skip
     from sdc.train.fit_tables import fit_code_tables
-    from sdc.train.loop import Checkpoint, fit
+    from sdc.train.loop import Checkpoint, fit, interruptible
     from sdc.train.model import Model
 
     log.info(
@@ -191,8 +191,10 @@ def _train(
         groups=groups,
     )  # fmt: skip
     head = Model(tensors, described)
-    model = Model(tensors, described, fit_code_tables(head.outputs, store.features, rows, recipe))
-    model.save(settings.out)
+    goes_on = f"; continue with --resume ({checkpoint.path})" if world is not None and checkpoint.path.exists() else ""
+    with interruptible(f"stopped while byte tables were fitted{goes_on}"):
+        tables = fit_code_tables(head.outputs, store.features, rows, recipe)
+    Model(tensors, described, tables).save(settings.out)
     checkpoint.remove()
     for alarm in training_alarms(summary["curve"], solved=recipe.init == "itq" and recipe.head == "linear"):
         log.warning("%s", alarm)

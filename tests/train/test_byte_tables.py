@@ -225,17 +225,18 @@ def test_a_model_encodes_a_row_alike_among_any_others(model, query):
     np.testing.assert_array_equal(model.encode(X[order], query=query), codes[order])
 
 
-def test_so_does_a_model_whose_outputs_lie_between_two_margins(tables):
+@pytest.mark.parametrize("far", [0, 10_000])
+def test_so_does_a_model_whose_outputs_lie_between_two_margins(tables, far):
     """All outputs are 0 or half a step of the margins but for rounding, which has another order in another block."""
     rng = np.random.default_rng(0)
-    weight = np.linalg.qr(rng.standard_normal((DIMENSION, DIMENSION)))[0][:BITS]
-    x = rng.standard_normal((ROWS, DIMENSION))
+    weight, *_, other = np.split(np.linalg.qr(rng.standard_normal((DIMENSION, DIMENSION)))[0], [BITS, DIMENSION - 1])
+    x = rng.standard_normal((ROWS, DIMENSION)) + far * other
     outputs = rng.integers(-3, 4, (ROWS, BITS)) * byte_tables.MARGIN_STEP / 2
     x += (outputs - x @ weight.T) @ weight
     tensors = {"output.weight": weight, "output.bias": np.zeros(BITS)}
     model = Model(tensors, {"method": "itq"}, CodeTables(tables, tables, price=1.0))
     x = x.astype(np.float32)
-    np.testing.assert_allclose(model.outputs(x), outputs, atol=1e-5)
+    np.testing.assert_allclose(model.outputs(x), outputs, atol=1e-5 + 1e-6 * far)
     codes = model.encode(x)
     np.testing.assert_array_equal(np.concatenate([model.encode(x[i : i + 1]) for i in range(ROWS)]), codes)
     np.testing.assert_array_equal(model.encode(np.asfortranarray(x)), codes)

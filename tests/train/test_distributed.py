@@ -103,6 +103,39 @@ def test_the_model_is_that_of_one_process(folder, command_in):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+NEIGHBORS = ["train", "--goal", "neighbors", "--bits", "16", "--hidden", "16", "--steps", "20", "--device", "cpu"]
+# Learning the tables that score takes the most of a training of so few rows.
+QUICK = """
+from dataclasses import replace
+from sdc.cli import main
+from sdc.train import fit_tables
+
+fit_tables.DIALS = {name: replace(dial, steps=15) for name, dial in fit_tables.DIALS.items()}
+main()
+"""
+
+
+@pytest.mark.slow
+def test_neighbors_is_trained_by_two_as_by_one(tmp_path, command_in):
+    """The batch's temperature, loss and bank are of the joint batch; one process fits the tables, alike each time."""
+    (tmp_path / "quick.py").write_text(QUICK)
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((1500, 24)).astype(np.float32))
+    run = command_in(tmp_path)
+    run("import", "vectors.npy", "--out", "feats.h5")
+    for name in ("two.st", "again.st"):
+        _, messages = finish(start(tmp_path, "quick.py", *NEIGHBORS, "--batch-size", "512", "--out", name))
+        assert messages.count("goal neighbors") == messages.count("training neighbors") == 1
+        assert not (tmp_path / f"{name}.checkpoint").exists()
+    assert (tmp_path / "two.st").read_bytes() == (tmp_path / "again.st").read_bytes()
+    run(*NEIGHBORS, "--batch-size", "512", "--out", "one.st")
+    one, two = (Model.load(tmp_path / name) for name in ("one.st", "two.st"))
+    vectors = np.load(tmp_path / "vectors.npy")
+    np.testing.assert_allclose(two.outputs(vectors), one.outputs(vectors), atol=2e-3)
+    assert two.tables.price == one.tables.price
+    differing = np.bitwise_count(two.encode(vectors) ^ one.encode(vectors)).mean() / 8
+    assert differing < 0.1
+
+
 def test_one_process_solves_a_closed_form_method(folder):
     output, messages = finish(start(folder, "-m", "sdc", "train", "--method", "itq", "--bits", "16", "--out", "itq.st"))
     assert output.count("itq.st: itq, 16 bits") == messages.count("training itq") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,8 @@ import sdc
 from sdc.extract import ImportSettings, import_features
 from sdc.train import Model, TrainSettings, fit_tables, train_head
 from sdc.train.byte_tables import unit_rows
+from sdc.train.loop import Interrupted
+from sdc.train.methods.neighbors import Neighbors
 
 DIMENSION, ROWS, QUERIES = 32, 2500, 200
 
@@ -91,6 +95,26 @@ def test_interrupted_and_resumed_it_gives_the_same_file(stopped_after, folder, t
     assert not (tmp_path / "model.safetensors").exists()
     resumed = train(folder, tmp_path / "model.safetensors", resume=True)
     assert resumed.read_bytes() == undisturbed.read_bytes()
+    assert not (tmp_path / "model.safetensors.checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_tables_are_fitted_it_keeps_the_head(folder, tmp_path, monkeypatch, number):
+    undisturbed = train(folder, tmp_path / "whole.safetensors")
+    out, learn = tmp_path / "model.safetensors", fit_tables.learn_decoder
+
+    def asked(*arguments):
+        os.kill(os.getpid(), number)
+        return learn(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="byte tables were fitted; .*--resume"):
+        patch.setattr(fit_tables, "learn_decoder", asked)
+        train(folder, out)
+    assert not out.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Neighbors, "loss", None)  # no step is taken again
+        train(folder, out, resume=True)
+    assert out.read_bytes() == undisturbed.read_bytes()
     assert not (tmp_path / "model.safetensors.checkpoint").exists()
 
 

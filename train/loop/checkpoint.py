@@ -141,14 +141,19 @@ class Checkpointing:
             Interrupted: some process is asked to stop; the checkpoint is saved.
         """
         stopping = self.world.any(asked, step)
-        due = time.monotonic() - self._saved > SAVE_EVERY
-        if self.checkpoint is not None and self.world.rank == 0 and (stopping or due):
-            state.sums = sums.tolist()
-            self.checkpoint.save(self.modules, self.optimizer, state, best)
-            self._saved = time.monotonic()
+        if stopping or time.monotonic() - self._saved > SAVE_EVERY:
+            self.save(state, sums, best)
         if stopping:
             where = f"; continue with --resume ({self.checkpoint.path})" if self.checkpoint else ""
             raise Interrupted(f"stopped in epoch {state.epoch + 1}{where}")
+
+
+    def save(self, state: State, sums: Tensor, best: dict[str, Tensor] | None) -> None:
+        """Saves a checkpoint, in the first process; arguments as those of `after_step`."""
+        if self.checkpoint is not None and self.world.rank == 0:
+            state.sums = sums.tolist()
+            self.checkpoint.save(self.modules, self.optimizer, state, best)
+            self._saved = time.monotonic()
 
 
 def _content(arrays: dict[str, np.ndarray], described: dict[str, Any]) -> str:

@@ -182,6 +182,8 @@ class _Run:
                         if not goes_on:
                             break
                 self._end_epoch(state, bar)
+        if self.recipe.fits_tables:  # these take their time yet
+            saving.save(state, self.sums, self.stopping.best)
         if self._steps(state) % CHECK_EVERY:
             self._check(state)
 

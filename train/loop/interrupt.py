@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -14,6 +16,31 @@ class Interrupted(SdcError):  # noqa: N818 — not a failure: the run was asked 
     """The run was stopped by Ctrl-C or SIGTERM, after its checkpoint was saved."""
 
     exit_code = 130
+
+
+class _Stop(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; no `except Exception` on its way holds it up."""
+
+
+@contextlib.contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is within at once, by `Interrupted`: for work of which nothing need be kept.
+
+    Args:
+        message: what was stopped, and how it goes on.
+    """
+    with contextlib.ExitStack() as former:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                former.callback(signal.signal, number, signal.signal(number, _stop))
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(message) from None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stop
 
 
 class StopSignals:
