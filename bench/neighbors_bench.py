@@ -31,8 +31,8 @@ import click
 import numpy as np
 
 import sdc
+from sdc.arrays import unit_rows
 from sdc.extract.store import FeatureStore
-from sdc.retrieve.features import unit_rows
 from sdc.train import ByteTables, fit_code_tables, make_recipe
 from sdc.train.fit_tables import DIALS
 

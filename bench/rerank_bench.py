@@ -33,10 +33,10 @@ from typing import Any
 import click
 import numpy as np
 
+from sdc.arrays import unit_rows
 from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve import EncodeSettings, hamming, pack
 from sdc.retrieve import encode_database as encode
-from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import Index, faiss_module
 from sdc.retrieve.rerank import WIDTH, Reranker, rerank
 from sdc.train import Model

@@ -1,7 +1,7 @@
 """Indexes of codes: encoding, searching, evaluating, changing and diagnosing them."""
 
 from sdc.retrieve.answer import Neighbors, answer_schema, build_answer, equal_neighbors, ragged_neighbors
-from sdc.retrieve.bits import byte_signs, check_bits, hamming, pack, unpack
+from sdc.retrieve.bits import check_bits, hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, encode_rows
 from sdc.retrieve.encode import run as encode_database
 from sdc.retrieve.filters import matching_rows
@@ -21,7 +21,6 @@ __all__ = [
     "SearchSettings",
     "answer_schema",
     "build_answer",
-    "byte_signs",
     "check_bits",
     "encode_database",
     "encode_queries",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdc.arrays import pack_signs
 from sdc.errors import SdcError, UsageError
 
 _ROWS = 65536  # database rows XORed at once: the temporaries stay in the cache
@@ -33,17 +34,12 @@ def pack(outputs: np.ndarray) -> np.ndarray:
         bad = np.flatnonzero(np.isnan(outputs).any(axis=1))
         if len(bad):
             raise SdcError(f"outputs hold NaN, which has no sign: first in row {bad[0]} ({len(bad)} rows in all)")
-    return np.packbits(outputs > 0, axis=1, bitorder="little")
+    return pack_signs(outputs)
 
 
 def unpack(codes: np.ndarray) -> np.ndarray:
     """The bits of codes (N, bits // 8) uint8, as (N, bits) bools."""
     return np.unpackbits(codes, axis=1, bitorder="little").astype(bool)
-
-
-def byte_signs() -> np.ndarray:
-    """(256, 8) float32, the bits of each value of a byte as ±1: +1 for a 1."""
-    return np.where(unpack(np.arange(256, dtype=np.uint8)[:, None]), 1, -1).astype(np.float32)
 
 
 def check_bits(bits: int) -> None:

@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sdc.arrays import BYTE_SIGNS, directions, pack_signs
 from sdc.errors import SdcError
 from sdc.kernels import refine, table_scores
-from sdc.train.tensors import unit_rows
 
 VALUES = 256  # of a byte
 MOST_MARGIN = 4.0  # outputs beyond it, in standard deviations, count as this
@@ -36,7 +36,6 @@ QUERY_PRICE = 0.13  # of a query's bit that departs from its output's sign
 BLOCK = 2048  # vectors encoded at once: bounds the memory
 _EXACT = 2.0**24  # float32 holds every whole number up to here
 _MOST_COST = 32_000  # of a sum of costs, in 16 bits
-BYTE_SIGNS = np.where((np.arange(VALUES)[:, None] >> np.arange(8)) & 1, 1, -1).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +129,7 @@ class ByteTables:
 
         A query's are the same in any company: it is split into two whole numbers, whose products are exact.
         """
-        unit = unit_rows(queries)
+        unit = directions(queries)
         offsets = (unit * self.mean.astype(np.float64)).sum(axis=1).astype(np.float32)
         unit *= np.float32(self.scale)
         coarse = np.rint(unit)
@@ -159,7 +158,7 @@ class ByteTables:
             price: of a bit that departs from its output's sign; 0 is none.
             start: (n, M) uint8, where the descent begins; by default at the outputs' signs.
         """
-        codes = np.packbits(outputs > 0, axis=1, bitorder="little") if start is None else start
+        codes = pack_signs(outputs) if start is None else start
         out = np.empty_like(codes)
         pairs, grid = self._costs(price)
         for block in (slice(start, start + BLOCK) for start in range(0, len(codes), BLOCK)):
@@ -169,7 +168,7 @@ class ByteTables:
 
     def _unary(self, vectors: np.ndarray, outputs: np.ndarray, price: float, grid: float) -> np.ndarray:
         """(M, n, 256) int16, what each value of each byte costs by itself, in units of 1 / grid."""
-        rows = np.rint((unit_rows(vectors) - self.mean) * np.float32(self.scale))
+        rows = np.rint((directions(vectors) - self.mean) * np.float32(self.scale))
         squares = np.square(self._whole).sum(axis=1).reshape(self.bytes, 1, VALUES)
         ratio = np.float32(grid / self.scale**2)
         if price:
@@ -254,7 +253,7 @@ class CodeTables:
                 least.
         """
         if self.encoder is None or not self.refines(query=query):
-            return np.packbits(outputs > 0, axis=1, bitorder="little")
+            return pack_signs(outputs)
         price = max(self.price, QUERY_PRICE) if query else self.price
         return self.encoder.encode(vectors, outputs, price, perturbations=self.perturbations)
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdc.arrays import BYTE_SIGNS, directions, pack_signs
 from sdc.errors import SdcError, log
 from sdc.progress import Progress
-from sdc.train.byte_tables import BYTE_SIGNS, VALUES, ByteTables, CodeTables
+from sdc.train.byte_tables import VALUES, ByteTables, CodeTables
 from sdc.train.recipe import Recipe
-from sdc.train.tensors import unit_rows
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -89,7 +89,7 @@ def _least_squares(codes: np.ndarray, centred: np.ndarray, ridge: float) -> np.n
     count, bytes_ = codes.shape
     selects = _selection(codes)
     gram = (selects.T @ selects).toarray().astype(np.float64)
-    signs = np.where(np.unpackbits(codes, axis=1, bitorder="little"), np.float32(1), np.float32(-1))
+    signs = BYTE_SIGNS[codes].reshape(count, -1)
     penalty = 1e-4 * count * np.eye(signs.shape[1], dtype=np.float32)
     linear = np.linalg.solve(signs.T @ signs + penalty, signs.T @ centred)
     start = np.concatenate([BYTE_SIGNS @ linear[8 * byte : 8 * byte + 8] for byte in range(bytes_)])
@@ -129,7 +129,7 @@ def fit_encoder(
         dial: all else.
     """
     rng = np.random.default_rng(seed)
-    codes = np.packbits(outputs > 0, axis=1, bitorder="little")
+    codes = pack_signs(outputs)
     deviation = rows.std(axis=0)
     with Progress("refine", dial.turns + 2, "turns") as progress:
         for turn in range(dial.turns):
@@ -216,7 +216,7 @@ def fit_code_tables(
     checked = HELD_OUT if len(unit) >= SPARE * HELD_OUT else 0
     fitted, margins = unit[checked:], outputs[checked:]
     if recipe.search_by is None:
-        codes = np.packbits(margins > 0, axis=1, bitorder="little")
+        codes = pack_signs(margins)
         tables = CodeTables(learn_decoder(fit_tables(codes, fitted), fitted, codes, SIGNS, recipe.seed))
     else:
         dial = DIALS[recipe.search_by]
@@ -233,25 +233,20 @@ def _report(
     tables: CodeTables, queries: np.ndarray, outputs: np.ndarray, database: np.ndarray, codes: np.ndarray
 ) -> None:
     """Says how many of the nearest rows both readings keep for rows that no table was fitted to."""
-    nearest = np.argpartition(-(queries @ database.T), NEIGHBORS, axis=1)[:, :NEIGHBORS]
-    signs = np.unpackbits(codes, axis=1).astype(np.float32) - 0.5
-    query_signs = np.unpackbits(tables.encode(queries, outputs, query=True), axis=1).astype(np.float32) - 0.5
-    in_float = tables.decoder.scores(queries, codes, tables.decoder.lengths(codes))
+    import torch
+
+    from sdc.train.losses import expected_recall
+
+    near = (torch.from_numpy(queries) @ torch.from_numpy(database).T).topk(NEIGHBORS).indices
+    of_queries, of_database = (
+        BYTE_SIGNS[some].reshape(len(some), -1) for some in (tables.encode(queries, outputs, query=True), codes)
+    )
+    scores = tables.decoder.scores(queries, codes, tables.decoder.lengths(codes))
+    kept = [expected_recall(torch.from_numpy(some), near) for some in (of_queries @ of_database.T, scores)]
     log.info(
         "held-out rows keep %.3f of their %d nearest among %d rows by Hamming distance, %.3f with the query in float",
-        _recall(query_signs @ signs.T, nearest), NEIGHBORS, len(database), _recall(in_float, nearest),
+        kept[0], NEIGHBORS, len(database), kept[1],
     )  # fmt: skip
-
-
-def _recall(scores: np.ndarray, nearest: np.ndarray) -> float:
-    """The share of the nearest (q, k) among the k highest scores (q, n), expected over random orders of ties."""
-    count = int(nearest.shape[1])
-    last = np.partition(scores, -count, axis=1)[:, -count, None]
-    above, tied = (scores > last).sum(axis=1), (scores == last).sum(axis=1)
-    near = np.take_along_axis(scores, nearest, axis=1)
-    expected = (near > last).sum(axis=1) + (near == last).sum(axis=1) * (count - above) / tied
-    mean = float(expected.mean())
-    return mean / count
 
 
 def _sample(
@@ -265,5 +260,5 @@ def _sample(
     outputs = np.empty((len(drawn), bits), np.float32)
     for part in np.array_split(np.arange(len(drawn)), max(1, len(drawn) // 8192)):
         block = features[drawn[part]].astype(np.float32, copy=False)
-        unit[order[part]], outputs[order[part]] = unit_rows(block), outputs_of(block)
+        unit[order[part]], outputs[order[part]] = directions(block), outputs_of(block)
     return unit, outputs

@@ -1,4 +1,4 @@
-"""Losses that several methods share.
+"""Losses that several methods share, and how many neighbours are kept.
 
 `nt_xent` is the contrastive loss of SimCLR (Chen et al., ICML 2020, equation 1), for methods with two views.
 `neighbor_loss` is the cross entropy of stochastic neighbour embedding (Hinton and Roweis, NIPS 2002).
@@ -82,6 +82,16 @@ def neighbor_loss(rows: Tensor, logits: Tensor, temperature: float) -> Tensor:
     target = (rows[: len(logits)] @ rows.T / temperature).masked_fill(own, -torch.inf).softmax(1)
     # Not −∞ here: 0 · −∞ is no number.
     return F.cross_entropy(logits.masked_fill(own, torch.finfo(logits.dtype).min / 2), target)
+
+
+def expected_recall(similarities: Tensor, near: Tensor) -> float:
+    """The share of the nearest (Q, k) that are among the k of highest similarity (Q, M), in random orders of ties."""
+    count = near.shape[1]
+    last = similarities.topk(count).values[:, -1:]
+    above, tied = (similarities > last).sum(1), (similarities == last).sum(1)
+    found = similarities.gather(1, near)
+    expected = (found > last).sum(1) + (found == last).sum(1) * (count - above) / tied
+    return float(expected.mean()) / count
 
 
 def teacher_temperature(unit: Tensor, entropy: float = ENTROPY) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from sdc.arrays import pack_signs
 from sdc.errors import SdcError, UsageError
 from sdc.files import atomic_write, checksum, fingerprint, require_file
 from sdc.train.byte_tables import MARGIN_STEP, CodeTables
@@ -38,7 +39,6 @@ class Model:
     Args:
         tensors: float32 arrays under the names above.
         metadata: `method`, `settings`, `features` ({path, fingerprint, provenance} of the training set), ….
-
         tables: what its codes decode to, and how they are refined; None where codes are signs and nothing else.
 
     Raises:
@@ -132,8 +132,7 @@ class Model:
         Args:
             features: (N, d), any float type.
             refine: find the codes that decode best, where the model has tables for that; else they are signs.
-            query: for codes that are compared with those of a database: see
-                `CodeTables.encode`.
+            query: for codes that are compared with those of a database: see `CodeTables.encode`.
             outputs: the features' outputs, where they are known.
 
         Returns:
@@ -147,25 +146,20 @@ class Model:
         outputs = self.outputs(features) if outputs is None else outputs
         tables = self.tables
         if tables is None or not refine or not tables.refines(query=query):
-            return np.packbits(outputs > 0, axis=1, bitorder="little")
-        margins = self._reproducible(outputs, features) / np.float32(tables.deviation)
+            return pack_signs(outputs)
+        margins = self._reproducible(outputs, features, tables.deviation) / np.float32(tables.deviation)
         return tables.encode(features, margins, query=query)
 
-    def _reproducible(self, outputs: np.ndarray, features: np.ndarray) -> np.ndarray:
+    def _reproducible(self, outputs: np.ndarray, features: np.ndarray, deviation: float) -> np.ndarray:
         """The outputs; in double precision in rows where another order of a sum could turn a bit or a margin.
 
         A matrix product of 32-bit floats gives a row other last digits in another block. That counts where an output is
-        nearly 0, or nearly between two steps of the margins. How many digits differ goes by what is summed up.
+        nearly 0, or nearly between two steps of the margins.
         """
-        assert self.tables is not None
-        slope, offset = self._reach
-        reach: Any = slope + offset
-        if "unit.epsilon" not in self.tensors:
-            reach = np.sqrt(np.square(features, dtype=np.float64).sum(axis=1, keepdims=True)) * slope + offset
-        step = self.tables.deviation * MARGIN_STEP
+        step = deviation * MARGIN_STEP
         steps = outputs / np.float32(step)
-        slack = np.maximum(UNSURE_OF_SUM * reach, UNSURE * max(1.0, self.tables.deviation)).astype(np.float32)
-        slack /= np.float32(step)
+        scaled = None if "unit.epsilon" in self.tensors else features
+        slack = np.float32(_rounding(self._reach, scaled, deviation) / step)
         unsure = (np.abs(np.abs(steps - np.floor(steps)) - 0.5) < slack) | (np.abs(steps) < slack)
         rows = np.flatnonzero(unsure.any(axis=1))
         if len(rows):
@@ -254,6 +248,20 @@ def _longest_sum(tensors: Mapping[str, np.ndarray]) -> tuple[float, float]:
         gain = np.abs(t["norm.weight"]) / np.sqrt(t["norm.running_var"] + np.float32(NORM_EPS))
         widths, shifts = gain * widths, gain * (shifts + np.abs(t["norm.running_mean"])) + np.abs(t["norm.bias"])
     return float(widths.max()), float(shifts.max())
+
+
+def _rounding(reach: tuple[float, float], features: np.ndarray | None, deviation: float) -> Any:
+    """How far the order of sums may move outputs, (n, 1) or a number.
+
+    Args:
+        reach: as `_longest_sum` gives it.
+        features: (n, d), or None where they are divided by their lengths.
+        deviation: of the outputs.
+    """
+    length: Any = 1.0
+    if features is not None:
+        length = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))[:, None]
+    return np.maximum(UNSURE_OF_SUM * (reach[0] * length + reach[1]), UNSURE * max(1.0, deviation))
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:

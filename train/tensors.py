@@ -35,10 +35,3 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str
         raise SdcError(f"{path} has {what} schema {header['schema']}, this sdc reads {SCHEMA}: upgrade sdc-hash")
     del header["schema"]
     return tensors, header, str(header.pop("fingerprint", ""))
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """The rows divided by their lengths, float32; a row of zeros stays."""
-    x = vectors.astype(np.float64)
-    x /= np.maximum(np.sqrt(np.square(x).sum(axis=1, keepdims=True)), 1e-12)
-    return x.astype(np.float32)

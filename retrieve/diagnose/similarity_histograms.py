@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sdc.arrays import unit_rows
 from sdc.errors import SdcError, UsageError, log
 from sdc.files import atomic_write, writable
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate import share_label
-from sdc.retrieve.features import unit_rows
 
 BINS = 200
 FORMATS = (".png", ".csv")

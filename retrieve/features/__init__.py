@@ -6,8 +6,6 @@ from sdc.retrieve.features.cosine import (
     Cosines,
     Nearest,
     expected_overlap,
-    row_lengths,
-    unit_rows,
 )
 from sdc.retrieve.features.exact_neighbors import nearest
 from sdc.retrieve.features.feature_source import IndexFeatures, encoded_features, missing_features
@@ -28,6 +26,4 @@ __all__ = [
     "expected_overlap",
     "missing_features",
     "nearest",
-    "row_lengths",
-    "unit_rows",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from sdc.arrays import row_lengths, unit_rows
 from sdc.retrieve.features.protocol import Features
 
 CUTOFFS = (1, 10, 100)
@@ -34,13 +35,6 @@ class Cosines:
         return out
 
 
-def unit_rows(features: np.ndarray, dtype: type[np.floating[Any]] = np.float64) -> np.ndarray:
-    """The rows at unit length, a new array of type `dtype`; a row of zeros stays."""
-    x = features.astype(dtype)
-    x /= row_lengths(x)[:, None]
-    return x
-
-
 def cosine_distances(queries: np.ndarray, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(1 − cosine)·1e9, whole numbers, (b, n) float64.
 
@@ -52,13 +46,6 @@ def cosine_distances(queries: np.ndarray, items: np.ndarray, lengths: np.ndarray
     scaled: np.ndarray = (queries @ items.T) * (_GRID / lengths)
     np.subtract(_GRID, scaled, out=scaled)
     return np.asarray(np.rint(scaled, out=scaled))
-
-
-def row_lengths(features: np.ndarray) -> np.ndarray:
-    """The rows' lengths; 1 for a row of zeros."""
-    lengths: np.ndarray = np.sqrt(np.einsum("nd,nd->n", features, features))
-    lengths[lengths == 0] = 1
-    return lengths
 
 
 class Nearest(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdc.arrays import row_lengths, unit_rows
 from sdc.progress import Progress
-from sdc.retrieve.features.cosine import Nearest, cosine_distances, row_lengths, unit_rows
+from sdc.retrieve.features.cosine import Nearest, cosine_distances
 from sdc.retrieve.features.protocol import Features
 
 _QUERIES, _ITEMS = 1024, 4096  # ranked at once: a block of distances is 32 MiB

@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sdc.arrays import BYTE_SIGNS, row_lengths, unit_rows
 from sdc.errors import UsageError
-from sdc.retrieve.bits import byte_signs
-from sdc.retrieve.features import Features, row_lengths, unit_rows
+from sdc.retrieve.features import Features
 from sdc.retrieve.index import Searchable
 from sdc.train import ByteTables
 
@@ -180,7 +180,7 @@ def asymmetric(index: Searchable, positions: np.ndarray, outputs: np.ndarray) ->
     width = index.bits // 8
     scaled = outputs.astype(np.float64)
     scaled /= row_lengths(scaled)[:, None] * math.sqrt(index.bits)
-    tables = scaled.reshape(count, width, 8) @ byte_signs().astype(np.float64).T  # (Q, bytes, 256)
+    tables = scaled.reshape(count, width, 8) @ BYTE_SIGNS.astype(np.float64).T  # (Q, bytes, 256)
     scores = np.empty(positions.shape)
     for table, items, out in zip(tables, positions, scores, strict=True):
         out[:] = table[np.arange(width), index.items.codes(items)].sum(axis=1)

@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
+from sdc.arrays import BYTE_SIGNS, unit_rows
 from sdc.compare.contender import ASYMMETRIC, TABLES, Contender
 from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
-from sdc.retrieve import byte_signs, encode_rows, hamming
+from sdc.retrieve import encode_rows, hamming
 from sdc.retrieve.evaluate import groups_of_scores
-from sdc.retrieve.features import unit_rows
 from sdc.retrieve.index import faiss_module, nearest
 from sdc.train import ByteTables, Model
 from sdc.train.methods import METHODS
@@ -109,7 +109,7 @@ class Asymmetric(Scored):
     def __init__(self, codes: Codes) -> None:
         faiss, self.model, self.bytes = faiss_module(), codes.model, codes.bytes
         self._index = faiss.IndexPQ(8 * self.bytes, self.bytes, 8, faiss.METRIC_INNER_PRODUCT)
-        faiss.copy_array_to_vector(np.tile(byte_signs(), (self.bytes, 1)).ravel(), self._index.pq.centroids)
+        faiss.copy_array_to_vector(np.tile(BYTE_SIGNS, (self.bytes, 1)).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
         self._index.add_sa_codes(codes.codes)
 

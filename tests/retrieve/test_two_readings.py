@@ -8,11 +8,11 @@ import faiss
 import numpy as np
 import pytest
 
+from sdc.arrays import unit_rows
 from sdc.errors import UsageError
 from sdc.retrieve.evaluate.rankings import groups_of_scores
 from sdc.retrieve.index import Index
 from sdc.train import Model
-from sdc.train.byte_tables import unit_rows
 
 ROWS, DIMENSION, QUERIES = 2000, 24, 100
 QUICK = ("--bits", "32", "--steps", "15", "--batch-size", "512", "--hidden", "32")

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdc
+from sdc.arrays import BYTE_SIGNS, directions
 from sdc.errors import SdcError
 from sdc.kernels import byte_tables as kernel
 from sdc.train import CodeTables, Model, byte_tables
 from sdc.train import fit_tables as fitting
-from sdc.train.byte_tables import BYTE_SIGNS, ByteTables, unit_rows
+from sdc.train.byte_tables import ByteTables
 from sdc.train.fit_tables import fit_tables, learn_decoder
 from sdc.train.methods import ITQ
 
@@ -34,7 +35,7 @@ def vectors(rows, dimension=DIMENSION, seed=0):
 
 
 X = vectors(ROWS)
-UNIT = unit_rows(X)
+UNIT = directions(X)
 
 
 def itq(unit, bits=BITS):
@@ -131,7 +132,7 @@ def test_no_tables_leave_the_range_of_exact_sums(seed, bytes_, size, price, oppo
     """Each product of tables and rows stays below 2^24, each sum of costs within 16 bits, on any scale."""
     rng = np.random.default_rng(seed)
     floats = (rng.standard_normal((bytes_, 256, 8)) * 10.0**size).astype(np.float32)
-    rows = unit_rows(rng.standard_normal((20, 8)))
+    rows = directions(rng.standard_normal((20, 8)))
     if opposed:  # all along one direction
         floats[:, ::2], floats[:, 1::2] = np.float32(10.0**size), np.float32(-(10.0**size))
         rows[:] = np.where(np.arange(20)[:, None] % 2, 1, -1) / np.sqrt(np.float32(8))

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import sdc
+from sdc.api import inspect
+from sdc.arrays import unit_rows
 from sdc.extract import ImportSettings, import_features
 from sdc.train import Model, TrainSettings, fit_tables, train_head
-from sdc.train.byte_tables import unit_rows
 from sdc.train.loop import Interrupted
 from sdc.train.methods.neighbors import Neighbors
 
@@ -107,7 +108,7 @@ def test_stopped_while_tables_are_fitted_it_keeps_the_head(folder, tmp_path, mon
         os.kill(os.getpid(), number)
         return learn(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="byte tables were fitted; .*--resume"):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"byte tables were fitted; .*--resume"):
         patch.setattr(fit_tables, "learn_decoder", asked)
         train(folder, out)
     assert not out.exists()
@@ -160,3 +161,10 @@ def test_a_model_says_how_it_was_trained(folder, tmp_path):
     assert model.metadata["training"]["steps"] == 8
     assert model.tables.price == model.metadata["settings"]["price"] == 0.02
     assert {"unit.epsilon", "residual.weight", "hidden.weight"} <= set(model.tensors)
+
+
+def test_inspect_shows_the_price_that_the_dial_gave(folder, tmp_path):
+    shown = inspect(train(folder, tmp_path / "model.safetensors", price=None))
+    assert shown["settings"]["search_by"] == "both"
+    assert shown["settings"]["price"] == shown["tables"]["price"] == fit_tables.DIALS["both"].price
+    assert shown["tables"]["decoder"]["longest"] > shown["tables"]["decoder"]["shortest"] > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdc.arrays import pack_signs
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.files import atomic_write, check_same_settings, linked_file, writable
 from sdc.train.export.formats import FORMATS, Engine, load_format, metadata
@@ -99,7 +100,7 @@ def check(engine: Engine, model: Model, folder: Path, name: str) -> None:
                 f"{name} is not written: on {what} outputs are off by {error:.1e}, of which rounding explains "
                 f"{rounding:.1e}; please report this with the model"
             )
-        if not np.array_equal(exported_codes, np.packbits(exported > 0, axis=1, bitorder="little")):
+        if not np.array_equal(exported_codes, pack_signs(exported)):
             raise SdcError(
                 f"{name} is not written: on {what} its codes are not the signs of its outputs; please report this with "
                 "the model"

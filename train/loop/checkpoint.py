@@ -147,7 +147,6 @@ class Checkpointing:
             where = f"; continue with --resume ({self.checkpoint.path})" if self.checkpoint else ""
             raise Interrupted(f"stopped in epoch {state.epoch + 1}{where}")
 
-
     def save(self, state: State, sums: Tensor, best: dict[str, Tensor] | None) -> None:
         """Saves a checkpoint, in the first process; arguments as those of `after_step`."""
         if self.checkpoint is not None and self.world.rank == 0:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sdc.errors import SdcError, UsageError, log
 from sdc.train.loop.distributed import World
 from sdc.train.loop.state import State
+from sdc.train.losses import expected_recall
 from sdc.train.recipe import CUTS, LEAST_GAIN, Recipe
 
 HELD_OUT = 1000  # rows, at most, and at most a tenth of all
@@ -86,12 +87,7 @@ class Agreement:
         head.eval()
         queries, database = (torch.where(head(x) > 0, 1.0, -1.0) for x in (self._queries, self._database))
         head.train(training)
-        similarities = queries @ database.T  # K − 2 · Hamming distance, exact in float32
-        last = similarities.topk(NEIGHBORS).values[:, -1:]
-        above, tied = (similarities > last).sum(1), (similarities == last).sum(1)
-        near = similarities.gather(1, self._near)
-        expected = (near > last).sum(1) + (near == last).sum(1) * (NEIGHBORS - above) / tied
-        return float(expected.mean()) / NEIGHBORS
+        return expected_recall(queries @ database.T, self._near)  # K − 2 · Hamming distance, exact in float32
 
 
 class EarlyStopping:

@@ -165,10 +165,7 @@ class _Run:
         if self.stopping.best is None and not self.recipe.locality:
             self._check(state)
         silent = self.world.rank > 0
-        with (
-            StopSignals() as stop,
-            Progress("train", total, "steps", self._steps(state), silent) as bar,
-        ):
+        with StopSignals() as stop, Progress("train", total, "steps", self._steps(state), silent) as bar:
             while state.epoch < epochs and not state.done:
                 self._set_rate(state)
                 with contextlib.closing(self.batches.epoch(state.epoch, state.step)) as batches:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdc.arrays import unit_rows
 from sdc.errors import UsageError
 from sdc.extract.store import Listing, write_features
 from sdc.retrieve.encode import EncodeSettings, run
@@ -15,7 +16,6 @@ from sdc.retrieve.rerank import float_search
 from sdc.retrieve.rerank.scoring import asymmetric
 from sdc.retrieve.update import AddSettings, RemoveSettings, add, remove
 from sdc.train import CodeTables, Model
-from sdc.train.byte_tables import unit_rows
 from sdc.train.fit_tables import fit_tables
 
 DIMENSION, BITS, ROWS, QUERIES = 12, 16, 1500, 20

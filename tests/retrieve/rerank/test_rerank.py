@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdc.arrays import directions
 from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve.bits import hamming, pack, unpack
@@ -24,7 +25,7 @@ from sdc.retrieve.rerank.scoring import WIDTH, code_scores, rerank, shortlist_si
 from sdc.retrieve.search import search
 from sdc.retrieve.search_settings import SearchSettings
 from sdc.retrieve.update import AddSettings, add
-from sdc.train.byte_tables import CodeTables, unit_rows
+from sdc.train.byte_tables import CodeTables
 from sdc.train.fit_tables import fit_tables
 from sdc.train.model import Model
 
@@ -428,7 +429,7 @@ def tabled(made, tmp_path_factory):
         ids = [f"{name}/{n}" for n in range(len(everything))]
         write_features(folder / name, Listing(ids, split), {"source": "import"}, 32, np.float16, [everything])
     plain = Model.load(made / "model.safetensors")
-    tables = fit_tables(plain.encode(features[:2800]), unit_rows(features[:2800]))
+    tables = fit_tables(plain.encode(features[:2800]), directions(features[:2800]))
     Model(plain.tensors, plain.metadata, CodeTables(tables)).save(folder / "model.safetensors")
     run(EncodeSettings(features=folder / "feats.h5", model=folder / "model.safetensors", out=folder / "db.bin"))
     add(AddSettings(features=folder / "more.h5", index=folder / "db.bin"))
