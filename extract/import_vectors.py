@@ -6,7 +6,7 @@ Vectors are streamed from the source into the store: however large they are, onl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,27 +15,29 @@ import numpy as np
 
 from sdc._version import __version__
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
+from sdc.extract.columns import NONE, OPTIONS, column_beside, find_vectors, say_taken
 from sdc.extract.datasets import REVISITED_PROTOCOL, Revisited, read_groundtruth
-from sdc.extract.labels import say_classes
+from sdc.extract.labels import Labels, say_classes
 from sdc.extract.parts import is_up_to_date
-from sdc.extract.readers import Table, read_tables
+from sdc.extract.readers import Source, Table, open_source
 from sdc.extract.store import Listing, default_splits, write_features
 from sdc.extract.vector_files import (
     COARSE,
+    IDS,
     LABELS,
-    find_vectors,
     read_ids,
     read_labels,
     read_splits,
 )
-from sdc.files import require_file
+from sdc.files import fingerprint
 from sdc.inputs import readable_twice
 from sdc.progress import Progress
 from sdc.settings import recorded
 
 DTYPES = ("float16", "float32")
 ALWAYS_RECORDED = ("labels", "ids", "splits")  # in the provenance; later options only where they are used
-FILES = ("vectors", *ALWAYS_RECORDED, "labels_coarse", "groundtruth")
+FILES = (*ALWAYS_RECORDED, "labels_coarse", "groundtruth")
+COLUMNS = ("column", "id_column", "label_column")
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,17 @@ class ImportSettings:
     """What `sdc import` takes.
 
     Attributes:
-        vectors: npy, npz, parquet, safetensors, HDF5, fvecs, bvecs or what torch.save wrote; of several arrays the one
-            named features, embeddings or vectors, else the only two-dimensional one of floats.
+        vectors: npy, npz, parquet, feather, arrow, safetensors, HDF5, fvecs, bvecs or what torch.save wrote; or many of
+            these as one: a folder, a pattern such as `part-*.parquet`, or a sequence of paths. See `open_source`.
+        column: the array that holds the vectors; by default the one named features, embeddings or vectors, else the
+            only two-dimensional one of floats.
+        id_column, label_column: the arrays with ids and labels, of `ids` and `labels` where these are given, else of
+            `vectors`; by default those of the usual names (`USUAL_NAMES`). "none" takes none.
         labels: one a row: text (one a line), npy, or a column of parquet; whole numbers (-1 is no label), zeros and
             ones (N, C), in text with blanks or commas between them, or names, which become numbers in natural order.
             By default `labels` beside the vectors.
         labels_coarse: a second level above `labels`, in the same forms. By default `labels_coarse` beside the vectors.
-        ids: one a row: text (one a line) or npy. By default `ids` beside the vectors (`id` in what torch.save wrote),
-            else the row numbers.
+        ids: one a row: text (one a line) or npy. By default `ids` or `id` beside the vectors, else the row numbers.
         splits: npz with row numbers `train`, `query`, `database`. By default `store.default_splits`.
         groundtruth: gnd_roxford5k.pkl or one like it, which makes the splits as well. Where the ids are the names of
             its images (an ending or folders aside), rows go by these; else they must be its images, then its queries.
@@ -60,11 +65,14 @@ class ImportSettings:
         overwrite: replace an `out` of other settings.
     """
 
-    vectors: Path
+    vectors: Path | Sequence[Path]
     labels: Path | None = None
     labels_coarse: Path | None = None
     ids: Path | None = None
     splits: Path | None = None
+    column: str | None = None
+    id_column: str | None = None
+    label_column: str | None = None
     groundtruth: Path | None = None
     dtype: str | None = None
     seed: int = 0
@@ -82,48 +90,89 @@ def import_features(settings: ImportSettings) -> Path:
             infinite.
     """
     with contextlib.ExitStack() as copies:
-        beside = {name: getattr(settings, name) for name in FILES[1:]}
+        given = {name: getattr(settings, name) for name in FILES}
         files: dict[str, Any] = {
-            name: copies.enter_context(readable_twice(Path(path))) for name, path in beside.items() if path
+            name: copies.enter_context(readable_twice(Path(path))) for name, path in given.items() if path
         }
         return _import_features(replace(settings, **files))
 
 
 def _import_features(settings: ImportSettings) -> Path:
-    out, source = Path(settings.out), require_file(Path(settings.vectors), "file of vectors", "numpy.save")
+    out = Path(settings.out)
+    _check_request(settings)
+    source = open_source(settings.vectors, "file of vectors", without=[out])
+    if out.exists() and any(out.samefile(file) for file in source.files):
+        raise UsageError(f"{out} is the file of vectors itself: choose another --out")
+    truth = None if settings.groundtruth is None else read_groundtruth(Path(settings.groundtruth))
+    vectors = find_vectors(source, settings.column)
+    n, d = vectors.shape
+    beside = _columns_beside(settings, source, vectors)
+    levels = _read_levels(settings, source, beside, n)
+    provenance = _provenance(settings, source, labelled=LABELS in levels)
+    if is_up_to_date(out, provenance, overwrite=settings.overwrite):
+        return out
+    ids = read_ids(settings.ids, beside.get(IDS), n, settings.id_column)
+    splits = default_splits(n, settings.seed) if settings.splits is None else read_splits(settings.splits)
+    known: dict[str, Any] = {level: read.values for level, read in levels.items()}
+    known["classes"] = {level: read.names for level, read in levels.items()}
+    with _advice(settings, beside):
+        if truth is not None:
+            listing = replace(_landmark_listing(truth, ids), **known)
+        else:
+            listing = Listing(ids, splits, **known)
+    say_classes(listing)
+    dtype = settings.dtype or ("float16" if vectors.dtype == "float16" else "float32")
+    say_taken(source, {"vectors": vectors, **beside})
+    log.info("import: %s of %s as %s", vectors, source.name, dtype)
+    with Progress("import", n, "rows") as progress:
+        return write_features(out, listing, provenance, d, dtype, _counted(vectors, progress))
+
+
+def _check_request(settings: ImportSettings) -> None:
     if settings.dtype not in (None, *DTYPES):
         raise unknown_name_error("dtype", str(settings.dtype), DTYPES)
     if settings.seed < 0:
         raise UsageError(f"--seed is {settings.seed}, expected 0 or more")
     if settings.groundtruth is not None and settings.splits is not None:
         raise UsageError("--groundtruth makes the splits: leave out --splits")
-    if out.exists() and out.samefile(source):
-        raise UsageError(f"{out} is the file of vectors itself: choose another --out")
-    truth = None if settings.groundtruth is None else read_groundtruth(Path(settings.groundtruth))
-    tables = read_tables(source)
-    vectors = find_vectors(source, tables)
-    n, d = vectors.shape
-    labels = read_labels(settings.labels, tables, LABELS, n)
-    if settings.labels_coarse is not None and labels is None:
-        raise UsageError("--labels-coarse is a level above labels, and there are none: give --labels as well")
-    coarse = read_labels(settings.labels_coarse, tables, COARSE, n)
-    provenance = _provenance(settings, labelled=labels is not None)
-    if is_up_to_date(out, provenance, overwrite=settings.overwrite):
-        return out
-    ids = read_ids(settings.ids, tables, n)
-    levels = {level: read for level, read in ((LABELS, labels), (COARSE, coarse)) if read is not None}
-    known: dict[str, Any] = {level: read.values for level, read in levels.items()}
-    known["classes"] = {level: read.names for level, read in levels.items()}
-    if truth is not None:
-        listing = replace(_landmark_listing(truth, ids), **known)
-    else:
-        splits = default_splits(n, settings.seed) if settings.splits is None else read_splits(settings.splits)
-        listing = Listing(ids, splits, **known)
-    say_classes(listing)
-    dtype = settings.dtype or ("float16" if vectors.dtype == "float16" else "float32")
-    log.info("import: %s of %s as %s", vectors, source, dtype)
-    with Progress("import", n, "rows") as progress:
-        return write_features(out, listing, provenance, d, dtype, _counted(vectors, progress))
+
+
+def _columns_beside(settings: ImportSettings, source: Source, vectors: Table) -> dict[str, Table]:
+    """The columns beside the vectors that are used, by what for: not where the user gives a file of it."""
+    columns = {IDS: settings.id_column, LABELS: settings.label_column, COARSE: None}
+    files = {IDS: settings.ids, LABELS: settings.labels, COARSE: settings.labels_coarse}
+    tables = {
+        role: column_beside(source, vectors, role, column) for role, column in columns.items() if files[role] is None
+    }
+    return {role: table for role, table in tables.items() if table is not None}
+
+
+def _read_levels(settings: ImportSettings, source: Source, beside: Mapping[str, Table], n: int) -> dict[str, Labels]:
+    """The labels and the coarse labels, as far as there are any."""
+    levels = {}
+    with _advice(settings, beside):
+        for level, path, column in (
+            (LABELS, settings.labels, settings.label_column),
+            (COARSE, settings.labels_coarse, None),
+        ):
+            labels = read_labels(path, beside.get(level), source.tables, level, n, column)
+            if labels is not None:
+                levels[level] = labels
+            elif level == LABELS and settings.labels_coarse is not None:
+                raise UsageError("--labels-coarse is a level above labels, and there are none: give --labels as well")
+    return levels
+
+
+@contextlib.contextmanager
+def _advice(settings: ImportSettings, beside: Mapping[str, Table]) -> Iterator[None]:
+    """Says of columns that were taken by their usual names, and are not what these say, how they are left out."""
+    try:
+        yield
+    except SdcError as error:
+        for role, start, column in ((IDS, "id ", settings.id_column), (LABELS, "labels:", settings.label_column)):
+            if role in beside and column is None and str(error).startswith(start):
+                raise SdcError(f"{error}; {OPTIONS[role]} {NONE} leaves {beside[role].name} out") from error
+        raise
 
 
 def _counted(vectors: Table, progress: Progress) -> Iterator[np.ndarray]:
@@ -150,15 +199,10 @@ def _landmark_listing(truth: Revisited, ids: Sequence[str]) -> Listing:
     )
 
 
-def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
-    def stamp(path: Path | None) -> dict[str, Any] | None:
-        if path is None:
-            return None
-        state = require_file(Path(path), "file", "numpy.save").stat()
-        return {"name": Path(path).name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-
+def _provenance(settings: ImportSettings, source: Source, *, labelled: bool) -> dict[str, Any]:
     present = recorded(settings, always=ALWAYS_RECORDED)
-    files = {name: stamp(getattr(settings, name)) for name in FILES if name in present}
+    files = {name: _stamp(getattr(settings, name)) for name in FILES if name in present}
+    columns = {name: present[name] for name in COLUMNS if name in present}
     seed = settings.seed if settings.splits is None and settings.groundtruth is None else None
     protocol = {"name": "category", "at": 1000} if labelled else None
     return {
@@ -167,8 +211,25 @@ def _provenance(settings: ImportSettings, *, labelled: bool) -> dict[str, Any]:
         "weights": None,
         "weights_sha256": None,
         "preprocessing": {},
-        "dataset": Path(settings.vectors).stem,
+        "dataset": source.files[0].stem if len(source.files) == 1 else source.files[0].absolute().parent.name,
         "protocol": protocol if settings.groundtruth is None else dict(REVISITED_PROTOCOL),
-        "settings": {**files, "dtype": settings.dtype, "seed": seed},
+        "settings": {"vectors": _stamp(*source.files), **files, **columns, "dtype": settings.dtype, "seed": seed},
         "version": __version__,
     }
+
+
+def _stamp(*paths: Path | None) -> dict[str, Any] | None:
+    """What tells whether files are still the same: of several the names are hashed, bytes summed."""
+    files = [Path(path) for path in paths if path is not None]
+    files = [file for path in files for file in ([*sorted(path.iterdir())] if path.is_dir() else [path])]
+    if not files:
+        return None
+    states = [file.stat() for file in files]
+    stamp = {
+        "name": files[0].name,
+        "bytes": sum(state.st_size for state in states),
+        "mtime_ns": max(state.st_mtime_ns for state in states),
+    }
+    if len(files) == 1:
+        return stamp
+    return {**stamp, "files": len(files), "names": fingerprint({"names": [file.name for file in files]})}

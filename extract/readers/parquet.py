@@ -1,73 +1,87 @@
-"""Parquet files."""
+"""Parquet, Feather and Arrow files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sdc.errors import SdcError
-from sdc.extract.readers.table import Table, block_rows
+from sdc.extract.readers.arrow_columns import arrow_tables
+from sdc.extract.readers.table import Table
+
+READ_AHEAD = 32 << 20  # bytes, of all columns that are read at once
 
 
 def read_parquet(path: Path) -> list[Table]:
-    """The columns of numbers, of texts, or of lists of one length.
+    """The columns of a Parquet file.
 
     Raises:
         SdcError: pyarrow is not installed.
     """
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise SdcError(f"cannot read {path}: parquet needs pyarrow; pip install 'sdc-hash[parquet]'") from error
-    with parquet.ParquetFile(path) as file:
-        columns = [_parquet_column(path, column, file.metadata.num_rows) for column in file.schema_arrow]
-    return [column for column in columns if column is not None]
-
-
-def _parquet_column(path: Path, column: Any, rows: int) -> Table | None:
-    from pyarrow import types
-
-    kind = column.type
-    shape: tuple[int, ...] = (rows,)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        first = next(_parquet_blocks(path, column.name, 1), np.empty((0, 0)))
-        kind, shape = kind.value_type, (rows, first.shape[1])
-    if types.is_string(kind) or types.is_large_string(kind):
-        dtype = "object"
-    elif types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind):
-        dtype = np.dtype(kind.to_pandas_dtype()).name
-    else:
-        return None
-    return Table(column.name, shape, dtype, lambda: _parquet_blocks(path, column.name, block_rows(shape, 8)))
-
-
-def _parquet_blocks(path: Path, column: str, step: int) -> Iterator[np.ndarray]:
+    _need_pyarrow(path)
     import pyarrow.parquet as parquet
 
-    done = 0
-    # By default whole row groups are read ahead into memory, often the whole file.
-    with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-        for batch in file.iter_batches(step, columns=[column]):
-            yield _arrow_rows(batch.column(0), column, done)
-            done += batch.num_rows
+    def batches(columns: Sequence[str], step: int) -> Iterator[Any]:
+        # By default whole row groups are read ahead into memory, often the whole file.
+        ahead = min(1 << 20, max(1 << 14, READ_AHEAD // len(columns)))
+        with parquet.ParquetFile(path, buffer_size=ahead, pre_buffer=False) as file:
+            yield from file.iter_batches(step, columns=list(columns))
+
+    with parquet.ParquetFile(path) as file:
+        return arrow_tables(file.schema_arrow, file.metadata.num_rows, batches)
 
 
-def _arrow_rows(values: Any, column: str, start: int) -> np.ndarray:
-    """A batch of a column as (n,) or (n, d); all lists in it have the length of the first."""
-    if values.null_count:
-        row = start + values.is_null().to_pylist().index(True)
-        raise ValueError(f"column {column} has no value in row {row}")
-    if not hasattr(values, "flatten"):
-        return np.asarray(values.to_numpy(zero_copy_only=False))
-    flat = values.flatten()
-    lengths = np.asarray(values.value_lengths())
-    odd = np.flatnonzero(lengths != lengths[0])
-    if odd.size or flat.null_count:
-        where = "empty values"
-        if odd.size:
-            where = f"{lengths[odd[0]]} values in row {start + odd[0]} and {lengths[0]} in row {start}"
-        raise ValueError(f"column {column} holds {where}, expected the same number in each")
-    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(values), int(lengths[0]))
+def read_arrow(path: Path) -> list[Table]:
+    """The columns of a Feather file (version 2) or an Arrow file, in either of Arrow's formats, file and stream.
+
+    Raises:
+        SdcError: pyarrow is not installed.
+    """
+    _need_pyarrow(path)
+    import pyarrow as arrow
+    from pyarrow import ipc
+
+    with path.open("rb") as file:
+        seekable = file.read(6) == b"ARROW1"
+
+    def open_columns(source: Any, columns: Sequence[int]) -> Iterator[Any]:
+        options = ipc.IpcReadOptions(included_fields=list(columns))
+        if not seekable:
+            yield from ipc.open_stream(source, options=options)
+            return
+        reader = ipc.open_file(source, options=options)
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+    def batches(columns: Sequence[str], step: int) -> Iterator[Any]:
+        with arrow.memory_map(str(path)) as source:
+            for batch in open_columns(source, [schema.get_field_index(name) for name in columns]):
+                for start in range(0, batch.num_rows, step):
+                    yield batch.slice(start, step)
+
+    with arrow.memory_map(str(path)) as source:
+        schema = (ipc.open_file if seekable else ipc.open_stream)(source).schema
+    return arrow_tables(schema, _rows(path, schema, seekable, open_columns), batches)
+
+
+def _rows(path: Path, schema: Any, seekable: bool, open_columns: Any) -> int:
+    """How many rows an Arrow file has. A stream says so nowhere: it is passed through by one column."""
+    import pyarrow as arrow
+
+    if seekable:
+        from pyarrow import dataset
+
+        return int(dataset.dataset(str(path), format="ipc").count_rows())
+    plain = next((place for place, field in enumerate(schema) if not field.type.num_fields), 0)
+    with arrow.memory_map(str(path)) as source:
+        return sum(batch.num_rows for batch in open_columns(source, [plain]))
+
+
+def _need_pyarrow(path: Path) -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise SdcError(
+            f"cannot read {path}: {path.suffix[1:]} needs pyarrow; pip install 'sdc-hash[parquet]'"
+        ) from error

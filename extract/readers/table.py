@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import SdcError
+from sdc.errors import SdcError, shortened
 
 BLOCK_BYTES = 8 << 20
+
+# What arrays are usually called, by what they are for. In any case (ID, Labels); the first of several is taken.
+USUAL_NAMES = {
+    "vectors": ("features", "embeddings", "vectors", "feature", "embedding", "vector"),
+    "ids": ("ids", "id"),
+    "labels": ("labels", "label"),
+    "labels_coarse": ("labels_coarse", "label_coarse", "coarse_labels", "coarse_label"),
+    "texts": ("texts", "text"),
+}
+
+
+class ContentError(Exception):
+    """A file is whole, but something in it cannot be taken. The message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -23,29 +37,54 @@ class Table:
     Attributes:
         name: its name in the file, empty where the format has none.
         shape: (N,) or (N, d) or more.
-        dtype: a NumPy name, or "bfloat16", the blocks of which come as float32.
+        dtype: a NumPy name, "object" of texts, or "bfloat16", the blocks of which come as float32; where it cannot be
+            read, what the file calls it.
         blocks: reads it from its beginning, as consecutive blocks of rows.
+        problem: why it cannot be read, such as "holds Python objects: save …"; empty where it can.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     blocks: Callable[[], Iterator[np.ndarray]]
+    problem: str = ""
+
+    @property
+    def role(self) -> str:
+        """What an array of its name is usually for, a key of `USUAL_NAMES`; empty where the name says nothing."""
+        name = self.leaf.lower()
+        roles = (role for role, names in USUAL_NAMES.items() if name in names)
+        return next(roles, "vectors" if re.sub(r"[\W_]*\*$", "", name) in USUAL_NAMES["vectors"] else "")
+
+    @property
+    def leaf(self) -> str:
+        """The last part of its name."""
+        return self.name.rsplit("/", 1)[-1]
 
     @property
     def floating(self) -> bool:
-        return self.dtype.startswith(("float", "bfloat"))
+        return self.dtype.startswith(("float", "bfloat")) and not self.problem
 
     @property
     def numeric(self) -> bool:
-        return self.floating or self.dtype.startswith(("int", "uint"))
+        return self.floating or (self.dtype.startswith(("int", "uint")) and not self.problem)
 
     def __str__(self) -> str:
-        return f"{self.name or 'array'} {self.shape} {self.dtype}"
+        kind = "text" if self.dtype == "object" and not self.problem else self.dtype
+        return f"{self.name or 'array'} {self.shape} {kind}"
 
     def read(self) -> np.ndarray:
         """All of it, in memory."""
         return np.concatenate([*self.blocks()]) if 0 not in self.shape else np.empty(self.shape)
+
+
+def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Table:
+    """A table that can only be named: reading its blocks raises ContentError with the problem."""
+
+    def refuse() -> Iterator[np.ndarray]:
+        raise ContentError(f"{name or 'it'} {problem}")
+
+    return Table(name, shape, dtype, refuse, problem)
 
 
 @contextlib.contextmanager
@@ -53,11 +92,21 @@ def one_line_errors(path: Path) -> Iterator[None]:
     """Turns whatever a parser makes of a bad file into a one-line error about `path`."""
     try:
         yield
-    except SdcError:
+    except (SdcError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SdcError(f"cannot read {path}: {reason}: is it whole, and what its ending says?") from error
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 160)
+        raise SdcError(f"cannot read {path}: {reason}{'' if _is_whole(error) else WHOLE}") from error
+
+
+WHOLE = ": is it whole, and what its ending says?"
+
+
+def _is_whole(error: Exception) -> bool:
+    """Whether the file may well be what it should: the content, the system or a library refused it."""
+    if isinstance(error, (ContentError, NotImplementedError, ImportError)):
+        return True
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def block_rows(shape: tuple[int, ...], itemsize: int) -> int:

@@ -12,11 +12,18 @@ from sdc.extract import ImportSettings, import_features
 from sdc.extract.readers import READERS
 
 
-@click.command("import", help=f"Take in existing vectors.  Files may end in {', '.join(READERS)}.")
-@click.argument("vectors", type=PATH)
-@click.option("--labels", type=PATH, help="npy, or text with a label a line.")
+@click.command(
+    "import",
+    help="Take in existing vectors: a file, a folder of files, a 'pattern*' or several files, as one.  "
+    f"Files may end in {', '.join(READERS)}.",
+)
+@click.argument("vectors", type=PATH, nargs=-1, required=True)
+@click.option("--column", metavar="NAME", help="The array or column with the vectors.  [default: by name and shape]")
+@click.option("--labels", type=PATH, help="Text with a label a line, or any kind of file that vectors come in.")
+@click.option("--label-column", metavar="NAME", help="Of --labels, else of VECTORS; or none.  [default: by name]")
 @click.option("--labels-coarse", type=PATH, help="A second level above the labels, in the same forms.")
-@click.option("--ids", type=PATH, help="npy, or text with an id a line.  [default: row numbers]")
+@click.option("--ids", type=PATH, help="The same with an id a line.  [default: those in VECTORS, else row numbers]")
+@click.option("--id-column", metavar="NAME", help="Of --ids, else of VECTORS; or none.  [default: by name]")
 @click.option("--splits", type=PATH, help="npz with the row numbers of train, query and database.")
 @click.option("--groundtruth", type=PATH, help="gnd_roxford5k.pkl or gnd_rparis6k.pkl, for their features.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")
@@ -25,4 +32,6 @@ from sdc.extract.readers import READERS
 @overwrite
 @as_json
 def import_vectors(as_json: bool, **options: Any) -> None:
-    print_file(import_features(ImportSettings(**options)), as_json)
+    vectors = options.pop("vectors")
+    settings = ImportSettings(vectors[0] if len(vectors) == 1 else vectors, **options)
+    print_file(import_features(settings), as_json)

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as arrow
+import pyarrow.feather as feather
 import pyarrow.parquet as parquet
 import pytest
 import safetensors.numpy
@@ -67,6 +68,16 @@ def save_bfloat16(path: Path, values: np.ndarray) -> None:
     safetensors.torch.save_file({"x": torch.from_numpy(values).bfloat16()}, path)
 
 
+def save_feather(path: Path, values: np.ndarray) -> None:
+    feather.write_feather(arrow.table({"e": fixed_lists(values)}), path, chunksize=113)
+
+
+def save_stream(path: Path, values: np.ndarray) -> None:
+    table = arrow.table({"e": values.tolist()}, schema=arrow.schema({"e": arrow.list_(arrow.float32())}))
+    with arrow.ipc.new_stream(path, table.schema) as file:
+        file.write_table(table, max_chunksize=113)
+
+
 # name -> (file name, how it is written, dtype of the values)
 FORMATS: dict[str, tuple[str, Callable[[Path, np.ndarray], Any], str]] = {
     "npy": ("v.npy", np.save, "float32"),
@@ -76,6 +87,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path, np.ndarray], Any], str]] = {
     "npy big endian": ("v.npy", np.save, ">f4"),
     "npy by columns": ("v.npy", lambda path, x: np.save(path, np.asfortranarray(x)), "float32"),
     "npz": ("v.npz", lambda path, x: np.savez(path, x=x), "float32"),
+    "npz by columns": ("v.npz", lambda path, x: np.savez(path, x=np.asfortranarray(x)), "float16"),
     "npz compressed": ("v.npz", lambda path, x: np.savez_compressed(path, embeddings=x, y=x[:2]), "float16"),
     "safetensors": ("v.safetensors", lambda path, x: safetensors.numpy.save_file({"x": x}, path), "float16"),
     "safetensors bfloat16": ("v.safetensors", save_bfloat16, "float32"),
@@ -83,6 +95,12 @@ FORMATS: dict[str, tuple[str, Callable[[Path, np.ndarray], Any], str]] = {
     "hdf5 chunked": ("v.h5", lambda path, x: save_hdf5(path, x, chunks=(50, 7), compression="gzip"), "float16"),
     "parquet fixed lists": ("v.parquet", lambda path, x: save_parquet(path, {"e": fixed_lists(x)}), "float32"),
     "parquet lists": ("v.parquet", lambda path, x: save_parquet(path, {"e": x.tolist(), "f": [1] * len(x)}), "float64"),
+    "feather": (
+        "v.feather",
+        lambda path, x: feather.write_feather(arrow.table({"e": fixed_lists(x)}), path),
+        "float16",
+    ),
+    "arrow stream": ("v.arrow", save_stream, "float32"),
     "fvecs": ("v.fvecs", save_vecs, "float32"),
     "bvecs": ("v.bvecs", save_vecs, "uint8"),
 }
@@ -306,7 +324,6 @@ def odd_vecs(path: Path) -> None:
             UsageError,
             "found a .*; b .*; expected",
         ),
-        ("v.npz", lambda path: np.savez(path, np.asfortranarray(vectors())), SdcError, "stored by columns"),
         ("v.npz", lambda path: flipped(path, np.savez), SdcError, "cannot read .*Bad CRC-32"),
         ("v.npz", lambda path: flipped(path, np.savez_compressed), SdcError, "cannot read"),
         ("v.safetensors", lambda path: path.write_text("hello"), SdcError, "cannot read"),
