@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from sdc.errors import shortened
 from sdc.extract.readers.single_rows import gather_rows
-from sdc.extract.readers.table import Table, block_rows, unreadable
-from sdc.extract.store import OFFSETS
+from sdc.extract.readers.table import ContentError, Table, block_rows, unreadable
+from sdc.extract.store import OFFSETS, PackedIds
 from sdc.progress import Progress
 
 # Filters that HDF5 does not bring along, by their registered numbers.
@@ -98,7 +99,20 @@ def _blocks(path: Path, name: str, text: bool) -> Iterator[np.ndarray]:
         dataset = file[name]
         step = block_rows(dataset.shape, 64 if text else dataset.dtype.itemsize)
         for start in range(0, dataset.shape[0], step):
-            yield dataset[start : start + step]  # texts come as bytes: files say ASCII that hold UTF-8
+            block = dataset[start : start + step]
+            yield _decoded(block, name, start) if text else block
+
+
+def _decoded(block: np.ndarray, name: str, start: int) -> np.ndarray:
+    """Texts from bytes, as UTF-8: files say ASCII of it."""
+    texts = np.empty(block.shape, object)
+    for place, value in enumerate(block.ravel().tolist()):
+        try:
+            texts.flat[place] = value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError as error:
+            row = start + place * len(block) // block.size
+            raise ContentError(f"{name}: {shortened(repr(value), 40)} in row {row} is not UTF-8 text") from error
+    return texts
 
 
 def _arrays(path: Path, names: Sequence[str]) -> Iterator[np.ndarray]:
@@ -106,4 +120,13 @@ def _arrays(path: Path, names: Sequence[str]) -> Iterator[np.ndarray]:
 
     with h5py.File(path, "r", locking=False) as file:
         for name in names:
-            yield np.asarray(file[name][()])
+            array = np.asarray(file[name][()])
+            yield _decoded(array.reshape(-1), name, 0).reshape(array.shape) if array.dtype.kind in "OS" else array
+
+
+def _packed_texts(path: Path, name: str) -> Iterator[np.ndarray]:
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        packed = PackedIds(file[name][:], file[name + OFFSETS][:])
+    yield np.array(packed[:], object)

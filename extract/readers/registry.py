@@ -8,7 +8,7 @@ a module with a function, and a line in `READERS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from sdc.extract.readers.npy import read_npy, read_npz
 from sdc.extract.readers.parquet import read_arrow, read_parquet
 from sdc.extract.readers.safetensors import read_safetensors
 from sdc.extract.readers.shards import find_files, one_after_the_other
-from sdc.extract.readers.table import Table, one_line_errors
+from sdc.extract.readers.table import Source, Table, one_line_errors
 from sdc.extract.readers.torch_save import read_torch_save
 from sdc.inputs import utf8_path
 from sdc.progress import Progress
@@ -39,21 +39,6 @@ READERS: dict[str, Callable[[Path], list[Table]]] = {
     ".pt": read_torch_save,
     ".pth": read_torch_save,
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a user named, as tables.
-
-    Attributes:
-        name: what to call it in messages.
-        files: in the order of their rows.
-        tables: of the file, or of all files one after the other.
-    """
-
-    name: str
-    files: list[Path]
-    tables: list[Table]
 
 
 def open_source(given: Path | Sequence[Path], what: str, without: Collection[Path] = ()) -> Source:

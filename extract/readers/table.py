@@ -78,6 +78,21 @@ class Table:
         return np.concatenate([*self.blocks()]) if 0 not in self.shape else np.empty(self.shape)
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a user named, as tables.
+
+    Attributes:
+        name: what to call it in messages.
+        files: in the order of their rows.
+        tables: of the file, or of all files one after the other.
+    """
+
+    name: str
+    files: list[Path]
+    tables: list[Table]
+
+
 def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Table:
     """A table that can only be named: reading its blocks raises ContentError with the problem."""
 

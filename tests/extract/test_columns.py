@@ -242,7 +242,7 @@ def test_a_column_without_values_is_named(take: Take) -> None:
 
 def test_two_columns_of_one_name_are_refused(take: Take, tmp_path: Path) -> None:
     save_stream(arrow.Table.from_arrays([lists(), *[arrow.array(IDS)] * 2], ["e", "id", "id"]), tmp_path / "t.arrow")
-    with pytest.raises(SdcError, match="id is the name of 2 columns, .*or leave it out with --id-column none"):
+    with pytest.raises(SdcError, match=r"id is the name of 2 columns, .*or leave it out with --id-column none"):
         take(tmp_path / "t.arrow")
     assert take(tmp_path / "t.arrow", id_column="none").ids()[0] == "0"
 

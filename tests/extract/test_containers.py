@@ -66,10 +66,21 @@ def test_texts_in_hdf5_are_utf8_of_any_length(take: Take, tmp_path: Path, kind: 
     assert take("v.h5").ids() == IDS
 
 
+def test_ids_that_a_store_packs_are_read_again(take: Take, tmp_path: Path) -> None:
+    names = ["long" * 500, *IDS[1:]]
+    (tmp_path / "ids.txt").write_text("\n".join(names), encoding="utf-8")
+    np.save(tmp_path / "v.npy", X)
+    take("v.npy", ids=tmp_path / "ids.txt").path.rename(tmp_path / "packed.h5")
+    assert take("packed.h5").ids() == names
+    with h5py.File(tmp_path / "v.h5", "w") as file:  # ragged lists of numbers are none
+        file["features"], file["values"], file["values_offsets"] = X, X[0], np.arange(N)
+    np.testing.assert_array_equal(take("v.h5").features, X)
+
+
 def test_texts_that_are_not_utf8_are_refused(take: Take, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file["features"], file["ids"] = X, np.array([f"Straße{row}".encode("latin-1") for row in range(N)])
-    with pytest.raises(SdcError, match=r"ids: b'Stra\\xdfe0' is not UTF-8 text"):
+    with pytest.raises(SdcError, match=r"ids: b'Stra\\xdfe0' in row 0 is not UTF-8 text"):
         take("v.h5")
 
 
