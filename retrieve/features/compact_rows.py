@@ -30,10 +30,12 @@ _BLOCK = 8192  # rows copied at once
 _TINY = np.finfo(np.float32).tiny  # the least step
 
 
-def check_precision(name: str) -> None:
-    """Raises UsageError unless there is such a precision."""
-    if name not in PRECISIONS:
-        raise unknown_name_error("precision", name, PRECISIONS)
+def check_precision(name: str) -> Precision:
+    """The precision of this name; raises UsageError where there is none."""
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise unknown_name_error("precision", name, PRECISIONS)
 
 
 class CompactRows:

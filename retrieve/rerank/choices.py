@@ -6,13 +6,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sdc.errors import SdcError, log
 from sdc.files import atomic_write, seal, unseal
-from sdc.retrieve.index import EncodedIndex
 
 _KEPT = 100  # choices that are remembered, those made last
+
+
+class Chosen(Protocol):
+    """What choices are made for: an index."""
+
+    @property
+    def path(self) -> Path | None: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def search_options(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class ShortlistChoice:
 class RememberedChoices:
     """The choices that are remembered beside an index; none where the file is of another index, or damaged."""
 
-    def __init__(self, index: EncodedIndex) -> None:
+    def __init__(self, index: Chosen) -> None:
         self._index = index
         self._path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
         self._choices = [] if self._path is None else _read(self._path, index)
@@ -84,7 +96,7 @@ class RememberedChoices:
             log.warning("what --rerank auto has measured is not remembered: %s", error)
 
 
-def _read(path: Path, index: EncodedIndex) -> list[ShortlistChoice]:
+def _read(path: Path, index: Chosen) -> list[ShortlistChoice]:
     try:
         content = unseal(json.loads(path.read_bytes()))
         same = content["index"] == index.fingerprint

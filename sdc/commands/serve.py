@@ -7,12 +7,21 @@ from typing import Any
 import click
 
 from sdc.commands.options import PATH, SIZE, index, verify
+from sdc.retrieve.features import PRECISIONS
 from sdc.serve import ServeSettings
 
 
 @click.command()
 @index(ServeSettings.index)
 @click.option("--model", type=PATH, help="The model that encoded the index.  [default: where it was then]")
+@click.option("--features", type=PATH, help="Those that were encoded, for rerank.  [default: where they were]")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=ServeSettings.precision,
+    show_default=True,
+    help="Of these features, see `sdc search --help`.",
+)
 @click.option("--host", default=ServeSettings.host, show_default=True, help="Name or address to listen on.")
 @click.option("--port", type=int, default=ServeSettings.port, show_default=True, help="0 takes any that is free.")
 @click.option(

@@ -27,7 +27,7 @@ from sdc.serve.reload import Reloader
 from sdc.serve.request_parsing import How, of_json, of_parameters
 from sdc.serve.responses import Answer, error_response, json_response, to_json
 from sdc.serve.settings import MOST_EXAMPLES, ServeSettings
-from sdc.serve.snapshot import Snapshot
+from sdc.serve.snapshot import NotMeasuredError, Snapshot
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -54,6 +54,7 @@ class Service:
         self.limits = RequestLimits(settings.max_body)
         self.reloader = Reloader(snapshot, self.metrics)
         self._threads = ThreadPoolExecutor(cpu_count(), "sdc-serve")
+        self._measuring = ThreadPoolExecutor(1, "sdc-serve-measuring")  # a pass over all features, one at a time
         self._page = page.Page()
         self._description = to_json(openapi.describe(settings))
 
@@ -93,14 +94,13 @@ class Service:
                     )
                 with self.limits.search():
                     features = await self._in(snapshot.embedder.thread, partial(snapshot.embedder, body), deadline)
-                    answer = await self._in(self._threads, partial(_by_image, snapshot, features, how), deadline)
+                    answer = await self._answer(snapshot, partial(_by_image, snapshot, features, how), deadline)
             elif kind == "application/json":
                 if request.query_params:
                     raise HTTPRefusal(422, "parameters stand in the JSON body, found some in the address")
                 with self.limits.search():
-                    answer = await self._in(
-                        self._threads, partial(_by_json, snapshot, body, self.settings.max_k), deadline
-                    )
+                    work = partial(_by_json, snapshot, body, self.settings.max_k)
+                    answer = await self._answer(snapshot, work, deadline)
             else:
                 raise HTTPRefusal(
                     415, f"found content of type {kind[:40] or 'none'}, expected application/json or image/*"
@@ -155,13 +155,29 @@ class Service:
             yield
         finally:
             following.cancel()
-            for threads in (self._threads, self.reloader.thread):
+            for threads in (self._threads, self._measuring, self.reloader.thread):
                 threads.shutdown(wait=False, cancel_futures=True)
             if self.reloader.snapshot.embedder:
                 self.reloader.snapshot.embedder.close()
 
-    async def _in(self, threads: Executor, work: Callable[[], T], deadline: float) -> T:
+    async def _answer(self, snapshot: Snapshot, work: Callable[[], bytes], deadline: float) -> bytes:
+        """The answer to a search; what `auto` takes is measured first, where nobody has asked for it yet.
+
+        Raises:
+            HTTPRefusal: 503, that is not done in time. It goes on, and is remembered.
+        """
+        try:
+            return await self._in(self._threads, work, deadline)
+        except NotMeasuredError as missing:
+            measure = partial(snapshot.finer.measure, missing.k, missing.recall)
+        await self._in(self._measuring, measure, deadline, "measuring what rerank: auto takes, which goes on, was ")
+        return await self._in(self._threads, work, deadline)
+
+    async def _in(self, threads: Executor, work: Callable[[], T], deadline: float, what: str = "") -> T:
         """Runs work in one of these threads. At the deadline nobody waits for it any more; it is not stopped.
+
+        Args:
+            what: is done, for the refusal.
 
         Raises:
             HTTPRefusal: 503, it was not done in time.
@@ -170,7 +186,7 @@ class Service:
         try:
             return await asyncio.wait_for(loop.run_in_executor(threads, work), max(deadline - loop.time(), 0))
         except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
-            raise busy(f"not done within {self.settings.timeout:g} s") from None
+            raise busy(f"{what}not done within {self.settings.timeout:g} s") from None
 
     async def _soon(self, work: Callable[[], T]) -> T:
         with self.limits.search():

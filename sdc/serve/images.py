@@ -87,6 +87,15 @@ class Embedder:
             raise
 
 
+def embedder_of(provenance: Mapping[str, Any], weights: str | None, before: Embedder | None) -> Embedder | None:
+    """What embeds images for features of this provenance: the one before, where it does; None of imported features."""
+    if provenance.get("source") != "extract":
+        return None
+    if before and before.origin == origin_of(provenance) and before.state != "unavailable":
+        return before
+    return Embedder(provenance, weights)
+
+
 def origin_of(provenance: Mapping[str, Any]) -> tuple[Any, ...]:
     """What an embedder depends on."""
     return tuple(provenance.get(name) for name in ("backbone", "weights_sha256", "preprocessing"))

@@ -14,10 +14,11 @@ from typing import Any
 
 from sdc._version import __version__
 from sdc.retrieve import answer_schema
+from sdc.retrieve.rerank import RECALL
 from sdc.serve.request_parsing import K
 from sdc.serve.settings import MOST_EXAMPLES, MOST_LABELS, MOST_VECTORS, ServeSettings
 
-_NOT_SERVED = ("rerank", "similarity", "score")  # properties of an answer that only `sdc search` has
+_NOT_SERVED: tuple[str, ...] = ()  # properties of an answer that only `sdc search` has: none at present
 _TEXT = json.loads(files("sdc.serve").joinpath("openapi.json").read_text(encoding="utf-8"))
 ROUTES = tuple(_TEXT["document"]["paths"])
 
@@ -30,6 +31,7 @@ def describe(settings: ServeSettings) -> dict[str, Any]:
         "version": __version__,
         "answer": answer,
         "label": neighbor["properties"]["label"],
+        "recall": RECALL,
         "max_k": settings.max_k,
         "default_k": min(K, settings.max_k),
         "max_body": settings.max_body,

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from sdc.errors import log
+from sdc.retrieve.index import EncodedIndex
+from sdc.serve.images import Embedder
 from sdc.serve.metrics import Metrics
-from sdc.serve.snapshot import Snapshot
+from sdc.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from typing import Self
 
 POLL = 1.0  # seconds between looks at the files
 _LONGEST = 30.0  # between attempts to open what could not be opened
 
 
-class Reloader:
+class Served(Protocol):
+    """What is served and replaced as a whole: `sdc.serve.snapshot.Snapshot`."""
+
+    @property
+    def index(self) -> EncodedIndex: ...
+
+    @property
+    def generation(self) -> int: ...
+
+    @property
+    def embedder(self) -> Embedder | None: ...
+
+    @property
+    def settings(self) -> ServeSettings: ...
+
+    def newer(self) -> Self | None: ...
+
+
+S = TypeVar("S", bound=Served)
+
+
+class Reloader(Generic[S]):
     """Holds the snapshot that is served, and replaces it where the index has changed.
 
     Attributes:
@@ -21,7 +48,7 @@ class Reloader:
         outdated: whether there is a newer index that cannot be opened.
     """
 
-    def __init__(self, snapshot: Snapshot, metrics: Metrics) -> None:
+    def __init__(self, snapshot: S, metrics: Metrics) -> None:
         self.snapshot, self.outdated, self._metrics = snapshot, False, metrics
         self.thread = ThreadPoolExecutor(1, "sdc-serve-index")
         metrics.serves(snapshot.index.ntotal, snapshot.generation)
@@ -32,7 +59,7 @@ class Reloader:
         while True:
             await asyncio.sleep(delay)
             try:
-                newer = await asyncio.get_running_loop().run_in_executor(self.thread, self._newer)
+                newer = await asyncio.get_running_loop().run_in_executor(self.thread, self.snapshot.newer)
             except Exception as error:  # whatever a damaged file leads to: the one that is served stays
                 self.outdated = True
                 self._metrics.failed_reloads.inc()
@@ -48,6 +75,3 @@ class Reloader:
                 self._metrics.reloads.inc()
                 self._metrics.serves(newer.index.ntotal, newer.generation)
             delay, last_error, self.outdated = POLL, "", False
-
-    def _newer(self) -> Snapshot | None:
-        return None if self.snapshot.index.current() else Snapshot.open(self.snapshot.settings, self.snapshot)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -17,7 +18,8 @@ K = 10
 _LONGEST = 4096  # characters of an id; what a path may have
 _SIGNS = 2 * MOST_VECTORS  # brackets in a body, and commas beyond those between numbers
 _WHATS = ("vector", "vectors", "id")
-_HOWS = ("k", "radius", "only_label")
+_HOWS = ("k", "radius", "only_label", "rerank", "recall")
+_REALS = ("rerank", "recall")  # of these, those that may be any number
 _KINDS = {bool: "true or false", dict: "an object", list: "a list", str: "a string", type(None): "null"}
 
 
@@ -29,11 +31,15 @@ class How:
         k: how many are wanted; None with a radius.
         radius: the largest Hamming distance.
         labels: numbers of classes; none for any.
+        rerank: the factor, at least 1, or `auto`; None leaves the order by Hamming distance.
+        recall: for `auto`; None takes what `sdc search` takes.
     """
 
     k: int | None = K
     radius: int | None = None
     labels: tuple[int, ...] = ()
+    rerank: float | Literal["auto"] | None = None
+    recall: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,22 @@ def of_parameters(parameters: Mapping[str, list[str]], max_k: int) -> How:
     for key, values in parameters.items():
         if key not in _HOWS:
             raise HTTPRefusal(422, str(unknown_name_error("parameter", key[:100], _HOWS)))
-        try:
-            numbers = [int(value[:20]) for value in values]
-        except ValueError:
-            raise HTTPRefusal(422, f"{key}: expected a whole number, found {values[0][:40]!r}") from None
-        if key != "only_label" and len(numbers) > 1:
-            raise HTTPRefusal(422, f"{key} is given {len(numbers)} times, expected once")
-        parameter_values[key] = numbers if key == "only_label" else numbers[0]
+        found = [_parameter(key, value) for value in values]
+        if key != "only_label" and len(found) > 1:
+            raise HTTPRefusal(422, f"{key} is given {len(found)} times, expected once")
+        parameter_values[key] = found if key == "only_label" else found[0]
     return _how(parameter_values, max_k)
+
+
+def _parameter(key: str, text: str) -> Any:
+    """The value that JSON would have."""
+    if key == "rerank" and text == "auto":
+        return text
+    whole = key not in _REALS
+    try:
+        return int(text[:20]) if whole else float(text[:40])
+    except ValueError:
+        raise HTTPRefusal(422, f"{key}: expected a {'whole ' if whole else ''}number, found {text[:40]!r}") from None
 
 
 def _parsed(body: bytes | bytearray, numbers: int) -> dict[str, Any]:
@@ -125,9 +139,27 @@ def _how(request: Mapping[str, Any], max_k: int) -> How:
     if len(labels) > MOST_LABELS:
         raise HTTPRefusal(422, f"only_label has {len(labels)} labels, expected at most {MOST_LABELS}")
     classes = tuple(_whole("only_label", label, 0, 2**31 - 1) for label in labels)
+    rerank, recall = _finer(request)
     if "radius" in request:
+        if rerank is not None:
+            raise HTTPRefusal(422, "rerank orders the nearest, radius asks for all within a distance: give one of them")
         return How(None, _whole("radius", request["radius"], 0, 2**31 - 1), classes)
-    return How(_whole("k", request.get("k", K), 1, max_k) if "k" in request else min(K, max_k), None, classes)
+    k = _whole("k", request["k"], 1, max_k) if "k" in request else min(K, max_k)
+    return How(k, None, classes, rerank, recall)
+
+
+def _finer(request: Mapping[str, Any]) -> tuple[float | Literal["auto"] | None, float | None]:
+    """Whether a finer order is asked for, and with which recall."""
+    rerank, recall = request.get("rerank"), request.get("recall")
+    real = isinstance(rerank, int | float) and not isinstance(rerank, bool) and 1 <= rerank < math.inf
+    if "rerank" in request and not real and rerank != "auto":
+        raise HTTPRefusal(422, f"rerank: expected a number from 1 on, or auto, found {_described(rerank)}")
+    if "recall" in request:
+        if rerank != "auto":
+            raise HTTPRefusal(422, "recall says what rerank: auto has to reach: give it with that")
+        if not isinstance(recall, int | float) or isinstance(recall, bool) or not 0 < recall <= 1:
+            raise HTTPRefusal(422, f"recall: expected a number above 0, at most 1, found {_described(recall)}")
+    return rerank, recall
 
 
 def _whole(what: str, value: Any, least: int, most: int) -> int:

@@ -11,6 +11,7 @@ from sdc.serve import allowed_hosts
 
 MOST_VECTORS = 1024  # in one request
 MOST_NEIGHBORS = 100_000  # in one answer, over all its queries: about 8 MB of JSON
+MOST_COMPARED = 200_000  # features that one request may have compared: a second or two where they are in memory
 MOST_LABELS = 100  # that one search is restricted to
 MOST_PIXELS = 40_000_000  # of an image, half as many for kinds that take more memory: about half a gigabyte
 LONGEST_SIDE = 1 << 16  # of an image: each row takes memory of its own
@@ -27,6 +28,8 @@ class ServeSettings:
     Attributes:
         index: a db.bin; what changes in it is taken up.
         model: the model that encoded it; None takes the recorded path, anew with each index.
+        features: those that were encoded, for reranking; None takes the recorded path.
+        precision: of them, see `sdc.retrieve.features.PRECISIONS`.
         host: the name or address to listen on.
         port: 0 takes any that is free.
         allow_hosts: names that it answers to beside localhost and addresses, see `sdc.serve.allowed_hosts`.
@@ -43,6 +46,8 @@ class ServeSettings:
 
     index: Path = Path("db.bin")
     model: Path | None = None
+    features: Path | None = None
+    precision: str = "stored"
     host: str = "127.0.0.1"
     port: int = 8000
     allow_hosts: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from sdc.errors import SdcError, log
 from sdc.retrieve import (
     Neighbors,
+    Queries,
     build_answer,
     encode_queries,
     equal_neighbors,
@@ -19,12 +21,76 @@ from sdc.retrieve import (
     matching_rows,
     ragged_neighbors,
 )
+from sdc.retrieve.features import IndexFeatures, check_precision
 from sdc.retrieve.index import IdLookup, Index, Records
-from sdc.serve.images import Embedder, origin_of
+from sdc.retrieve.rerank import RECALL, Reranker, ShortlistChoice, open_features
+from sdc.serve.images import Embedder, embedder_of
 from sdc.serve.limits import HTTPRefusal
 from sdc.serve.request_parsing import How, Query
-from sdc.serve.settings import ServeSettings
+from sdc.serve.settings import MOST_COMPARED, ServeSettings
 from sdc.train import Model
+
+_CHOICES = 256  # shortlists of `auto` that are kept at hand
+
+
+class NotMeasuredError(Exception):
+    """What `auto` takes for this k and recall is to be measured first, by `FinerOrder.measure`."""
+
+    def __init__(self, k: int, recall: float) -> None:
+        super().__init__(k, recall)
+        self.k, self.recall = k, recall
+
+
+class FinerOrder:
+    """What requests with `rerank` are answered with.
+
+    Attributes:
+        features: None where they are not at hand, so that the codes give the finer order.
+    """
+
+    def __init__(self, settings: ServeSettings, index: Index, model: Model | None) -> None:
+        self._index, self._model, self._verify = index, model, settings.verify
+        self.features = None if model is None else _features(settings, index, model)
+        self._choices: dict[tuple[int, float], ShortlistChoice] = {}
+
+    def reranker(self, how: How) -> Reranker | None:
+        """What puts the nearest into the order that is asked for; None where it is Hamming's.
+
+        Raises:
+            HTTPRefusal: it cannot be done here.
+            NotMeasuredError: see there.
+        """
+        if how.rerank is None or how.k is None:
+            return None
+        if self._model is None:
+            raise HTTPRefusal(422, "rerank: the index records no model, so queries have no vectors to compare")
+        k = min(how.k, self._index.ntotal)
+        if how.rerank != "auto":
+            return Reranker.open(self._index, self._model, k, how.rerank, features=self.features)
+        if self.features is None:
+            raise HTTPRefusal(422, "rerank: auto needs the features, which are not at hand here: give a number")
+        recall = RECALL if how.recall is None else how.recall
+        choice = self._choices.get((k, recall))
+        if choice is None:
+            raise NotMeasuredError(k, recall)
+        return Reranker(self._index, self._model, self.features, k, choice.shortlist, choice)
+
+    def measure(self, k: int, recall: float) -> None:
+        """Measures which shortlist `auto` takes; it goes over all features, and is remembered beside the index.
+
+        Raises:
+            SdcError: the features are damaged, or a copy of them does not reach the recall.
+        """
+        assert self._model is not None
+        if (k, recall) in self._choices:
+            return
+        reranker = Reranker.open(
+            self._index, self._model, k, "auto", recall=recall, features=self.features, verify=self._verify
+        )
+        assert reranker.choice is not None
+        if len(self._choices) >= _CHOICES:
+            self._choices.clear()
+        self._choices[k, recall] = reranker.choice
 
 
 @dataclass(frozen=True)
@@ -37,6 +103,7 @@ class Snapshot:
         parts: the database, then the query split, where the index has one.
         embedder: None where the features were imported.
         fingerprint: of the index.
+        finer: the order of requests with `rerank`.
         generation: 1 at the start, one more with each index that was taken up.
     """
 
@@ -47,6 +114,7 @@ class Snapshot:
     model: Model | None
     embedder: Embedder | None
     fingerprint: str
+    finer: FinerOrder
     generation: int = 1
 
     @classmethod
@@ -70,8 +138,16 @@ class Snapshot:
         parts = tuple(IdLookup(part) for part in (index.database, index.queries) if part is not None)
         _warm(index, model)
         generation = before.generation + 1 if before else 1
-        embedder = _embedder(settings, index, before) if model else None
-        return cls(settings, index, index.database, parts, model, embedder, index.fingerprint, generation)
+        embedder = None
+        if model:
+            provenance = index.metadata.get("features", {}).get("provenance", {})
+            embedder = embedder_of(provenance, settings.weights, before.embedder if before else None)
+        finer = FinerOrder(settings, index, model)
+        return cls(settings, index, index.database, parts, model, embedder, index.fingerprint, finer, generation)
+
+    def newer(self) -> Snapshot | None:
+        """What is to replace it, where the index has changed; raises as `open`."""
+        return None if self.index.current() else Snapshot.open(self.settings, self)
 
     def by_vectors(self, vectors: np.ndarray, how: How, names: list[str] | None = None) -> dict[str, Any]:
         """The neighbours of vectors (Q, d); a query without a name is called by its place.
@@ -82,10 +158,8 @@ class Snapshot:
         """
         if self.model is None:
             raise HTTPRefusal(422, "the index records no model: search by an id of it")
-        names = names or [str(place) for place in range(len(vectors))]
-        return self._answer(
-            encode_queries(vectors, self.model, "the vectors", refine=is_refined(self.index)).codes, names, how
-        )
+        queries = encode_queries(vectors, self.model, "the vectors", refine=is_refined(self.index), names=names)
+        return self._answer(queries, how)
 
     def by_id(self, name: str, how: How) -> dict[str, Any]:
         """The neighbours of an item of the database or the query split.
@@ -96,7 +170,8 @@ class Snapshot:
         for part in self.parts:
             place = part.find(name)
             if place >= 0:
-                return self._answer(part.records.codes[place][None], [name], how)
+                records = part.records
+                return self._answer(Queries([name], records.codes[place][None], records.rows[place][None]), how)
         raise HTTPRefusal(404, f"unknown id {name!r}: the index has no such item")
 
     def has(self, name: str) -> bool:
@@ -133,20 +208,40 @@ class Snapshot:
 
     def public(self, error: SdcError) -> str:
         """An error's message without the folders of this machine."""
-        return str(error).replace(str(self.settings.index), self.settings.index.name)
+        text, features = str(error), self.finer.features
+        for path in (self.settings.index, None if features is None else features.path):
+            text = text if path is None else text.replace(str(path), path.name)
+        return text
 
-    def _answer(self, codes: np.ndarray, names: list[str], how: How) -> dict[str, Any]:
+    def _reranked(self, reranker: Reranker, queries: Queries, within: np.ndarray | None) -> Iterator[Neighbors]:
+        """The neighbors of each query in the finer order."""
+        compared = len(queries) * reranker.shortlist
+        if compared > MOST_COMPARED:
+            raise HTTPRefusal(
+                422, f"rerank would compare {compared} features, expected at most {MOST_COMPARED} in one request: give "
+                "a smaller factor, k or recall, or fewer vectors",
+            )  # fmt: skip
+        for best in reranker.search(queries.codes, *reranker.features_and_outputs([queries]), within):
+            yield from self._equal(best.positions, {"distance": best.distances, reranker.measure: best.similarities})
+
+    def _answer(self, queries: Queries, how: How) -> dict[str, Any]:
         """The JSON of `sdc search`, with labels where the index has them."""
         most = self.settings.max_k
         within = matching_rows(self.database, None, how.labels)
         k = min(most + 1 if how.k is None else how.k, self.index.ntotal if within is None else len(within))
+        reranker = self.finer.reranker(how)
+        if reranker is not None:
+            found = self._reranked(reranker, queries, within)
+            return build_answer(self.settings.index.name, k, queries.names, found, rerank=reranker.described())
         # A radius is answered from the nearest: what it would find is not bounded, and so neither is its memory.
-        distances, positions = self.index.search_positions(codes, k, within=within, exact=how.radius is not None)
+        distances, positions = self.index.search_positions(
+            queries.codes, k, within=within, exact=how.radius is not None
+        )
         if how.radius is None:
             neighbors = self._equal(positions, {"distance": distances})
         else:
-            neighbors = self._inside(distances, positions, names, how.radius)
-        return build_answer(self.settings.index.name, k, names, neighbors, radius=how.radius)
+            neighbors = self._inside(distances, positions, queries.names, how.radius)
+        return build_answer(self.settings.index.name, k, queries.names, neighbors, radius=how.radius)
 
     def _inside(self, distances: np.ndarray, positions: np.ndarray, names: list[str], radius: int) -> list[Neighbors]:
         """Of each query those of its nearest (Q, k) that lie within the radius."""
@@ -181,18 +276,20 @@ class Snapshot:
         return database.names(positions), columns
 
 
+def _features(settings: ServeSettings, index: Index, model: Model) -> IndexFeatures | None:
+    """The features for reranking. Others where they were recorded are no reason not to serve."""
+    precision = check_precision(settings.precision)
+    try:
+        return open_features(index, model, settings.features, precision)
+    except SdcError as error:
+        if settings.features is not None:
+            raise
+        log.warning("searches with rerank are ordered by the codes alone: %s", error)
+        return None
+
+
 def _warm(index: Index, model: Model | None) -> None:
     """Imports, builds and reads what the first search would have to wait for."""
     index.search(np.zeros((1, index.bits // 8), np.uint8), 1)
     if model:
         encode_queries(np.zeros((1, model.dimension)), model, "zeros", refine=True)
-
-
-def _embedder(settings: ServeSettings, index: Index, before: Snapshot | None) -> Embedder | None:
-    provenance = index.metadata.get("features", {}).get("provenance", {})
-    if provenance.get("source") != "extract":
-        return None
-    kept = before.embedder if before else None
-    if kept and kept.origin == origin_of(provenance) and kept.state != "unavailable":
-        return kept
-    return Embedder(provenance, settings.weights)

@@ -339,10 +339,14 @@ def test_the_description_is_of_the_routes_answers_and_limits(client, refusal):
     most = query["k"]["maximum"]
     assert client.post("/search", json={"id": "img/0001.png", "k": most}).status_code == 200
     refusal(client.post("/search", json={"id": "img/0001.png", "k": most + 1}), 422)
-    accepted = {"vector": GOOD, "vectors": [GOOD], "id": "img/0001.png", "k": 3, "radius": 0, "only_label": 1}
+    accepted = {
+        "vector": GOOD, "vectors": [GOOD], "id": "img/0001.png", "k": 3, "radius": 0, "only_label": 1,
+        "rerank": 4, "recall": 0.9,
+    }  # fmt: skip
     assert set(accepted) == set(query)
     answer = post["responses"]["200"]["content"]["application/json"]["schema"]
-    for answered in ({"id": "img/0001.png"}, {"id": "img/0001.png", "radius": 3}):
+    finer = ({"rerank": 4}, {"rerank": "auto", "recall": 0.9})
+    for answered in ({"id": "img/0001.png", **how} for how in ({}, {"radius": 3}, *finer)):
         assert_of(answer, client.post("/search", json=answered).json())
     for path in ("/healthz", "/examples"):
         schema = about["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -360,6 +364,7 @@ def assert_of(schema, value):
         assert value in schema["enum"]
         return
     kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
+    kinds["number"] = int if isinstance(value, int) else float
     names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     assert type(value) in [kinds[name] for name in names], (schema, value)
     if isinstance(value, dict):
