@@ -6,7 +6,6 @@ that takes either codes or vectors, and puts what the codes find into a finer or
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,6 +18,7 @@ from sdc.retrieve.index import Index as CodeIndex
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.queries import Queries, encode_queries, load_index_model
 from sdc.retrieve.rerank import RECALL, Factor, Reranker, check_rerank, open_features
+from sdc.settings import whole_number
 from sdc.train import Model
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Index(CodeIndex):
         self._model: Model | None = None
         self._precision: Precision = "stored"
         self._features: IndexFeatures | None = None
+        self._attached: np.ndarray | Path | str | None = None  # what `attach` was given
         self._missing = False  # whether the recorded features were looked for in vain
         self._choices: dict[tuple[int, float], Reranker] = {}  # what `auto` has measured
 
@@ -165,7 +166,7 @@ class Index(CodeIndex):
         check_precision(precision)
         store = _opened(self, features, precision)
         store.read_at_random()
-        self._features, self._precision = store, precision
+        self._features, self._precision, self._attached = store, precision, features
         self._choices.clear()
         return self
 
@@ -209,7 +210,15 @@ class Index(CodeIndex):
         encoded = encode_queries(queries, self.model, "the queries", refine=is_refined(self))
         if rerank is None:
             return Found(*super().search(encoded.codes, k, within=within))
-        return self._reranked(encoded, operator.index(k), rerank, recall, within)
+        return self._reranked(encoded, whole_number("k", k), rerank, recall, within)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *super().__reduce__(), (self._named_model, self._precision, self._attached)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._named_model, self._precision, attached = state
+        if attached is not None:
+            self.attach(attached, precision=self._precision)
 
     def _reranked(self, queries: Queries, k: int, factor: Factor, recall: float, within: np.ndarray | None) -> Found:
         if k < 1:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sdc.errors import SdcError, UsageError
 from sdc.files import checksum, require_file
+from sdc.settings import checked_value
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,8 @@ class Hasher:
     ) -> None:
         from sdc.train import GOALS, choose_goal, make_recipe
 
+        for name, value in {"method": method, "goal": goal, "preset": preset, "device": device}.items():
+            checked_value(name, value, str if name == "preset" else str | None)
         given = [name for name, value in settings.items() if value is not None]
         self.goal = choose_goal(goal, method, preset, given, labelled=False)
         chosen = {"method": method, **({} if self.goal is None else GOALS[self.goal.name]), **settings}

@@ -11,9 +11,12 @@ The default of a field that is not always recorded must therefore never change: 
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Collection, Iterable, Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from sdc.errors import UsageError
 
 
 def option(default: Any, help: str | None = None, *, choices: Collection[str] = (), metavar: str | None = None) -> Any:
@@ -68,6 +71,41 @@ def value_type(kind: Any, name: str) -> Any:
     if get_origin(hint) in (Union, UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     return hint
+
+
+def checked_value(name: str, value: Any, kind: Any) -> Any:
+    """A value from Python as a setting of some type; one of NumPy becomes Python's.
+
+    Args:
+        kind: int, float, bool or str, or such a type or None.
+
+    Raises:
+        UsageError: it is of another type.
+    """
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    plain = value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+    for each in kinds:
+        if plain is None and each is type(None):
+            return None
+        fits = isinstance(plain, _EXPECTED[each][0]) if each in _EXPECTED else False
+        if fits and (each is bool or not isinstance(plain, bool)):
+            return plain
+    expected = either(_EXPECTED[each][1] for each in kinds if each in _EXPECTED)
+    raise UsageError(f"{name} = {value!r}: expected {expected}, found {type(value).__name__}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number from Python. Raises UsageError where it is none."""
+    return checked_value(name, value, int)  # type: ignore[no-any-return]
+
+
+# What stands for a type, and what to call it.
+_EXPECTED: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "a name"),
+}
 
 
 def fields_of(source: Any, required: Collection[str] = ()) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from sdc.devices import MOST_SEED
 from sdc.errors import UsageError, unknown_name_error
+from sdc.settings import checked_value
 from sdc.train.calibrations import canonical
 from sdc.train.methods import CALIBRATED, METHODS, published_settings
 from sdc.train.recipe import Recipe
@@ -58,7 +59,8 @@ def make_recipe(preset: str = "default", **chosen: Any) -> Recipe:
     for name in chosen:
         if name not in known:
             raise unknown_name_error("setting", name, known)
-    values = {name: value for name, value in chosen.items() if value is not None}
+    hints = get_type_hints(Recipe)
+    values = {name: checked_value(name, value, hints[name]) for name, value in chosen.items() if value is not None}
     if values.get("budget"):
         values = {"epochs": 0, "steps": 0, "patience": Recipe.patience, **values}
     if "epochs" in values:  # they replace the steps that a method's settings may have

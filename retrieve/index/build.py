@@ -10,7 +10,7 @@ import numpy as np
 
 from sdc._version import __version__
 from sdc.errors import UsageError, log
-from sdc.extract.store import Classes
+from sdc.extract.store import Classes, number_names
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index_types import RECALL, IndexType, StoredSearcher, choose, load_index_type
@@ -34,7 +34,7 @@ class NewIndex(NamedTuple):
 def build_index(
     codes: np.ndarray,
     *,
-    ids: Sequence[str] | Ids | None = None,
+    ids: Sequence[str | int | bytes] | np.ndarray | Ids | None = None,
     labels: np.ndarray | None = None,
     labels_coarse: np.ndarray | None = None,
     classes: Classes | None = None,
@@ -49,15 +49,16 @@ def build_index(
 ) -> NewIndex:
     """Makes an index of codes; for the arguments see `Index.build`."""
     codes = np.array(codes, order="C") if copy else np.ascontiguousarray(codes)
-    numbers = np.arange(len(codes), dtype=np.int64) if rows is None else np.asarray(rows)
+    numbers = np.arange(len(codes), dtype=np.int64) if rows is None else _given_rows(rows)
+    known = dict(classes or {})
     database = Records(
         codes,
-        numbers.astype(np.int64, copy=False) if numbers.dtype.kind in "iu" else numbers,
+        numbers,
         None if ids is None else Ids.of(ids),
-        None if labels is None else np.asarray(labels),
-        None if labels_coarse is None else np.asarray(labels_coarse),
+        _given_labels(labels, "labels", known),
+        _given_labels(labels_coarse, "labels_coarse", known),
         lengths=lengths,
-        classes=classes or {},
+        classes=known,
     )
     if not len(database):
         raise UsageError("an index needs at least one code, found none")
@@ -80,6 +81,47 @@ def build_index(
         log.info("%s", choice)
         facts["plan"] = choice.described()
     return NewIndex(searcher, load_index_type(choice.index_type), database, queries, {**facts, **(metadata or {})})
+
+
+def _given_rows(rows: Any) -> np.ndarray:
+    """Row numbers as they come from Python, int64 where they are whole numbers."""
+    numbers = np.asarray(rows)
+    if numbers.dtype.kind not in "iu":
+        return numbers  # which `Records` refuses
+    if numbers.dtype.kind == "u" and numbers.size and numbers.max() > np.iinfo(np.int64).max:
+        raise UsageError(f"row numbers: found {numbers.max()}, expected at most {np.iinfo(np.int64).max}")
+    return numbers.astype(np.int64, copy=False)
+
+
+def _given_labels(labels: Any, level: str, classes: dict[str, Mapping[int, str]]) -> np.ndarray | None:
+    """Labels as they come from Python: whole numbers that db.bin can hold, or names, whose classes are then noted.
+
+    Raises:
+        UsageError: numbers out of range, or names beside names of classes.
+    """
+    if labels is None:
+        return None
+    values = np.asarray(labels)
+    texts = values.tolist() if values.dtype.kind in "USO" and values.ndim == 1 else []
+    if texts and all(isinstance(text, (str, bytes)) for text in texts):
+        if level in classes:
+            raise UsageError(f"{level}: found names, beside names of classes: give numbers, or names alone")
+        try:
+            names = [text if isinstance(text, str) else text.decode() for text in texts]
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{level}: {error.object!r} is no UTF-8 text") from error
+        values, named = number_names(names)
+        classes[level] = named
+    if values.dtype.kind in "iub" and values.ndim in (1, 2) and values.size:
+        low, high = (int(limit) for limit in (values.min(), values.max()))
+        kind = np.iinfo(np.int32)
+        least, most = (kind.min, kind.max) if values.ndim == 1 else (0, 1)
+        if low < least or high > most:
+            raise UsageError(
+                f"{level}: found numbers from {low} to {high}, expected {least} to {most}: number the classes from 0, "
+                "or give their names"
+            )
+    return values
 
 
 def write_new_index(path: Path, codes: np.ndarray, **arguments: Any) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from sdc.errors import UsageError
 from sdc.extract.store import EncodedIds, PackedIds
 from sdc.retrieve.index.sorted_rows import among, look_up
 
@@ -28,10 +31,18 @@ class Ids:
     offsets: np.ndarray  # (N + 1,) int64
 
     @classmethod
-    def of(cls, ids: Sequence[str] | Ids) -> Ids:
+    def of(cls, ids: Sequence[str | int | bytes] | np.ndarray | Ids) -> Ids:
+        """Ids from texts, whole numbers (their digits) or bytes, in a sequence or an array.
+
+        Raises:
+            UsageError: one is something else.
+        """
         if isinstance(ids, Ids):
             return ids
-        packed = PackedIds.of(encode_id(name) for name in ids)
+        if isinstance(ids, (str, bytes)):
+            raise UsageError(f"ids must be a sequence of ids, found the text {ids[:40]!r}")
+        values = ids.tolist() if hasattr(ids, "tolist") else ids
+        packed = PackedIds.of(_given_id(name, row) for row, name in enumerate(values))
         return cls(packed.text, packed.offsets)
 
     @classmethod
@@ -112,6 +123,20 @@ class Ids:
         difference = np.abs(np.diff(self.offsets) - len(encode_id(name)))
         similar = np.argsort(difference, kind="stable")[:_COMPARED]
         return difflib.get_close_matches(name, self.take(similar), n=1)
+
+
+def _given_id(name: Any, row: int) -> bytes:
+    """The bytes of an id as it comes from Python."""
+    if isinstance(name, bytes):
+        return name
+    if isinstance(name, numbers.Integral) and not isinstance(name, bool):
+        return str(int(name)).encode()
+    if not isinstance(name, str):
+        raise UsageError(f"id {row}: found {name!r}, a {type(name).__name__}, expected text, a whole number or bytes")
+    try:
+        return encode_id(name)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"id {row}: {name!r} is not valid Unicode ({error.reason})") from error
 
 
 def encode_id(name: str) -> bytes:

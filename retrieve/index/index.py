@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from sdc.errors import SdcError
 from sdc.extract.store import Classes
 from sdc.retrieve.index.build import build_index, rebuild_index, write_index
 from sdc.retrieve.index.delta import superseded
@@ -33,7 +35,7 @@ class Index(EncodedIndex):
         cls,
         codes: np.ndarray,
         *,
-        ids: Sequence[str] | Ids | None = None,
+        ids: Sequence[str | int | bytes] | np.ndarray | Ids | None = None,
         labels: np.ndarray | None = None,
         labels_coarse: np.ndarray | None = None,
         classes: Classes | None = None,
@@ -50,10 +52,11 @@ class Index(EncodedIndex):
 
         Args:
             codes: (N, bits // 8) uint8.
-            ids: N ids; without, an id is its row in digits.
-            labels, labels_coarse: (N,) whole numbers, or (N, C) multi-hot; -1 is no label.
+            ids: N texts, whole numbers or bytes; without, an id is its row in digits.
+            labels, labels_coarse: (N,) whole numbers of 32 bits or names of classes, or (N, C) zeros and ones; -1 is no
+                label.
             classes: names of the classes by level and number, such as {"labels": {0: "cat", 1: "dog"}}.
-            rows: (N,) distinct numbers that `search` returns; 0 … N − 1 without.
+            rows: (N,) distinct numbers of 64 bits that `search` returns; 0 … N − 1 without.
             lengths: (N,) uint8, of what the codes decode to, where their model has byte tables.
             queries: codes to be stored beside the database.
             metadata: further JSON-able facts for db.bin.
@@ -64,8 +67,8 @@ class Index(EncodedIndex):
             copy: False takes the codes over where they lie, and makes them read-only.
 
         Raises:
-            UsageError: no codes, arrays of unequal length, a row number that occurs twice, an unknown index type, or
-                recall or memory out of range.
+            UsageError: no codes, arrays of unequal length, ids, labels or rows that cannot be kept as they are, a row
+                number that occurs twice, an unknown index type, or recall or memory out of range.
         """
         built = build_index(
             codes, ids=ids, labels=labels, labels_coarse=labels_coarse, classes=classes, rows=rows,
@@ -122,3 +125,26 @@ class Index(EncodedIndex):
             UsageError: the codes no longer fit into the memory that `sdc encode` was given.
         """
         return Index(*rebuild_index(self.database, self.queries, self.metadata, metadata))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of an index of a file opens that file again; one in memory takes what its db.bin would hold along."""
+        if self.path is not None:
+            return _reopened, (type(self), self.path.absolute(), self.fingerprint, self.search_options)
+        with tempfile.TemporaryDirectory(prefix="sdc-") as folder:
+            return _restored, (type(self), self.save(Path(folder, "db.bin")).read_bytes(), self.search_options)
+
+
+def _reopened(kind: type[Index], path: Path, expected: str, options: dict[str, Any]) -> Index:
+    index = kind.open(path, verify=False, **options)
+    if index.fingerprint != expected:
+        raise SdcError(f"{path} was changed or replaced since this index was opened: open it again")
+    return index
+
+
+def _restored(kind: type[Index], content: bytes, options: dict[str, Any]) -> Index:
+    with tempfile.TemporaryDirectory(prefix="sdc-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder, "db.bin")
+        path.write_bytes(content)
+        index = kind.open(path, verify=False, **options)  # by a memory map, which outlives the file
+    index.path = index.checksum = index._files = None
+    return index

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from sdc.errors import UsageError
 from sdc.retrieve.index.delta import MergedView
 from sdc.retrieve.index.index_types import Searcher
 from sdc.retrieve.index.records import Records
+from sdc.settings import whole_number
 
 
 class Searchable:
@@ -91,7 +91,7 @@ class Searchable:
         self, codes: np.ndarray, k: int, within: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Codes and positions as searchers take them, and k, at most as many as are searched."""
-        codes, k = check_query_codes(codes, self.bits), operator.index(k)
+        codes, k = check_query_codes(codes, self.bits), whole_number("k", k)
         inside = inside_positions(self.items, within)
         if k < 1:
             raise UsageError(f"k must be at least 1, found {k}")
@@ -116,7 +116,7 @@ class Searchable:
         """
         codes, radius, inside = (
             check_query_codes(codes, self.bits),
-            operator.index(radius),
+            whole_number("radius", radius),
             inside_positions(self.items, within),
         )
         if radius < 0:

@@ -91,7 +91,7 @@ class RememberedChoices:
         content = {"index": self._index.fingerprint, "choices": [each.to_json() for each in kept]}
         try:
             with atomic_write(self._path) as temporary:
-                temporary.write_text(json.dumps(seal(content), indent=1))
+                temporary.write_text(json.dumps(seal(content), indent=1), encoding="utf-8")
         except SdcError as error:
             log.warning("what --rerank auto has measured is not remembered: %s", error)
 

@@ -8,6 +8,7 @@ from sdc.errors import UsageError
 from sdc.retrieve.index.index_types.base import BuildRequest, Built
 from sdc.retrieve.index.index_types.registry import AUTO, load_index_type, load_index_types
 from sdc.retrieve.index.records import Records
+from sdc.settings import checked_value
 
 RECALL = 0.95  # asked for by default
 SMALL = 100_000  # words (8 bytes of a code): comparing fewer takes 0.1 to 0.2 ms
@@ -16,6 +17,9 @@ _BASE = "flat"  # what other types are compared with
 
 def check_index_type(index_type: str, recall: float, memory: int | None) -> None:
     """Raises UsageError where the type is unknown, or recall or memory out of range."""
+    checked_value("index_type", index_type, str)
+    checked_value("recall", recall, float)
+    checked_value("memory", memory, int | None)
     exact = index_type != AUTO and load_index_type(index_type).exact
     if not 0 < recall <= 1 or (recall == 1 and not exact):
         raise UsageError(f"--recall must be above 0 and below 1, found {recall:g}: --index-type flat is exact")
