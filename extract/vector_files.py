@@ -49,6 +49,8 @@ def read_labels(
         return None
     where = level if path is None else f"{path}, {level}"
     labels = as_labels(entries.values, where)
+    if entries.classes:
+        return labels._replace(names=dict(enumerate(entries.classes)))
     if labels.names:
         return labels
     for table in entries.tables:
@@ -69,10 +71,11 @@ def read_ids(path: Path | None, beside: Table | None, n: int, column: str | None
 
 
 class _Entries(NamedTuple):
-    """An entry a row, and the tables that stand beside them."""
+    """An entry a row, the tables that stand beside them, and the names of classes that are kept with them."""
 
     values: np.ndarray
     tables: Sequence[Table]
+    classes: tuple[str, ...] = ()
 
 
 def _column_values(
@@ -80,7 +83,7 @@ def _column_values(
 ) -> _Entries | None:
     """The entries of the user's own file, else of the column beside the vectors: one for each of the `n` rows."""
     if path is None:
-        return None if beside is None else _Entries(beside.read(), tables)
+        return None if beside is None else _Entries(beside.read(), tables, beside.classes)
     entries = _read_column(Path(path), name, column)
     count, values = len(entries.values), entries.values
     if count != n:
@@ -99,7 +102,8 @@ def _read_column(path: Path, name: str, column: str | None) -> _Entries:
         require_file(path, f"file of {name}", "numpy.save")
         return _Entries(np.array(entry_lines(path), object), [])
     source = open_source(path, f"file of {name}")
-    return _Entries(column_of(source, name, column).read(), source.tables)
+    table = column_of(source, name, column)
+    return _Entries(table.read(), source.tables, table.classes)
 
 
 def read_splits(path: Path) -> dict[str, np.ndarray]:

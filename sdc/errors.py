@@ -64,9 +64,11 @@ def few(items: Iterable[object], separator: str = ", ", most: int = 120) -> str:
 
 
 def _fitted(message: str) -> str:
-    """A message of at most `LONGEST` characters, in which long words are cut before anything else is."""
-    for longest in (100, 60, 40):
+    """A message of at most `LONGEST` characters: long words are cut before anything else is, addresses never."""
+    for longest, mark in ((100, ""), (60, ""), (40, ""), (24, "/")):
         if len(message) <= LONGEST:
             return message
-        message = " ".join(shortened(word, longest) for word in message.split(" "))
+        words = message.split(" ")
+        cut = [shortened(word, longest) if mark in word and "://" not in word else word for word in words]
+        message = " ".join(cut)
     return shortened(message, LONGEST)

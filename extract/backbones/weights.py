@@ -120,8 +120,8 @@ def from_hub(spec: BackboneSpec) -> nn.Module:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise SdcError(
-            f"cannot get the weights of {spec.model} ({_line(error)}): fetch {_address(config)} on another machine "
-            "and name the file with --weights, or try the pipeline with --weights random:0"
+            f"cannot get the weights of {spec.model} ({_line(error)}): fetch {_address(config)} elsewhere and give "
+            "--weights FILE, or try --weights random:0"
         ) from error
 
 

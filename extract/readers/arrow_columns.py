@@ -6,8 +6,10 @@ decimals, times, UUIDs and bytes become text (whole decimals numbers); extension
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,11 @@ def arrow_tables(schema: Any, rows: int, batches: Batches) -> list[Table]:
         batches: reads record batches of some columns, with at most so many rows each.
     """
     names = schema.names
-    tables = [_column(field, rows, batches, names.count(field.name)) for field in schema]
+    classes = _classes(schema.metadata or {})
+    tables = [
+        replace(_column(field, rows, batches, names.count(field.name)), classes=classes.get(field.name, ()))
+        for field in schema
+    ]
     groups = _numbered([table.name for table in tables if table.numeric and len(table.shape) == 1])
     members = {name for names in groups.values() for name in names}
     kinds = {table.name: table.dtype for table in tables}
@@ -34,6 +40,19 @@ def arrow_tables(schema: Any, rows: int, batches: Batches) -> list[Table]:
         *(table for table in tables if table.name not in members),
         *(_joined(stem, names, [kinds[name] for name in names], rows, batches) for stem, names in groups.items()),
     ]
+
+
+def _classes(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """The names of classes, by column, that Hugging Face's `datasets` keeps in the schema of its files."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {
+            name: tuple(map(str, feature["names"]))
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 def _numbered(names: Sequence[str]) -> dict[str, list[str]]:

@@ -110,11 +110,13 @@ def _joined(name: str, parts: Sequence[tuple[Path, Table]], files: Sequence[Path
             return unreadable(
                 name, shape, table.dtype, f"is {table.shape} in {file} and {first.shape} in {parts[0][0]}"
             )
+        if table.classes != first.classes:
+            return unreadable(name, shape, table.dtype, f"has other classes in {file} than in {parts[0][0]}")
     if len(kinds) > 1:
         numbers = all(table.numeric for table in tables)
         plain = ["float32" if kind == "bfloat16" else kind for kind in kinds]
         kinds = {np.result_type(*plain).name if numbers else "object"}
-    return Table(name, shape, kinds.pop(), lambda: _chained(tables))
+    return Table(name, shape, kinds.pop(), lambda: _chained(tables), classes=first.classes)
 
 
 def _chained(tables: Sequence[Table]) -> Iterator[np.ndarray]:

@@ -41,6 +41,7 @@ class Table:
             read, what the file calls it.
         blocks: reads it from its beginning, as consecutive blocks of rows.
         problem: why it cannot be read, such as "holds Python objects: save …"; empty where it can.
+        classes: of a column of class numbers, the names of classes 0, 1, 2, … where the file has them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Table:
     dtype: str
     blocks: Callable[[], Iterator[np.ndarray]]
     problem: str = ""
+    classes: tuple[str, ...] = ()
 
     @property
     def role(self) -> str:

@@ -70,6 +70,7 @@ def test_categorical_labels_of_pandas_are_taken(take: Take, tmp_path: Path) -> N
     store = take(tmp_path / "cat.parquet")
     assert store.ids() == IDS
     assert store.labels.tolist() == NUMBERS
+    assert store.classes == {"labels": {0: "cat", 1: "dog"}}
     np.save(tmp_path / "v.npy", X)
     assert take(tmp_path / "v.npy", labels=tmp_path / "cat.parquet").labels.tolist() == NUMBERS
 
@@ -319,6 +320,19 @@ def test_a_folder_of_hugging_face_is_read(take: Take, tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
     with pytest.raises(UsageError, match=r"is a folder of splits, train, test: name one of them, as .*/train"):
         take(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["t.parquet", "t.arrow"])
+def test_names_of_classes_of_hugging_face_are_kept(take: Take, tmp_path: Path, file: str) -> None:
+    numbers = [row % 3 - 1 for row in range(N)]  # -1 is no label
+    features = {"label": {"names": ["dog", "cat"], "_type": "ClassLabel"}, "e": [{"dtype": "float32"}]}
+    known = {"huggingface": json.dumps({"info": {"features": features}})}
+    SAVE[file](arrow.table({"e": lists(), "label": numbers}).replace_schema_metadata(known), tmp_path / file)
+    store = take(tmp_path / file)
+    assert store.labels.tolist() == numbers
+    assert store.classes == {"labels": {0: "dog", 1: "cat"}}
+    np.save(tmp_path / "v.npy", X)
+    assert take(tmp_path / "v.npy", labels=tmp_path / file).classes == store.classes
 
 
 @pytest.mark.parametrize("file", SAVE)
