@@ -1,6 +1,13 @@
 """Indexes of codes: encoding, searching, evaluating, changing and diagnosing them."""
 
-from sdc.retrieve.answer import Neighbors, answer_schema, build_answer, equal_neighbors, ragged_neighbors
+from sdc.retrieve.answer import (
+    Neighbors,
+    answer_schema,
+    build_answer,
+    equal_neighbors,
+    label_columns,
+    ragged_neighbors,
+)
 from sdc.retrieve.bits import check_bits, hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, encode_rows
 from sdc.retrieve.encode import run as encode_database
@@ -28,6 +35,7 @@ __all__ = [
     "equal_neighbors",
     "hamming",
     "is_refined",
+    "label_columns",
     "load_index_model",
     "matching_rows",
     "pack",

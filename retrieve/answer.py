@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sdc.extract.store import Classes
+
 Neighbors = list[dict[str, Any]]
 
 
@@ -32,6 +34,34 @@ def equal_neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray]) -> li
     """`ragged_neighbors` of columns (Q, k)."""
     count, k = next(iter(columns.values())).shape
     return ragged_neighbors(ids, columns, range(0, count * k + 1, k) if k else [0] * (count + 1))
+
+
+def label_columns(labels: np.ndarray | Sequence[Any] | None, classes: Classes) -> dict[str, np.ndarray]:
+    """What the JSON has of the classes of items: `label`, and `class` where classes have names; nothing without labels.
+
+    Args:
+        labels: (n,) numbers, or (n, C) zeros and ones; or of each item its number, or a list of them.
+        classes: the names of the classes.
+    """
+    if labels is None:
+        return {}
+    if isinstance(labels, np.ndarray) and labels.ndim > 1:
+        labels = [np.flatnonzero(row).tolist() for row in labels]
+    numbers = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    columns = {"label": numbers}
+    names = classes.get("labels")
+    if names:
+        columns["class"] = [
+            [names.get(one) for one in each] if isinstance(each, list) else names.get(each) for each in numbers
+        ]
+    return {name: _objects(values) for name, values in columns.items()}
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    column = np.empty(len(values), object)
+    for place, value in enumerate(values):  # all at once, lists of one length would become a matrix
+        column[place] = value
+    return column
 
 
 def build_answer(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, did_you_mean
-from sdc.retrieve.index import Records
+from sdc.extract.store import shown_names, used_numbers
+from sdc.retrieve.index import Records, encode_id
+from sdc.text import text_lines, whole_texts
 
 
-def matching_rows(database: Records, ids: Path | None, labels: Sequence[int]) -> np.ndarray | None:
+def matching_rows(database: Records, ids: Path | None, labels: Sequence[int | str]) -> np.ndarray | None:
     """The rows (n,) of those items whose id stands in a file and whose label is one of `labels`; None for all.
 
     Args:
         ids: a file with an id a line; None for any id.
-        labels: numbers of classes; none for any label.
+        labels: names or numbers of classes; none for any label.
 
     Raises:
         SdcError: the file can't be read, or it holds no id.
@@ -35,16 +37,35 @@ def matching_rows(database: Records, ids: Path | None, labels: Sequence[int]) ->
 
 
 def read_ids(path: Path, option: str) -> list[bytes]:
-    """The ids in a file, one a line; empty lines and a byte order mark are passed over.
+    """The ids in a file, one a line, as `sdc import --ids` reads them; empty lines are passed over.
 
     Raises:
         SdcError: the file can't be read; the message names the option that takes it.
     """
     try:
-        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
-    except OSError as error:
-        raise SdcError(f"cannot read {path}: {error.strerror}; {option} takes a file with an id a line") from None
-    return [line for line in lines if line.strip()]
+        lines = whole_texts(line for line in text_lines(path, "surrogateescape") if line.strip())
+    except SdcError as error:
+        raise SdcError(f"{error}; {option} takes a file with an id a line") from None
+    return [encode_id(line) for line in lines]
+
+
+def label_numbers(wanted: Sequence[int | str], names: Mapping[int, str]) -> tuple[int, ...]:
+    """The numbers of classes, each called by its name or its number; a text that may be either is a name.
+
+    Raises:
+        UsageError: a text that is neither.
+    """
+    by_name = {name: number for number, name in names.items()}
+    numbers = []
+    for each in wanted:
+        if isinstance(each, str) and each in by_name:
+            numbers.append(by_name[each])
+        elif isinstance(each, str) and not re.fullmatch("[+-]?[0-9]{1,18}", each.strip()):
+            known = f"{did_you_mean(each, by_name)}known: {shown_names(list(by_name))}"
+            raise UsageError(f"unknown class {each!r}: {known if names else 'the classes have numbers, and no names'}")
+        else:
+            numbers.append(int(each))
+    return tuple(numbers)
 
 
 def _listed(database: Records, path: Path) -> np.ndarray:
@@ -66,18 +87,20 @@ def _listed(database: Records, path: Path) -> np.ndarray:
     return matching
 
 
-def _labelled(database: Records, labels: Sequence[int]) -> np.ndarray:
+def _labelled(database: Records, wanted: Sequence[int | str]) -> np.ndarray:
+    """Which items have one of the labels."""
     known = database.labels
     if known is None:
         raise UsageError("the index has no labels to choose by: encode features that have them (`sdc import --labels`)")
+    labels = label_numbers(wanted, database.classes.get("labels", {}))
     if known.ndim == 1:
         members = {label: known == label for label in labels}
     else:
         members = {label: known[:, label] != 0 for label in labels if 0 <= label < known.shape[1]}
     for label in labels:
         if label not in members or not members[label].any():
-            used = np.unique(known) if known.ndim == 1 else np.flatnonzero(known.any(axis=0))
-            range_ = f"{len(used)} are in use, from {used.min()} to {used.max()}" if len(used) else "none is in use"
+            used = used_numbers(known)
+            range_ = f"{len(used)} are in use, from {used[0]} to {used[-1]}" if used else "none is in use"
             raise UsageError(f"no code has the label {label}: {range_}")
     matching: np.ndarray = np.logical_or.reduce([members[label] for label in labels])
     return matching

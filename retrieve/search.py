@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import UsageError, did_you_mean, log
-from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, ragged_neighbors
+from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, label_columns, ragged_neighbors
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
 from sdc.retrieve.queries import Queries, QueryEncoder
@@ -81,7 +81,9 @@ class _Scan:
         """All within the radius."""
         for part in batches(len(self.codes), 1):
             limits, distances, rows = self.index.range_search(self.codes[part], radius, within=self.within)
-            yield from ragged_neighbors(self.index.ids(rows), {"row": rows, "distance": distances}, limits.tolist())
+            positions = self.index.items.positions(rows)[0]
+            ids, columns = self._described(positions, {"distance": distances})
+            yield from ragged_neighbors(ids, columns, limits.tolist())
 
     def reranked(self, reranker: Reranker, features: np.ndarray, outputs: np.ndarray) -> Iterator[Neighbors]:
         """The k nearest of queries with these features (Q, d) and outputs (Q, bits)."""
@@ -89,8 +91,16 @@ class _Scan:
             yield from self._equal(best.positions, {"distance": best.distances, reranker.measure: best.similarities})
 
     def _equal(self, positions: np.ndarray, columns: dict[str, np.ndarray]) -> list[Neighbors]:
+        ids, described = self._described(positions.ravel(), {name: column.ravel() for name, column in columns.items()})
+        return equal_neighbors(ids, {name: column.reshape(positions.shape) for name, column in described.items()})
+
+    def _described(
+        self, positions: np.ndarray, columns: dict[str, np.ndarray]
+    ) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Ids of items (n,), and their rows, these columns, their labels and the names of their classes."""
         items = self.index.items
-        return equal_neighbors(items.names(positions.ravel()), {"row": items.rows(positions), **columns})
+        labels = label_columns(items.labels(positions), items.classes)
+        return items.names(positions), {"row": items.rows(positions), **columns, **labels}
 
 
 def _queries(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> list[Queries]:

@@ -23,7 +23,7 @@ class SearchSettings:
         k: neighbors a query; more than there are returns all.
         radius: everything within this Hamming distance, inclusive, instead of the k nearest; exact in any index.
         only_ids: a file with an id a line: search these alone.
-        only_labels: search what has one of these labels alone.
+        only_labels: search what has one of these labels alone: names of classes, or numbers.
         rerank: the factor that makes k the size of the shortlist whose features are compared, at least 1; `auto`
             measures which reaches `recall`. None leaves the order by Hamming distance.
         recall: of the k nearest by the features' cosine, for `auto`; None takes 0.95.
@@ -45,7 +45,7 @@ class SearchSettings:
     k: int = 10
     radius: int | None = None
     only_ids: Path | None = None
-    only_labels: tuple[int, ...] = ()
+    only_labels: tuple[int | str, ...] = ()
     rerank: Factor | None = None
     recall: float | None = None
     features: Path | None = None

@@ -14,6 +14,7 @@ from sdc.settings import checked_value
 if TYPE_CHECKING:
     import torch
 
+    from sdc.extract.store import Classes
     from sdc.train import Model
 
 
@@ -178,11 +179,19 @@ def _inspect_features(path: Path) -> dict[str, Any]:
         "splits": {name: len(rows) for name, rows in store.splits.items()},
         "labels": None if store.labels is None else list(store.labels.shape),
         "labels_coarse": None if store.labels_coarse is None else list(store.labels_coarse.shape),
+        **_named(store.classes),
         "groundtruth": {name: len(lists.values) for name, lists in store.groundtruth.items()},
         "skipped": len(store.skipped),
         "fingerprint": store.fingerprint,
         "provenance": store.provenance,
     }
+
+
+def _named(classes: Classes) -> dict[str, Any]:
+    """The names of classes, where they have any."""
+    from sdc.extract.store import classes_to_json
+
+    return {"classes": classes_to_json(classes)} if classes else {}
 
 
 def _inspect_model(path: Path) -> dict[str, Any]:
@@ -220,6 +229,7 @@ def _inspect_index(path: Path) -> dict[str, Any]:
         "generation": index.generation,
         "added": index.changes.added if index.changes else 0,
         "removed": index.changes.removed if index.changes else 0,
+        **_named(index.items.classes),
         "fingerprint": index.fingerprint,
         **index.metadata,
     }

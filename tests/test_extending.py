@@ -213,9 +213,9 @@ def test_an_engine(db, monkeypatch):
 
         def search(self, codes, k, *, radius=None, labels=(), nprobe=None, exact=False):
             items = [item for item in tables[self.name][1] if not labels or item[3] in labels]
-            rows, names, stored, _ = zip(*items, strict=True)
-            hits = [Hits.sorted(rows, each, names) for each in hamming(codes, np.stack(stored))]
-            return [Hits(one.rows[:k], one.distances[:k], one.ids[:k]) for one in hits]
+            rows, names, stored, held = zip(*items, strict=True)
+            hits = [Hits.sorted(rows, each, names, held) for each in hamming(codes, np.stack(stored))]
+            return [Hits(one.rows[:k], one.distances[:k], one.ids[:k], one.labels[:k]) for one in hits]
 
         def close(self):
             pass

@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from sdc.errors import UsageError
+from sdc.extract.store import NO_LABEL
 
 GROUPS = ("head", "middle", "tail")
 
@@ -29,13 +30,14 @@ def long_tail(rows: np.ndarray, labels: np.ndarray, ratio: float, seed: int) -> 
         seed: the same one gives the same order of classes, and at a higher ratio a subset.
 
     Returns:
-        The rows kept, in the order of `rows`; at least one of each class.
+        The rows kept, in the order of `rows`; at least one of each class, and none without a label.
 
     Raises:
         UsageError: a ratio that is none, fewer than two classes, or classes too small for the ratio.
     """
     if not 1 < ratio < math.inf:
         raise UsageError(f"--imbalance is {ratio:g}, expected the largest class over the smallest: a number above 1")
+    rows, labels = rows[labels != NO_LABEL], labels[labels != NO_LABEL]
     classes, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise UsageError(f"--imbalance needs at least two classes, found {len(classes)} among the training rows")
@@ -62,7 +64,7 @@ def class_groups(labels: np.ndarray) -> dict[str, list[int]]:
     Both have C/3 classes, rounded, and the rest is `middle` (none, where there are two). Within each the largest come
     first, equal ones by number.
     """
-    classes, sizes = np.unique(labels, return_counts=True)
+    classes, sizes = np.unique(labels[labels != NO_LABEL], return_counts=True)
     ordered = classes[np.argsort(-sizes, kind="stable")]
     third = round(len(ordered) / 3)
     parts = np.split(ordered, [third, len(ordered) - third])

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
+from sdc.extract.store import NO_LABEL
 from sdc.retrieve.bits import hamming, unpack
 from sdc.retrieve.diagnose import similarity_histograms
 from sdc.retrieve.diagnose.alarms import explain
 from sdc.retrieve.features import Features, encoded_features
-from sdc.retrieve.index import Index
+from sdc.retrieve.index import Index, Records
 from sdc.train.methods import CALIBRATED
 
 CUTOFFS = (10, 100)
@@ -74,10 +75,9 @@ def run(settings: DiagnoseSettings) -> dict[str, Any]:
     database = index.database
     if len(database) < 2:
         raise SdcError(f"{settings.index} holds a single code: there are no pairs to diagnose")
-    rng = np.random.default_rng(settings.seed)
-    sample = rng.choice(len(database), min(settings.sample, len(database)), replace=False)
+    sample, labels = _sample(database, settings)
     store = _features(settings, index)
-    codes, labels = database.codes[sample], None if database.labels is None else database.labels[sample]
+    codes = database.codes[sample]
     features = None if store is None else store.take(database.rows[sample])
     spec, target = _target(index)
     counts = similarity_histograms.count_pairs(codes, features, labels)
@@ -221,6 +221,17 @@ def bit_use(codes: np.ndarray) -> dict[str, Any]:
         },
         "effective_bits": total**2 / float((covariance**2).sum()) if total else 0.0,
     }
+
+
+def _sample(database: Records, settings: DiagnoseSettings) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions whose pairs are looked at, and their labels: where there are labels, of what has one."""
+    pool, labels = np.arange(len(database)), database.labels
+    if labels is not None and (labels == NO_LABEL).any():  # multi-hot ones are 0 and 1
+        pool = np.flatnonzero(labels != NO_LABEL)
+    if len(pool) < 2:
+        pool, labels = np.arange(len(database)), None
+    chosen = np.random.default_rng(settings.seed).choice(len(pool), min(settings.sample, len(pool)), replace=False)
+    return pool[chosen], None if labels is None else labels[pool[chosen]]
 
 
 def _largest_of_a_class(codes: np.ndarray, labels: np.ndarray) -> float:

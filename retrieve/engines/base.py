@@ -28,7 +28,8 @@ class Record:
         count: codes in the index.
         labels: none, one a code, or many (multi-hot).
         index_type: flat, ivf or hnsw.
-        metadata: model and features of the index, with absolute paths; see `sdc.retrieve.index.Index.metadata`.
+        metadata: model and features of the index, with absolute paths; see `sdc.retrieve.index.Index.metadata`. And
+            `classes`, the names of its classes, where they have any.
     """
 
     fingerprint: str
@@ -71,22 +72,30 @@ class PushBatch(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """The neighbors of one query, ordered by (distance, row): (n,) int64, (n,) int32, and n ids."""
+    """The neighbors of one query, ordered by (distance, row): (n,) int64, (n,) int32, n ids, and n labels.
+
+    A label is a number, or a list of them; None where the codes have none.
+    """
 
     rows: np.ndarray
     distances: np.ndarray
     ids: list[str]
+    labels: list[Any] | None = None
 
     @classmethod
-    def sorted(cls, rows: Sequence[int], distances: Sequence[float], ids: Sequence[str]) -> Hits:
+    def sorted(
+        cls, rows: Sequence[int], distances: Sequence[float], ids: Sequence[str], labels: Sequence[Any] | None = None
+    ) -> Hits:
         number, distance = np.array(rows, np.int64), np.array(distances).astype(np.int32)
         order = np.lexsort((number, distance))
-        return cls(number[order], distance[order], [ids[number] for number in order])
+        listed = None if labels is None else [labels[place] for place in order]
+        return cls(number[order], distance[order], [ids[place] for place in order], listed)
 
     def within(self, radius: int) -> Hits:
         """Those within a distance, inclusive."""
         count = int(np.searchsorted(self.distances, radius, side="right"))
-        return Hits(self.rows[:count], self.distances[:count], self.ids[:count])
+        labels = None if self.labels is None else self.labels[:count]
+        return Hits(self.rows[:count], self.distances[:count], self.ids[:count], labels)
 
 
 class Engine(ABC):

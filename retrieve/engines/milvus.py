@@ -173,13 +173,14 @@ class Milvus(Engine):
         if lists:
             params["nprobe"] = list_count(lists) if exact else probe_count(lists, nprobe)
         hits: list[Hits] = []
+        fields = ["id", "label"] if self._record is not None and self._record.labels != "none" else ["id"]
         step = max(1, min(1024, _ANSWERS // k))
         with translated(self.target):
             self._load()
             for start in range(0, len(codes), step):
                 neighbors = self._client.search(
                     self.name, [code.tobytes() for code in codes[start : start + step]], limit=k, anns_field="code",
-                    filter=self._having(labels), output_fields=["id"], timeout=_BUILD,
+                    filter=self._having(labels), output_fields=fields, timeout=_BUILD,
                     search_params={"metric_type": "HAMMING", "params": params}, consistency_level="Strong",
                 )  # fmt: skip
                 hits += [_hits(near) for near in neighbors]
@@ -253,7 +254,11 @@ def _wait(done: Callable[[], bool], seconds: float, failure: str) -> None:
 def _hits(near: list[dict[str, Any]]) -> Hits:
     """A hit's own id is the primary key, our row; our id is among its fields."""
     rows, distances = [hit["id"] for hit in near], [hit["distance"] for hit in near]
-    return Hits.sorted(rows, distances, [hit["entity"]["id"] for hit in near])
+    fields = [hit["entity"] for hit in near]
+    labels = None
+    if all("label" in each for each in fields):
+        labels = [each["label"] if isinstance(each["label"], int) else [*each["label"]] for each in fields]
+    return Hits.sorted(rows, distances, [each["id"] for each in fields], labels)
 
 
 def _described(field: dict[str, Any]) -> str:

@@ -125,7 +125,8 @@ class Pgvector(Engine):
             where += f"{' AND' if where else ' WHERE'} {distance} <= %s"
         # With the row in the order no index helps, and ties come as ours do.
         order = distance if approximate else "d, row"
-        statement = f"SELECT row, {distance} AS d, id FROM {{name}}{where} ORDER BY {order} LIMIT %s"
+        label = ", label" if self._record is not None and self._record.labels != "none" else ""
+        statement = f"SELECT row, {distance} AS d, id{label} FROM {{name}}{where} ORDER BY {order} LIMIT %s"
         hits = []
         digits = np.unpackbits(codes, axis=1, bitorder="little") + np.uint8(ord("0"))
         with self._table.transaction():
@@ -138,8 +139,7 @@ class Pgvector(Engine):
                 code = row.tobytes().decode()
                 given = [code, *values, *((code, radius) if radius is not None else ())]
                 records = self._table.ask(statement, (*given, *((code,) if approximate else ()), k))
-                columns = list(zip(*records, strict=True)) or [(), (), ()]
-                hits.append(Hits.sorted(columns[0], columns[1], columns[2]))
+                hits.append(Hits.sorted(*(list(zip(*records, strict=True)) or [(), (), ()])))
         return hits
 
     def _having(self, labels: Sequence[int]) -> tuple[str, tuple[list[int], ...]]:

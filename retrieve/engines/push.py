@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
+from sdc.extract.store import classes_to_json
 from sdc.files import checksum, differing, fingerprint
 from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
@@ -22,6 +24,7 @@ from sdc.retrieve.engines.urls import Target
 from sdc.retrieve.index import FlatSearcher, Index, Records, own_positions
 
 _BATCH_BYTES = 16 << 20  # engines refuse requests of more than 64 MB
+_NAMES_BYTES = 1 << 18  # of a record: Milvus keeps it where no value may have more than 1.5 MB
 _SAMPLE, _NEIGHBORS, _SEED = 100, 10, 0
 
 
@@ -105,6 +108,11 @@ def record_of(index: Index, index_type: str) -> Record:
         if index.metadata.get(what):
             path, _ = index.recorded(what)
             metadata[what] = {**index.metadata[what], "path": os.path.abspath(path)}
+    classes = classes_to_json(index.items.classes)
+    if classes and len(json.dumps(classes)) > _NAMES_BYTES:
+        log.warning("the names of classes take more than %d bytes and are not pushed: numbers are", _NAMES_BYTES)
+    elif classes:
+        metadata["classes"] = classes
     labels = index.database.labels
     kind = "none" if labels is None else "one" if labels.ndim == 1 else "many"
     return Record(_fingerprint(index), index.bits, len(index), kind, index_type, metadata)

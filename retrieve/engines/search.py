@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.retrieve.answer import Neighbors, build_answer, ragged_neighbors
+from sdc.extract.store import Classes, classes_of_json
+from sdc.retrieve.answer import Neighbors, build_answer, label_columns, ragged_neighbors
 from sdc.retrieve.engines.base import Engine, Hits, Record
 from sdc.retrieve.engines.registry import connect, parse
 from sdc.retrieve.engines.urls import Target
+from sdc.retrieve.filters import label_numbers
 from sdc.retrieve.queries import QueryEncoder
 from sdc.retrieve.search_settings import SearchSettings
 
@@ -57,22 +59,22 @@ def search(settings: SearchSettings) -> dict[str, Any]:
         _check_nprobe(settings, record)
         _check_count(engine, target, record)
         names, codes = _queries(settings, engine, target, record)
-        count = record.count if not settings.only_labels else _labelled(settings, engine, record)
+        classes = classes_of_json(record.metadata.get("classes"))
+        labels = _labels(settings, engine, record, classes)
+        count = engine.count(labels) if labels else record.count
         k = min(settings.k, count) if settings.radius is None else min(count, engine.most)
         if k > engine.most:
             raise UsageError(f"-k {settings.k} is beyond {target.url}, which returns {engine.most} at most")
-        hits = _hits(settings, engine, codes, k)
+        hits = _hits(settings, engine, codes, k, labels)
     if settings.radius is not None and k < count and any(len(each.rows) == k for each in hits):
         raise UsageError(f"--radius {settings.radius} takes in more than {k}, the most that the engine returns")
-    return build_answer(target.url, k, names, map(_neighbors, hits), radius=settings.radius)
+    return build_answer(target.url, k, names, (_neighbors(each, classes) for each in hits), radius=settings.radius)
 
 
-def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -> list[Hits]:
+def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int, labels: tuple[int, ...]) -> list[Hits]:
     """As an index in a file: exact within a radius, among some labels, and where too few are found for k."""
-    if settings.radius is not None or settings.only_labels:
-        return engine.search(
-            codes, k, radius=settings.radius, labels=settings.only_labels, nprobe=settings.nprobe, exact=True
-        )
+    if settings.radius is not None or labels:
+        return engine.search(codes, k, radius=settings.radius, labels=labels, nprobe=settings.nprobe, exact=True)
     hits = engine.search(codes, k, nprobe=settings.nprobe)
     short = [number for number, near in enumerate(hits) if len(near.rows) < k]
     if short:
@@ -81,8 +83,9 @@ def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int) -
     return hits
 
 
-def _neighbors(hits: Hits) -> Neighbors:
-    return ragged_neighbors(hits.ids, {"row": hits.rows, "distance": hits.distances}, [0, len(hits.ids)])[0]
+def _neighbors(hits: Hits, classes: Classes) -> Neighbors:
+    columns = {"row": hits.rows, "distance": hits.distances, **label_columns(hits.labels, classes)}
+    return ragged_neighbors(hits.ids, columns, [0, len(hits.ids)])[0]
 
 
 def _check(settings: SearchSettings) -> None:
@@ -124,14 +127,15 @@ def _check_count(engine: Engine, target: Target, record: Record) -> None:
         )
 
 
-def _labelled(settings: SearchSettings, engine: Engine, record: Record) -> int:
-    """How many items have one of the labels."""
-    if record.labels == "none":
+def _labels(settings: SearchSettings, engine: Engine, record: Record, classes: Classes) -> tuple[int, ...]:
+    """The labels that are searched alone, by number; each is some item's."""
+    if settings.only_labels and record.labels == "none":
         raise UsageError(f"{settings.index} has no labels to choose by: push an index that has them")
-    for label in settings.only_labels:
+    labels = label_numbers(settings.only_labels, classes.get("labels", {}))
+    for label in labels:
         if not engine.count((label,)):
             raise UsageError(f"no code of {settings.index} has the label {label}")
-    return engine.count(settings.only_labels)
+    return labels
 
 
 def _queries(settings: SearchSettings, engine: Engine, target: Target, record: Record) -> tuple[list[str], np.ndarray]:

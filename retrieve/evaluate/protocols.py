@@ -16,7 +16,7 @@ import numpy as np
 from sdc.errors import UsageError, log, unknown_name_error
 from sdc.retrieve.evaluate import landmark_metrics
 from sdc.retrieve.evaluate.ranking_metrics import Denominator, average_precision_of_groups
-from sdc.retrieve.evaluate.relevance import Relevance, by_groundtruth, by_labels, levels
+from sdc.retrieve.evaluate.relevance import Relevance, by_groundtruth, by_labels, levels, unlabelled
 from sdc.retrieve.index import Index, Records
 
 CATEGORY, RELEVANT, REVISITED, NEIGHBORS = "category", "relevant", "revisited", "neighbors"
@@ -39,12 +39,14 @@ class Protocol:
         at: R of mAP@R, at most the items a query is ranked against; of no meaning for `neighbors`.
         denominator: of AP@R; `all` in the revisited protocol.
         relevance: of the items, for each query.
+        queries: those that are evaluated: by labels the ones that have a label.
     """
 
     name: str
     at: int
     denominator: Denominator
     relevance: Relevance
+    queries: Records
 
     def score(self, sizes: np.ndarray, hits: Mapping[str, np.ndarray]) -> dict[str, float]:
         """A query's expected APs, by mark or by the settings of the revisited protocol.
@@ -105,17 +107,21 @@ def choose(
     queries, database = index.queries, index.database
     assert queries is not None
     if name == CATEGORY and not levels(queries, database) and asked is None:
-        return Protocol(NEIGHBORS, 1, "found", by_labels(queries, database))
+        return Protocol(NEIGHBORS, 1, "found", by_labels(queries, database), queries)
+    if name == CATEGORY and levels(queries, database):
+        assert queries.labels is not None
+        without = unlabelled(queries.labels)
+        queries = queries.take(np.flatnonzero(~without)) if without.any() else queries
     relevance = _relevance(name, where, queries, database)
     if name == REVISITED:
         for option, value in (("at", at), ("denominator", denominator)):
             if value is not None:
                 raise UsageError(f"the protocol revisited ranks the whole database, with its own AP: no --{option}")
-        return Protocol(name, ranked, "all", relevance)
+        return Protocol(name, ranked, "all", relevance, queries)
     at = at or recorded.get("at", 1000) or ranked  # a recorded R of None means all
     if at > ranked:
         log.info("R = %d is clamped to the %d items a query is ranked against", at, ranked)
-    return Protocol(name, min(at, ranked), denominator or DEFAULT_DENOMINATOR[name], relevance)
+    return Protocol(name, min(at, ranked), denominator or DEFAULT_DENOMINATOR[name], relevance, queries)
 
 
 def _relevance(name: str, where: Path, queries: Records, database: Records) -> Relevance:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdc.errors import SdcError
+from sdc.extract.store import NO_LABEL
 from sdc.retrieve.index import Records, own_positions
 
 FINE, COARSE = "labels", "labels_coarse"
@@ -31,7 +32,8 @@ def levels(queries: Records, database: Records) -> tuple[str, ...]:
     """The levels of labels that both have, the fine one first; coarse labels alone are none."""
 
     def both(level: str) -> bool:
-        return getattr(queries, level) is not None and getattr(database, level) is not None
+        known = [getattr(records, level) for records in (queries, database)]
+        return all(labels is not None and not unlabelled(labels).all() for labels in known)
 
     return tuple(itertools.takewhile(both, (FINE, COARSE)))
 
@@ -84,9 +86,18 @@ def by_groundtruth(queries: Records, database: Records, names: Sequence[str]) ->
 
 
 def share_label(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
-    """(Q, N) bools: the two have the same label, or with multi-hot labels (…, C) at least one in common."""
+    """(Q, N) bools: the two have the same label, or with multi-hot labels (…, C) at least one in common.
+
+    What has no label shares none.
+    """
     if queries.ndim == 1:
         same: np.ndarray = queries[:, None] == database[None, :]
+        same[queries == NO_LABEL] = False
         return same
     shared: np.ndarray = queries.astype(np.float32) @ database.T.astype(np.float32)
     return shared > 0
+
+
+def unlabelled(labels: np.ndarray) -> np.ndarray:
+    """(N,) bools: which of these labels (N,) are none. Rows of zeros (N, C) count as labels, which nothing shares."""
+    return np.asarray(labels == NO_LABEL if labels.ndim == 1 else np.zeros(len(labels), bool))

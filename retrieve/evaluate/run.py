@@ -20,10 +20,10 @@ from sdc.retrieve.evaluate import metrics, precision_recall, protocols
 from sdc.retrieve.evaluate.distance_counts import ByCosine, DistanceCounts, Ranking, count_distances
 from sdc.retrieve.evaluate.landmark_metrics import revisited_scores
 from sdc.retrieve.evaluate.metrics import METRICS, Rankings
-from sdc.retrieve.evaluate.protocols import NEIGHBORS, RELEVANT, REVISITED, Protocol
+from sdc.retrieve.evaluate.protocols import CATEGORY, NEIGHBORS, RELEVANT, REVISITED, Protocol
 from sdc.retrieve.evaluate.ranking_metrics import Denominator, check_at
 from sdc.retrieve.evaluate.rankings import ByDistance, ByTables
-from sdc.retrieve.evaluate.relevance import COARSE, FINE
+from sdc.retrieve.evaluate.relevance import COARSE, FINE, unlabelled
 from sdc.retrieve.features import CUTOFFS, Cosines, encoded_features
 from sdc.retrieve.index import Index, Records, own_positions, recall_of
 from sdc.retrieve.queries import load_index_model
@@ -74,6 +74,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         and recall by cut-off, no_hit, conventions; with `neighbors` also neighbor_recall by cut-off and map_float, the
         features' own mAP. Without labels and ground truth the protocol is `neighbors`, and neighbor_recall is the one
         score. With coarse labels also `coarse`, the same figures at that level, and `fall`, its map less the fine one.
+        Queries whose label is -1 are left out, items are relevant to nothing then: `unlabelled` counts both.
         Where the model recorded groups of classes also `groups`: of head, middle and tail each map, the queries it is
         the mean of, and classes. With the protocol `relevant` also `denominators`: map with either of its two. Of an
         approximate index, all that is of exact rankings, and `ivf_recall`, so of type ivf, by cut-off is the share of
@@ -95,12 +96,14 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise UsageError(
             f"{settings.index} has no query split to evaluate with: encode features that have one (see `sdc import`)"
         )
-    own = own_positions(queries.rows, database.rows)
-    ranked = len(database) - int((own >= 0).any())
+    ranked = len(database) - int((own_positions(queries.rows, database.rows) >= 0).any())
     if not ranked:
         raise SdcError(f"{settings.index} holds nothing but the query itself: there is no ranking to evaluate")
     protocol = protocols.choose(index, settings.index, ranked, settings.protocol, settings.at, settings.denominator)
     _check_curves(settings, protocol)
+    unlabelled_figures = _unlabelled(queries, database, protocol)
+    queries = protocol.queries
+    own = own_positions(queries.rows, database.rows)
     by_cosine = _by_cosine(settings, index, queries, protocol)
     cutoffs = [k for k in CUTOFFS if k <= ranked]
     in_rows = protocol.name == REVISITED
@@ -109,7 +112,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     answer: dict[str, Any] = {"protocol": protocol.name, **({"query": "float"} if settings.query == "float" else {})}
     if protocol.name != NEIGHBORS:
         answer["at"] = protocol.at
-    answer |= {"queries": len(queries), "database": len(database)}
+    answer |= {"queries": len(queries), "database": len(database), **unlabelled_figures}
     if protocol.name == REVISITED:
         answer |= _by_setting(settings, counts)
     elif protocol.name != NEIGHBORS:
@@ -123,6 +126,21 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if protocol.name != NEIGHBORS:
         answer["conventions"] = protocol.conventions(settings.no_hit)
     return answer
+
+
+def _unlabelled(queries: Records, database: Records, protocol: Protocol) -> dict[str, Any]:
+    """How many queries are left out, and how many items are relevant to nothing, since they have no label."""
+    left_out = len(queries) - len(protocol.queries)
+    if protocol.name != CATEGORY or database.labels is None:
+        return {}
+    items = int(unlabelled(database.labels).sum())
+    if not left_out and not items:
+        return {}
+    log.info(
+        "%d of %d queries have no label and are left out; %d of %d items have none and are relevant to nothing",
+        left_out, len(queries), items, len(database),
+    )  # fmt: skip
+    return {"unlabelled": {"queries": left_out, "database": items}}
 
 
 def _ranking(settings: EvaluateSettings, index: Index, queries: Records, depth: int) -> Ranking:
@@ -178,8 +196,16 @@ def _rankings(
     settings: EvaluateSettings, counts: DistanceCounts, mark: str | None, protocol: Protocol, cutoffs: Sequence[int]
 ) -> Rankings:
     """The rankings by one mark; without, those in which nothing is relevant."""
-    hits = np.zeros_like(counts.sizes) if mark is None else counts.hits[mark]
-    return Rankings(counts.sizes, hits, protocol.at, protocol.denominator, settings.no_hit, cutoffs, counts.overlaps)
+    kept = _kept(mark, protocol)
+    sizes, overlaps = counts.sizes[kept], {k: values[kept] for k, values in counts.overlaps.items()}
+    hits = np.zeros_like(sizes) if mark is None else counts.hits[mark][kept]
+    return Rankings(sizes, hits, protocol.at, protocol.denominator, settings.no_hit, cutoffs, overlaps)
+
+
+def _kept(mark: str | None, protocol: Protocol) -> np.ndarray:
+    """(Q,) bools: the queries that a level of labels has a label of."""
+    coarse = protocol.queries.labels_coarse if mark == COARSE else None
+    return np.ones(len(protocol.queries), bool) if coarse is None else ~unlabelled(coarse)
 
 
 def _by_relevance(
@@ -192,9 +218,9 @@ def _by_relevance(
     first = protocol.relevance.names[0]
     cutoffs = sorted({*counts.overlaps, protocol.at})
     rankings = _rankings(settings, counts, first, protocol, cutoffs)
-    scores = _at_level(settings, counts, first, rankings)
+    scores = _at_level(settings, counts, first, rankings, protocol)
     if COARSE in counts.hits:
-        coarse = _at_level(settings, counts, COARSE, _rankings(settings, counts, COARSE, protocol, cutoffs))
+        coarse = _at_level(settings, counts, COARSE, _rankings(settings, counts, COARSE, protocol, cutoffs), protocol)
         scores |= {"coarse": coarse, "fall": coarse["map"] - scores["map"]}
     if protocol.name == RELEVANT:
         scores["denominators"] = _by_denominator(rankings)
@@ -212,7 +238,9 @@ def _by_denominator(rankings: Rankings) -> dict[str, float]:
     return {str(one): METRICS["map"].score(replace(rankings, denominator=one)) for one in both}
 
 
-def _at_level(settings: EvaluateSettings, counts: DistanceCounts, level: str, rankings: Rankings) -> dict[str, Any]:
+def _at_level(
+    settings: EvaluateSettings, counts: DistanceCounts, level: str, rankings: Rankings, protocol: Protocol
+) -> dict[str, Any]:
     """The figures of one level of labels, or of the ground truth."""
     reached = rankings.reached
     missed = int((~reached).sum())
@@ -227,7 +255,7 @@ def _at_level(settings: EvaluateSettings, counts: DistanceCounts, level: str, ra
         scores.pop("map_all")
     scores["no_hit"] = {"queries": missed, "rule": settings.no_hit}
     if settings.neighbors:
-        by_cosine = np.array([one[level] for one in counts.float_aps])
+        by_cosine = np.array([one[level] for one in counts.float_aps])[_kept(level, protocol)]
         scores["map_float"] = rankings.mean(by_cosine, by_cosine > 0)
     return scores
 

@@ -49,7 +49,13 @@ _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a pa
 @click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
 @click.option("--radius", type=int, help="All within this Hamming distance, instead of the k nearest: exact.")
 @click.option("--only-ids", type=PATH, metavar="FILE", help="Search the ids in FILE alone, one a line.")
-@click.option("--only-label", "only_labels", type=int, multiple=True, help="Search this label alone; may be repeated.")
+@click.option(
+    "--only-label",
+    "only_labels",
+    multiple=True,
+    metavar="NAME|NUMBER",
+    help="Search this class alone; may be repeated.",
+)
 @click.option(
     "--rerank",
     type=_FACTOR,
@@ -92,7 +98,7 @@ def search(as_json: bool, **options: Any) -> None:
         print_json(answer)
         return
     for result in answer["results"]:
-        neighbors = "  ".join(f"{n['id']} ({_nearness(n)})" for n in result["neighbors"])
+        neighbors = "  ".join(f"{n['id']} ({_nearness(n)}{_class(n)})" for n in result["neighbors"])
         click.echo(f"{result['query']}: {neighbors or 'nothing'}")
 
 
@@ -101,3 +107,9 @@ def _nearness(neighbor: dict[str, Any]) -> str:
     return next(
         (f"{neighbor[name]:.4f}" for name in ("similarity", "score") if name in neighbor), str(neighbor["distance"])
     )
+
+
+def _class(neighbor: dict[str, Any]) -> str:
+    """The name of its class, or the names of all of them, where classes have names."""
+    names = neighbor.get("class")
+    return "".join(f", {name}" for name in (names if isinstance(names, list) else [names]) if name is not None)

@@ -28,7 +28,7 @@ from sdc.devices import MOST_SEED, cpu_count
 from sdc.errors import SdcError, UsageError, log
 from sdc.experiments import write_csv
 from sdc.extract import stratified
-from sdc.extract.store import FeatureStore, Listing
+from sdc.extract.store import NO_LABEL, FeatureStore, Listing
 from sdc.files import atomic_write, check_output_folder, check_same_settings, explain_os_errors, json_text
 from sdc.retrieve import check_bits
 from sdc.retrieve.evaluate import share_label
@@ -157,6 +157,10 @@ def _contest(settings: CompareSettings, store: FeatureStore) -> Contest:
         sample = np.random.default_rng(settings.seed).choice(len(queries), settings.queries, replace=False)
         queries = queries[np.sort(sample)]
     labels = store.labels
+    if labels is not None and labels.ndim == 1 and (labels[queries] == NO_LABEL).any():
+        labelled = queries[labels[queries] != NO_LABEL]
+        log.info("%d of %d queries have no label and are left out", len(queries) - len(labelled), len(queries))
+        queries, labels = (labelled, labels) if len(labelled) else (queries, None)
     if settings.limit is not None and settings.limit < len(database):
         names = [str(row) for row in database]
         listing = Listing(names, {"database": np.arange(len(database))}, None if labels is None else labels[database])

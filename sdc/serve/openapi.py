@@ -32,6 +32,7 @@ def describe(settings: ServeSettings) -> dict[str, Any]:
         "answer": answer,
         "label": neighbor["properties"]["label"],
         "recall": RECALL,
+        "class": neighbor["properties"]["class"],
         "max_k": settings.max_k,
         "default_k": min(K, settings.max_k),
         "max_body": settings.max_body,

@@ -15,7 +15,7 @@ from sdc.serve.limits import HTTPRefusal
 from sdc.serve.settings import MOST_LABELS, MOST_NEIGHBORS, MOST_VECTORS
 
 K = 10
-_LONGEST = 4096  # characters of an id; what a path may have
+_LONGEST = 4096  # characters of an id or of a class; what a path may have
 _SIGNS = 2 * MOST_VECTORS  # brackets in a body, and commas beyond those between numbers
 _WHATS = ("vector", "vectors", "id")
 _HOWS = ("k", "radius", "only_label", "rerank", "recall")
@@ -30,14 +30,14 @@ class How:
     Attributes:
         k: how many are wanted; None with a radius.
         radius: the largest Hamming distance.
-        labels: numbers of classes; none for any.
+        labels: numbers or names of classes; none for any.
         rerank: the factor, at least 1, or `auto`; None leaves the order by Hamming distance.
         recall: for `auto`; None takes what `sdc search` takes.
     """
 
     k: int | None = K
     radius: int | None = None
-    labels: tuple[int, ...] = ()
+    labels: tuple[int | str, ...] = ()
     rerank: float | Literal["auto"] | None = None
     recall: float | None = None
 
@@ -93,7 +93,7 @@ def of_parameters(parameters: Mapping[str, list[str]], max_k: int) -> How:
     for key, values in parameters.items():
         if key not in _HOWS:
             raise HTTPRefusal(422, str(unknown_name_error("parameter", key[:100], _HOWS)))
-        found = [_parameter(key, value) for value in values]
+        found = values if key == "only_label" else [_parameter(key, value) for value in values]
         if key != "only_label" and len(found) > 1:
             raise HTTPRefusal(422, f"{key} is given {len(found)} times, expected once")
         parameter_values[key] = found if key == "only_label" else found[0]
@@ -138,7 +138,7 @@ def _how(request: Mapping[str, Any], max_k: int) -> How:
     labels = labels if isinstance(labels, list) else [labels]
     if len(labels) > MOST_LABELS:
         raise HTTPRefusal(422, f"only_label has {len(labels)} labels, expected at most {MOST_LABELS}")
-    classes = tuple(_whole("only_label", label, 0, 2**31 - 1) for label in labels)
+    classes = tuple(_class(label) for label in labels)
     rerank, recall = _finer(request)
     if "radius" in request:
         if rerank is not None:
@@ -160,6 +160,14 @@ def _finer(request: Mapping[str, Any]) -> tuple[float | Literal["auto"] | None, 
         if not isinstance(recall, int | float) or isinstance(recall, bool) or not 0 < recall <= 1:
             raise HTTPRefusal(422, f"recall: expected a number above 0, at most 1, found {_described(recall)}")
     return rerank, recall
+
+
+def _class(label: Any) -> int | str:
+    if not isinstance(label, str):
+        return _whole("only_label", label, 0, 2**31 - 1)
+    if len(label) > _LONGEST:
+        raise HTTPRefusal(422, f"only_label: unknown class, it has more than {_LONGEST} characters")
+    return label
 
 
 def _whole(what: str, value: Any, least: int, most: int) -> int:

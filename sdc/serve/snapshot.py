@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sdc.errors import SdcError, log
+from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve import (
     Neighbors,
     Queries,
@@ -17,6 +17,7 @@ from sdc.retrieve import (
     encode_queries,
     equal_neighbors,
     is_refined,
+    label_columns,
     load_index_model,
     matching_rows,
     ragged_neighbors,
@@ -227,7 +228,10 @@ class Snapshot:
     def _answer(self, queries: Queries, how: How) -> dict[str, Any]:
         """The JSON of `sdc search`, with labels where the index has them."""
         most = self.settings.max_k
-        within = matching_rows(self.database, None, how.labels)
+        try:
+            within = matching_rows(self.database, None, how.labels)
+        except UsageError as error:
+            raise HTTPRefusal(422, f"only_label: {error}") from None
         k = min(most + 1 if how.k is None else how.k, self.index.ntotal if within is None else len(within))
         reranker = self.finer.reranker(how)
         if reranker is not None:
@@ -262,18 +266,11 @@ class Snapshot:
     def _described(
         self, positions: np.ndarray, columns: dict[str, np.ndarray]
     ) -> tuple[list[str], dict[str, np.ndarray]]:
-        """Ids of items (n,), and their rows, these columns and their labels: a number each or, multi-hot, a list."""
+        """Ids of items (n,), and their rows, these columns, their labels and the names of their classes."""
         database = self.database
-        columns = {"row": database.rows[positions], **columns}
-        if database.labels is not None:
-            labels = database.labels[positions]
-            if labels.ndim > 1:
-                listed = np.empty(len(labels), object)
-                for number, classes in enumerate(labels):
-                    listed[number] = np.flatnonzero(classes).tolist()
-                labels = listed
-            columns["label"] = labels
-        return database.names(positions), columns
+        labels = None if database.labels is None else database.labels[positions]
+        described = {"row": database.rows[positions], **columns, **label_columns(labels, database.classes)}
+        return database.names(positions), described
 
 
 def _features(settings: ServeSettings, index: Index, model: Model) -> IndexFeatures | None:

@@ -45,6 +45,7 @@ class Scene:
         database="all",
         dimension=DIMENSION,
         order=None,
+        classes=None,
     ):
         """Clustered features; the database is `all` rows, those `without` the queries', or `none`."""
         rng = np.random.default_rng(seed)
@@ -54,6 +55,7 @@ class Scene:
         features[13] = 0  # has no direction
         made = {
             "single": kind.astype(np.int32),
+            "some": np.where(np.random.default_rng(1).random(ROWS) < 0.3, -1, kind).astype(np.int32),
             "multi": (rng.random((ROWS, CLASSES)) < 0.2).astype(np.uint8),
             None: None,
         }[labels]
@@ -75,6 +77,7 @@ class Scene:
             {"query": query, "database": rows},
             labels=None if made is None else made[order],
             labels_coarse=None if upper is None else upper[order],
+            classes=classes or {},
         )
         provenance = {"source": "import", "seed": seed, "protocol": {"name": "category", "at": 50}}
         features = features.astype(np.float32)[order]

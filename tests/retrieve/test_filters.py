@@ -207,3 +207,72 @@ def test_the_command_explains_itself_beside_its_json(scene, caplog):
     assert f"30 queries in {count} of 400 codes of 16 bits: on one thread:" in caplog.text
     ranged = CliRunner().invoke(cli, ["search", "--index", str(scene.folder / "db.bin"), "--radius", "0", "--json"])
     assert json.loads(ranged.stdout)["radius"] == 0
+
+
+NAMES = {0: "T-shirt/top", 1: "dog", 2: "dogs", 3: "ankle boot", 4: "1"}
+
+
+def test_a_class_is_searched_by_name_or_number(make_scene):
+    scene = make_scene(classes={"labels": NAMES})
+    labels, path = scene.index.database.labels, scene.folder / "db.bin"
+    for asked, numbers in ((("ankle boot",), [3]), (("dog", "0"), [1, 0]), (("1",), [4]), ((1,), [1]), (("3",), [3])):
+        answer = search(SearchSettings(path, only_labels=asked, k=400))
+        assert rows_found(answer) == expected_rows(scene, np.flatnonzero(np.isin(labels, numbers)))
+    with pytest.raises(UsageError, match=r"unknown class 'Dog': did you mean 'dog'. known: T-shirt/top, dog, dogs,"):
+        search(SearchSettings(path, only_labels=("Dog",)))
+    with pytest.raises(UsageError, match="no code has the label 7: 5 are in use, from 0 to 4"):
+        search(SearchSettings(path, only_labels=("7",)))
+
+
+def test_without_names_a_class_is_a_number(scene):
+    with pytest.raises(UsageError, match="unknown class 'dog': the classes have numbers, and no names"):
+        search(SearchSettings(scene.folder / "db.bin", only_labels=("dog",)))
+
+
+def test_answers_tell_the_classes_by_name(make_scene):
+    scene = make_scene(classes={"labels": NAMES})
+    labels, path = scene.index.database.labels, str(scene.folder / "db.bin")
+    for options in (["-k", "3"], ["--radius", "3"], ["-k", "3", "--rerank", "2"]):
+        answer = json.loads(CliRunner().invoke(cli, ["search", "--index", path, *options, "--json"]).stdout)
+        for result in answer["results"]:
+            for near in result["neighbors"]:
+                assert near["label"] == labels[near["row"]]
+                assert near["class"] == NAMES[near["label"]]
+    text = CliRunner().invoke(cli, ["search", "--index", path, "-k", "1", "--only-label", "ankle boot"]).stdout
+    assert text.count(", ankle boot)") == 10
+    shown = json.loads(CliRunner().invoke(cli, ["inspect", path, "--json"]).stdout)
+    assert shown["classes"] == {"labels": {str(number): name for number, name in NAMES.items()}}
+
+
+def test_what_has_several_classes_has_their_names(make_scene):
+    scene = make_scene(labels="multi", classes={"labels": NAMES})
+    answer = search(SearchSettings(scene.folder / "db.bin", k=5))
+    held = scene.index.database.labels
+    for near in answer["results"][0]["neighbors"]:
+        assert near["label"] == np.flatnonzero(held[near["row"]]).tolist()
+        assert near["class"] == [NAMES[number] for number in near["label"]]
+
+
+LISTS = {
+    "utf-8": ("\n", "utf-8"),
+    "a byte order mark and CRLF": ("\r\n", "utf-8-sig"),
+    "UTF-16": ("\r\n", "utf-16"),
+    "old Macintosh": ("\r", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_listed_ids_are_read_in_any_unicode_encoding(tmp_path, kind):
+    end, encoding = LISTS[kind]
+    names = ["Straße 1", "b\u2028c", " leading", "d"]
+    Index.build(np.arange(5, dtype=np.uint8)[:, None], ids=[*names, "other"]).save(tmp_path / "db.bin")
+    (tmp_path / "ids.txt").write_bytes((end.join(names) + end + end).encode(encoding))
+    answer = search(SearchSettings(tmp_path / "db.bin", ids=("d",), only_ids=tmp_path / "ids.txt"))
+    assert sorted(near["id"] for near in answer["results"][0]["neighbors"]) == sorted(names)
+
+
+def test_listed_ids_may_be_numbers_that_numpy_saved(tmp_path):
+    Index.build(np.arange(30, dtype=np.uint8)[:, None]).save(tmp_path / "db.bin")
+    np.savetxt(tmp_path / "ids.txt", np.array([3, 17]))
+    answer = search(SearchSettings(tmp_path / "db.bin", ids=("5",), only_ids=tmp_path / "ids.txt"))
+    assert sorted(rows_found(answer)[0]) == [3, 17]

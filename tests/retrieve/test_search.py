@@ -28,10 +28,10 @@ def expected_neighbors(scene, codes, k):
     """By brute force over the database, in the order (distance, row)."""
     index = scene.index
     distances = hamming(codes, index.database.codes)
-    ids = index.database.names()
+    ids, labels = index.database.names(), index.database.labels.tolist()
     order = np.lexsort((np.broadcast_to(index.database.rows, distances.shape), distances), axis=1)[:, :k]
     return [
-        [{"id": ids[p], "row": int(index.database.rows[p]), "distance": int(d[p])} for p in places]
+        [{"id": ids[p], "row": int(index.database.rows[p]), "distance": int(d[p]), "label": labels[p]} for p in places]
         for d, places in zip(distances, order, strict=True)
     ]
 

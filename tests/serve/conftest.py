@@ -27,7 +27,9 @@ ROWS, DIMENSION, BITS = 400, 24, 16
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-def write_set(folder: Path, *, seed: int = 0, labels: str | None = "single", ids: list[str] | None = None) -> Path:
+def write_set(
+    folder: Path, *, seed: int = 0, labels: str | None = "single", ids: list[str] | None = None, named: bool = False
+) -> Path:
     """feats.h5, model.safetensors and db.bin of ROWS vectors in three classes, 30 of them queries; returns db.bin."""
     chance = np.random.default_rng(seed)
     kind = chance.integers(0, 3, ROWS)
@@ -37,6 +39,7 @@ def write_set(folder: Path, *, seed: int = 0, labels: str | None = "single", ids
         ids or [f"img/{row:04}.png" for row in range(ROWS)],
         {"query": np.arange(30), "database": np.arange(ROWS)},
         labels=made[labels],
+        classes={"labels": {0: "cat", 1: "dog", 2: "7"}} if named else {},
     )
     write_features(
         folder / "feats.h5", listing, {"source": "import", "seed": seed}, DIMENSION, np.float32,
@@ -208,16 +211,3 @@ def refusal_of(response: Any, status: int) -> str:
 @pytest.fixture(scope="session")
 def refusal():
     return refusal_of
-
-
-def as_searched(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results as `sdc search` has them: without labels."""
-    return [
-        {**result, "neighbors": [{k: v for k, v in near.items() if k != "label"} for near in result["neighbors"]]}
-        for result in results
-    ]
-
-
-@pytest.fixture(scope="session")
-def without_labels():
-    return as_searched

@@ -18,6 +18,14 @@ from sdc.train.model import Model
 from sdc.train.run import TrainSettings, run
 
 
+def test_rows_without_a_label_are_of_no_class():
+    labels = np.array([-1, 0, 0, 1, -1, 1, 0, 0, 1, 1])
+    rows = np.arange(10) * 3
+    kept = long_tail(rows, labels, 2, 0)
+    np.testing.assert_array_equal(kept, long_tail(rows[labels >= 0], labels[labels >= 0], 2, 0))
+    assert class_groups(labels) == class_groups(labels[labels >= 0])
+
+
 def kept_sizes(labels, ratio, seed=0):
     """Rows kept of each class that has any, largest first."""
     kept = long_tail(np.arange(len(labels)), labels, ratio, seed)

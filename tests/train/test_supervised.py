@@ -24,12 +24,15 @@ def orders(similarities):
     return similarities.argsort(1, stable=True)
 
 
-@pytest.mark.parametrize("multi", [False, True])
-def test_relevant_pairs_come_first_each_kind_in_its_order(multi):
+@pytest.mark.parametrize("kind", ["single", "some", "multi"])
+def test_relevant_pairs_come_first_each_kind_in_its_order(kind):
     torch.manual_seed(0)
     unit = F.normalize(torch.randn(80, 16))
-    labels = (torch.rand(80, 5) < 0.3).to(torch.uint8) if multi else torch.randint(7, (80,)) + 1000
-    shared = labels.int() @ labels.int().T if multi else (labels[:, None] == labels).int()
+    labels = (torch.rand(80, 5) < 0.3).to(torch.uint8) if kind == "multi" else torch.randint(7, (80,)) + 1000
+    if kind == "some":
+        labels[::4] = -1  # no label
+    known = (labels[:, None] == labels) & (labels != -1) if kind != "multi" else None
+    shared = labels.int() @ labels.int().T if known is None else known.int()
     lifted = relevant_first(unit, labels)
     before, after = unit @ unit.T, lifted @ lifted.T
     assert lifted.norm(dim=1).max() <= 1 + 1e-6

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdc.extract.store import NO_LABEL
 from sdc.kernels import Loss, calibration_loss, quantile_table, sample_length
 from sdc.train.calibrations import LINEAR, inverse_cdf
 from sdc.train.linear_scaling import linear_scaling_loss
@@ -62,10 +63,10 @@ def relevant_first(unit: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         unit: (B, p), of unit length.
-        labels: (B,) whole numbers, or (B, C) zeros and ones.
+        labels: (B,) whole numbers, `NO_LABEL` being none, or (B, C) zeros and ones.
     """
     if labels.ndim == 1:
-        labels = F.one_hot(torch.unique(labels, return_inverse=True)[1])
+        labels = F.one_hot(torch.unique(labels, return_inverse=True)[1]) * (labels != NO_LABEL)[:, None]
     lifted = torch.cat([unit, 2 * labels.to(unit.dtype)], 1)  # 4 a shared label: cosines differ by 2 at most
     scaled: Tensor = lifted / lifted.norm(dim=1).max()
     return scaled

@@ -279,6 +279,17 @@ def test_the_database_or_a_seeded_sample_of_it_is_measured(scene):
     assert some["overlap"] != run(settings_of(scene, sample=100, seed=1))["overlap"]
 
 
+def test_pairs_are_of_items_that_have_a_label(make_scene):
+    scene = make_scene(labels="some")
+    database = scene.index.database
+    labelled = np.flatnonzero(database.labels != -1)
+    found = run(settings_of(scene))
+    assert found["sample"] == len(labelled) < len(database)
+    labels = database.labels[labelled]
+    same = int((labels[:, None] == labels).sum() - len(labels)) // 2
+    assert found["pairs"] == {"positive": same, "negative": len(labels) * (len(labels) - 1) // 2 - same}
+
+
 def test_without_labels_and_features_the_codes_are_measured(make_scene, caplog):
     scene = make_scene(labels=None)
     found = run(settings_of(scene))

@@ -151,7 +151,8 @@ def make_index(tmp_path):
         }[labels]
         rows = np.sort(rng.choice(3 * count, count, replace=False))
         split = Records(codes[count:], np.arange(queries)) if queries else None
-        index = Index.build(codes[:count], ids=ids, labels=held, rows=rows, queries=split)
+        names = {"labels": {number: f"kind {number}" for number in range(12)}} if labels else None
+        index = Index.build(codes[:count], ids=ids, labels=held, classes=names, rows=rows, queries=split)
         return Index.open(index.save(tmp_path / name))
 
     return make

@@ -68,8 +68,12 @@ def test_labels_and_radius_restrict_as_here(url, labels, make_index):
     for change in ({"radius": 14}, {"radius": 0}, {"radius": 64}, {"radius": 16, "only_labels": (1,)}):
         asked = SearchSettings(index.path, ids=names, **change)
         assert search(replace(asked, index=url)) == {**search_here(asked), "index": url}
+    asked = SearchSettings(url, ids=names, k=20, radius=64)
+    assert search(replace(asked, only_labels=("kind 1",))) == search(replace(asked, only_labels=(1,)))
     with pytest.raises(UsageError, match="has the label 77"):
         search(SearchSettings(url, ids=names, only_labels=(77,)))
+    with pytest.raises(UsageError, match="unknown class 'kind': did you mean 'kind"):
+        search(SearchSettings(url, ids=names, only_labels=("kind",)))
 
 
 def test_k_beyond_the_collection_returns_all(url, make_index):
@@ -125,7 +129,8 @@ def test_the_command_prints_neighbours(new_url, make_index):
     assert done.stdout == f"{url}: 200 rows of 64 bits, 200 of them new\n"
     name = index.database.names(np.arange(1))[0]
     assert (
-        CliRunner().invoke(cli, ["search", "--index", url, "--id", name, "-k", "1"]).stdout == f"{name}: {name} (0)\n"
+        CliRunner().invoke(cli, ["search", "--index", url, "--id", name, "-k", "1"]).stdout
+        == f"{name}: {name} (0, kind {index.database.labels[0]})\n"
     )
 
 

@@ -15,6 +15,7 @@ from sdc.retrieve.bits import hamming
 from sdc.retrieve.evaluate import EvaluateSettings, average_precision, evaluate
 from sdc.retrieve.features import Cosines
 from sdc.retrieve.index.index import Index
+from sdc.retrieve.index.records import Records
 
 MEANS = ("map", "map_best", "map_worst", "map_all")
 
@@ -55,6 +56,43 @@ def test_scores_leave_the_query_out_of_its_ranking(make_scene, labels, database)
         "protocol": "category", "at": 60, "queries": 30, "database": {"all": 400, "without": 370}[database],
     }  # fmt: skip
     assert json.loads(json.dumps(scores)) == scores
+
+
+def test_what_has_no_label_is_relevant_to_nothing_and_asks_nothing(make_scene, caplog):
+    scene = make_scene(labels="some")
+    index = scene.index
+    without = int((index.queries.labels == -1).sum())
+    assert 0 < without < 30
+    with caplog.at_level(logging.INFO):
+        scores = evaluate(settings_of(scene, at=60, neighbors="float"))
+    asked = zip(index.queries.labels, rankings(scene), strict=True)
+    expected = [average_precision(d, relevant, at=60) for label, (_, d, relevant) in asked if label != -1]
+    assert scores["map"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert scores["queries"] == len(expected) == 30 - without
+    assert scores["unlabelled"] == {"queries": without, "database": int((index.database.labels == -1).sum())}
+    assert f"{without} of 30 queries have no label and are left out" in caplog.text
+
+
+def test_coarse_scores_leave_out_what_has_no_coarse_label(tmp_path):
+    queries = Records(np.zeros((2, 1), np.uint8), np.array([8, 9]), None, np.array([0, 2]), np.array([0, -1]))
+    codes, labels = np.array([[0b1], [0b11], [0b111]], np.uint8), np.array([0, 2, 0])
+    index = Index.build(codes, labels=labels, labels_coarse=np.array([-1, -1, 0]), queries=queries)
+    scores = evaluate(EvaluateSettings(index.save(tmp_path / "db.bin")))
+    assert scores["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2, abs=1e-12)
+    assert scores["coarse"]["map"] == pytest.approx(1 / 3, abs=1e-12)
+    assert scores["queries"] == 2
+
+
+@pytest.mark.parametrize("which", ["queries", "database"])
+def test_labels_that_are_all_missing_are_none(make_scene, which):
+    scene = make_scene()
+    held = {"queries": scene.index.queries, "database": scene.index.database}
+    held[which] = replace(held[which], labels=np.full(len(held[which]), -1, np.int32))
+    database = held["database"]
+    index = Index.build(database.codes, labels=database.labels, rows=database.rows, queries=held["queries"])
+    index.save(scene.folder / "db.bin")
+    with pytest.raises(UsageError, match="the protocol category needs labels of the queries, found none"):
+        evaluate(settings_of(scene, protocol="category"))
 
 
 def test_precision_and_recall_are_means_over_orders_of_ties(scene):
