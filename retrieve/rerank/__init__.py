@@ -5,6 +5,7 @@ from sdc.retrieve.rerank.float_search import float_search
 from sdc.retrieve.rerank.reranker import QUERIES, Reranker, batches, check_rerank, open_features
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL
+from sdc.retrieve.rerank.shortlist import choose as choose_shortlist
 
 __all__ = [
     "QUERIES",
@@ -17,6 +18,7 @@ __all__ = [
     "ShortlistChoice",
     "batches",
     "check_rerank",
+    "choose_shortlist",
     "float_search",
     "open_features",
     "rerank",

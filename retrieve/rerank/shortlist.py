@@ -48,6 +48,7 @@ def choose(
     *,
     copy: Features | None = None,
     precision: str = "stored",
+    near: list[Nearest] | None = None,
 ) -> ShortlistChoice:
     """Measures which shortlist it takes.
 
@@ -60,6 +61,7 @@ def choose(
         k: at most the size of the database.
         copy: the features in another precision, which a search compares in place of them, and
         precision: its name. What counts then is which of the nearest neighbors are among the k best of a shortlist.
+        near: the k nearest of the index's query split, of 100 to 1000 queries, where somebody knows them already.
 
     Raises:
         SdcError: with the copy no shortlist reaches the recall.
@@ -69,7 +71,7 @@ def choose(
         return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.search_options, precision)
     part, of_split = query_part(index.database, index.queries, _FEWEST)
     positions = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
-    sample = _Sample.of(part.take(positions), index, model, store, k, copy)
+    sample = _Sample.of(part.take(positions), index, model, store, k, copy, near)
     sizes, recalls = _curve(sample, recall, precision)
     smallest, achieved = choose_and_validate(
         len(positions),
@@ -146,10 +148,11 @@ class _Sample:
 
     @classmethod
     def of(
-        cls, queries: Records, index: EncodedIndex, model: Model, store: Features, k: int, copy: Features | None
-    ) -> _Sample:
+        cls, queries: Records, index: EncodedIndex, model: Model, store: Features, k: int, copy: Features | None,
+        near: list[Nearest] | None,
+    ) -> _Sample:  # fmt: skip
         own = own_positions(queries.rows, index.database.rows)
-        near = nearest(store, queries.rows, index.database.rows, own, k)
+        near = near or nearest(store, queries.rows, index.database.rows, own, k)
         features, tables = store.take(queries.rows), None if model.tables is None else model.tables.decoder
         outputs = model.outputs(features)
         # Not the codes that are stored: an item that stands in for a query has another code as a query.

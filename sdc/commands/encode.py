@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdc.commands.options import PATH, SIZE, as_json, features, out, overwrite
-from sdc.commands.printing import print_file
+from sdc.commands.printing import print_file, print_verdict
 from sdc.retrieve import EncodeSettings
 from sdc.retrieve.index import index_type_help, index_type_names
 
@@ -49,7 +49,15 @@ def encode(as_json: bool, **options: Any) -> None:
 
     Where the model refines codes, those of the database depart further from the signs of the head's outputs than those
     of queries: an item's own vector, as a query, may be at a distance above 0 from the item.
+
+    A verdict, measured on a sample, ends it: size, what codes alone and re-ranked find, latency, and what to do.
     """
     from sdc.retrieve import encode_database as run
+    from sdc.retrieve.index import Index
+    from sdc.retrieve.verdict import judge, verdict_json, verdict_lines
 
-    print_file(run(EncodeSettings(**options)), as_json)
+    settings = EncodeSettings(**options)
+    path = run(settings)
+    figures = judge(Index.open(path, verify=False), settings.model, settings.features)
+    print_file(path, as_json, {"verdict": verdict_json(figures)})
+    print_verdict(verdict_lines(figures), as_json)

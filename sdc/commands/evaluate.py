@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sdc.commands.options import OUTPUT, PATH, as_json, encoded_features, index, verify
-from sdc.commands.printing import print_json, print_numbers
+from sdc.commands.printing import print_json, print_numbers, print_verdict
 from sdc.retrieve.evaluate import EvaluateSettings
 
 
@@ -48,12 +48,18 @@ from sdc.retrieve.evaluate import EvaluateSettings
 def evaluate(as_json: bool, **options: Any) -> None:
     """Score the index on its query split: mAP over ties, precision, recall, neighbour recall.
 
-    Landmark sets are scored by their own protocol.  The conventions that were used stand below the scores.
+    Landmark sets are scored by their own protocol.  The conventions that were used stand below the scores, and a
+    verdict, measured on a sample, ends them: size, what codes alone and re-ranked find, latency, and what to do.
     """
     from sdc.retrieve.evaluate import evaluate as score
+    from sdc.retrieve.index import Index
+    from sdc.retrieve.verdict import judge, verdict_json, verdict_lines
 
-    scores = score(EvaluateSettings(**options))
+    settings = EvaluateSettings(**options)
+    scores = score(settings)
+    figures = judge(Index.open(settings.index, verify=False), settings.model, settings.features)
     if as_json:
-        print_json(scores)
-        return
-    print_numbers(scores)
+        print_json({**scores, "verdict": verdict_json(figures)})
+    else:
+        print_numbers(scores)
+    print_verdict(verdict_lines(figures), as_json)
