@@ -6,7 +6,7 @@ Vectors are streamed from the source into the store: however large they are, onl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from sdc._version import __version__
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
+from sdc.extract.code_files import look_like_codes
 from sdc.extract.columns import NONE, OPTIONS, column_beside, find_vectors, say_taken
 from sdc.extract.datasets import REVISITED_PROTOCOL, Revisited, read_groundtruth
 from sdc.extract.labels import Labels, say_classes
@@ -89,43 +90,85 @@ def import_features(settings: ImportSettings) -> Path:
         SdcError: a file is missing or damaged; labels, ids, splits or ground truth do not fit; values that are NaN or
             infinite.
     """
+    with opened_import(settings, find_vectors) as opened:
+        out, vectors = Path(settings.out), opened.table
+        if is_up_to_date(out, opened.provenance, overwrite=settings.overwrite):
+            return out
+        listing = opened.listing()
+        dtype = settings.dtype or ("float16" if vectors.dtype == "float16" else "float32")
+        if look_like_codes(vectors):
+            log.warning(
+                "%s look like packed codes of %d bits, but are taken for features of %d values: `sdc import --codes` "
+                "makes an index of codes", vectors, 8 * vectors.shape[1], vectors.shape[1],
+            )  # fmt: skip
+        log.info("import: %s of %s as %s", vectors, opened.source.name, dtype)
+        with Progress("import", vectors.shape[0], "rows") as progress:
+            blocks = _counted(vectors, progress)
+            return write_features(out, listing, opened.provenance, vectors.shape[1], dtype, blocks)
+
+
+@dataclass(frozen=True)
+class OpenedImport:
+    """What is to be imported, before all of it is read.
+
+    Attributes:
+        source: the files.
+        table: the vectors, or codes.
+        provenance: where they come from.
+        listing: reads ids, labels and splits.
+    """
+
+    source: Source
+    table: Table
+    provenance: dict[str, Any]
+    listing: Callable[[], Listing]
+
+
+@contextlib.contextmanager
+def opened_import(settings: ImportSettings, find: Callable[[Source, str | None], Table]) -> Iterator[OpenedImport]:
+    """Opens what is to be imported.
+
+    Args:
+        find: the array that is meant, among those of the files.
+
+    Raises:
+        As `import_features`.
+    """
     with contextlib.ExitStack() as copies:
         given = {name: getattr(settings, name) for name in FILES}
         files: dict[str, Any] = {
             name: copies.enter_context(readable_twice(Path(path))) for name, path in given.items() if path
         }
-        return _import_features(replace(settings, **files))
+        yield _open(replace(settings, **files), find)
 
 
-def _import_features(settings: ImportSettings) -> Path:
+def _open(settings: ImportSettings, find: Callable[[Source, str | None], Table]) -> OpenedImport:
     out = Path(settings.out)
     _check_request(settings)
     source = open_source(settings.vectors, "file of vectors", without=[out])
     if out.exists() and any(out.samefile(file) for file in source.files):
         raise UsageError(f"{out} is the file of vectors itself: choose another --out")
     truth = None if settings.groundtruth is None else read_groundtruth(Path(settings.groundtruth))
-    vectors = find_vectors(source, settings.column)
-    n, d = vectors.shape
+    vectors = find(source, settings.column)
+    n = vectors.shape[0]
     beside = _columns_beside(settings, source, vectors)
     levels = _read_levels(settings, source, beside, n)
-    provenance = _provenance(settings, source, labelled=LABELS in levels)
-    if is_up_to_date(out, provenance, overwrite=settings.overwrite):
-        return out
-    ids = read_ids(settings.ids, beside.get(IDS), n, settings.id_column)
-    splits = default_splits(n, settings.seed) if settings.splits is None else read_splits(settings.splits)
-    known: dict[str, Any] = {level: read.values for level, read in levels.items()}
-    known["classes"] = {level: read.names for level, read in levels.items()}
-    with _advice(settings, beside):
-        if truth is not None:
-            listing = replace(_landmark_listing(truth, ids), **known)
-        else:
-            listing = Listing(ids, splits, **known)
-    say_classes(listing)
-    dtype = settings.dtype or ("float16" if vectors.dtype == "float16" else "float32")
-    say_taken(source, {"vectors": vectors, **beside})
-    log.info("import: %s of %s as %s", vectors, source.name, dtype)
-    with Progress("import", n, "rows") as progress:
-        return write_features(out, listing, provenance, d, dtype, _counted(vectors, progress))
+
+    def listing() -> Listing:
+        ids = read_ids(settings.ids, beside.get(IDS), n, settings.id_column)
+        splits = default_splits(n, settings.seed) if settings.splits is None else read_splits(settings.splits)
+        known: dict[str, Any] = {level: read.values for level, read in levels.items()}
+        known["classes"] = {level: read.names for level, read in levels.items()}
+        with _advice(settings, beside):
+            if truth is not None:
+                listing = replace(_landmark_listing(truth, ids), **known)
+            else:
+                listing = Listing(ids, splits, **known)
+        say_classes(listing)
+        say_taken(source, {"vectors": vectors, **beside})
+        return listing
+
+    return OpenedImport(source, vectors, _provenance(settings, source, labelled=LABELS in levels), listing)
 
 
 def _check_request(settings: ImportSettings) -> None:

@@ -12,6 +12,7 @@ from sdc.retrieve.bits import check_bits, hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, encode_rows
 from sdc.retrieve.encode import run as encode_database
 from sdc.retrieve.filters import matching_rows
+from sdc.retrieve.foreign_codes import import_codes
 from sdc.retrieve.index_with_features import Found, Index
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.queries import Queries, QueryEncoder, encode_queries, load_index_model
@@ -34,6 +35,7 @@ __all__ = [
     "encode_rows",
     "equal_neighbors",
     "hamming",
+    "import_codes",
     "is_refined",
     "label_columns",
     "load_index_model",

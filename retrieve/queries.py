@@ -60,9 +60,18 @@ class QueryEncoder:
         return load_index_model(self._index, self._path)
 
     def from_file(self, path: Path, limit: int | None = None) -> Queries:
-        """The first `limit` vectors of a file; see `encode_vectors`."""
-        from sdc.extract import read_vectors
+        """The first `limit` vectors of a file; of an index that was made of codes, codes.
 
+        Raises:
+            UsageError: codes of another width than the index has; and as `encode_queries`.
+        """
+        from sdc.extract import read_codes, read_vectors
+
+        if self._path is None and "codes" in self._index.metadata:
+            codes, names = read_codes(path)
+            if 8 * codes.shape[1] != (bits := self._index.metadata["bits"]):
+                raise UsageError(f"{path}: found codes of {8 * codes.shape[1]} bits, {self._index.path} has {bits}")
+            return Queries(names[:limit], codes[:limit])
         vectors, names = read_vectors(path)
         return self._encode(names[:limit], vectors[:limit], str(path))
 

@@ -13,7 +13,7 @@ from sdc.extract.store.classes import (
 )
 from sdc.extract.store.file_format import Column, read_layout, verify_checksums, write_columns
 from sdc.extract.store.groundtruth import Ragged, groundtruth_arrays, groundtruth_from_arrays
-from sdc.extract.store.id_array import EncodedIds, IdArray, PackedIds, RowNumberIds
+from sdc.extract.store.id_array import OFFSETS, EncodedIds, IdArray, PackedIds, RowNumberIds
 from sdc.extract.store.listing import SPLITS, Listing, default_splits
 from sdc.extract.store.store import (
     FEATURES,
@@ -25,7 +25,6 @@ from sdc.extract.store.store import (
     view_name,
     write_features,
 )
-from sdc.extract.store.text_columns import OFFSETS
 
 __all__ = [
     "FEATURES",

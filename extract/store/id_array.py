@@ -9,6 +9,7 @@ from typing import overload
 
 import numpy as np
 
+OFFSETS = "_offsets"  # ends the name of the dataset that says where packed texts begin and end
 _BLOCK = 1 << 16  # ids at once
 _BLOCK_BYTES = 1 << 26  # of padded ids at once
 

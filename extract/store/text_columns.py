@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from sdc.extract.store.file_format import Column
-from sdc.extract.store.id_array import EncodedIds, IdArray, PackedIds
+from sdc.extract.store.id_array import OFFSETS, EncodedIds, IdArray, PackedIds
 
-IDS, SKIPPED, SKIPPED_TEXT, OFFSETS = "ids", "skipped", "skipped_text", "_offsets"
+IDS, SKIPPED, SKIPPED_TEXT = "ids", "skipped", "skipped_text"
 _BLOCK = 1 << 16  # texts encoded at once
 _BLOCK_BYTES = 1 << 26  # of texts handed on at once
 

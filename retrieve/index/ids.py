@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import numbers
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,7 +128,7 @@ def _given_id(name: Any, row: int) -> bytes:
     """The bytes of an id as it comes from Python."""
     if isinstance(name, bytes):
         return name
-    if isinstance(name, numbers.Integral) and not isinstance(name, bool):
+    if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
         return str(int(name)).encode()
     if not isinstance(name, str):
         raise UsageError(f"id {row}: found {name!r}, a {type(name).__name__}, expected text, a whole number or bytes")

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
-from sdc.commands.options import PATH, as_json, out, overwrite
+from sdc.commands.options import OUTPUT, PATH, as_json, overwrite
 from sdc.commands.printing import print_file
 from sdc.extract import ImportSettings, import_features
 from sdc.extract.readers import READERS
+from sdc.retrieve import EncodeSettings, import_codes
 
 
 @click.command(
@@ -28,10 +29,14 @@ from sdc.extract.readers import READERS
 @click.option("--groundtruth", type=PATH, help="gnd_roxford5k.pkl or gnd_rparis6k.pkl, for their features.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")
 @click.option("--seed", type=int, default=ImportSettings.seed, show_default=True)
-@out(ImportSettings.out)
+@click.option("--codes", is_flag=True, help="VECTORS are codes made elsewhere, packed or bool: make an index of them.")
+@click.option(
+    "--out", type=OUTPUT, help=f"File to write.  [default: {ImportSettings.out}; with --codes {EncodeSettings.out}]"
+)
 @overwrite
 @as_json
-def import_vectors(as_json: bool, **options: Any) -> None:
+def import_vectors(as_json: bool, codes: bool, **options: Any) -> None:
     vectors = options.pop("vectors")
+    options["out"] = options["out"] or (EncodeSettings.out if codes else ImportSettings.out)
     settings = ImportSettings(vectors[0] if len(vectors) == 1 else vectors, **options)
-    print_file(import_features(settings), as_json)
+    print_file(import_codes(settings) if codes else import_features(settings), as_json)
