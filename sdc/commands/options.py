@@ -71,6 +71,8 @@ LENGTHS = Parsed(
 FACTORS = Parsed(
     lambda text: tuple(float(part) for part in text.split(",")), ": expected factors, such as 0.7071,1,1.4142"
 )
+# Whatever the system takes the bytes of the command line for, ids are UTF-8.
+ID = Parsed(lambda text: os.fsencode(text).decode("utf-8", "surrogateescape"), " is not valid Unicode")
 NAMES = Parsed(lambda text: tuple(text.split(",")))
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from sdc.commands.options import PATH, as_json, index, verify
+from sdc.commands.options import ID, PATH, as_json, index, verify
 from sdc.commands.printing import print_change
 from sdc.retrieve.update import RemoveSettings
 
 
 @click.command()
 @index(RemoveSettings.index)
-@click.option("--id", "ids", multiple=True, help="An item's id; may be repeated.")
+@click.option("--id", "ids", type=ID, metavar="TEXT", multiple=True, help="An item's id; may be repeated.")
 @click.option("--ids", "listed", type=PATH, metavar="FILE", help="Ids, one a line.")
 @click.option("--ignore-missing", is_flag=True, help="Take ids that the index does not have for removed.")
 @verify(RemoveSettings.verify, "the files read")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sdc.commands.options import PATH, Parsed, as_json, verify
+from sdc.commands.options import ID, PATH, Parsed, as_json, verify
 from sdc.commands.printing import print_json
 from sdc.errors import UsageError
 from sdc.retrieve import SearchSettings
@@ -44,7 +44,14 @@ _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a pa
 )
 @click.option("--queries", type=PATH, metavar="FILE", help="Query vectors, in any format `sdc import` reads.")
 @click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="An image; may be repeated.")
-@click.option("--id", "ids", multiple=True, help="An item of the database or the query split; may be repeated.")
+@click.option(
+    "--id",
+    "ids",
+    type=ID,
+    metavar="TEXT",
+    multiple=True,
+    help="An item of the database or the query split; may be repeated.",
+)
 @click.option("--limit", type=int, help="At most so many queries.  [default: 10 of the query split; all with --json]")
 @click.option("-k", "k", type=int, default=SearchSettings.k, show_default=True, help="Neighbours a query.")
 @click.option("--radius", type=int, help="All within this Hamming distance, instead of the k nearest: exact.")

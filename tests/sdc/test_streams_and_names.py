@@ -152,6 +152,13 @@ def test_ids_are_shown_in_any_encoding(tmp_path, encoding):
     assert as_text.startswith(r"\u65e5\u672c7é.jpg: ")
 
 
+def test_ids_are_utf8_in_any_locale(tmp_path):
+    Index.build(np.arange(9, dtype=np.uint8)[:, None], ids=[f"日本{row}" for row in range(9)]).save(tmp_path / "db.bin")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shown = json.loads(printed(tmp_path, "search", "--id", "日本7", "-k", "1", "--json", **plain))
+    assert shown["results"][0]["query"] == "日本7"
+
+
 def test_help_is_shown_in_any_encoding(tmp_path):
     shown = printed(tmp_path, "--help", PYTHONIOENCODING="cp1252").decode("cp1252")
     assert "images - extract -> feats.h5" in shown
