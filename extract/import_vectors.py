@@ -21,7 +21,7 @@ from sdc.extract.datasets import REVISITED_PROTOCOL, Revisited, read_groundtruth
 from sdc.extract.labels import Labels, say_classes
 from sdc.extract.parts import is_up_to_date
 from sdc.extract.readers import Source, Table, open_source
-from sdc.extract.store import Listing, default_splits, write_features
+from sdc.extract.store import NO_LABEL, Listing, default_splits, write_features
 from sdc.extract.vector_files import (
     COARSE,
     IDS,
@@ -199,7 +199,9 @@ def _read_levels(settings: ImportSettings, source: Source, beside: Mapping[str, 
             (COARSE, settings.labels_coarse, None),
         ):
             labels = read_labels(path, beside.get(level), source.tables, level, n, column)
-            if labels is not None:
+            if labels is not None and labels.values.ndim == 1 and (labels.values == NO_LABEL).all():
+                log.warning("%s: none of the %d rows has a label, so they are left out", level, n)
+            elif labels is not None:
                 levels[level] = labels
             elif level == LABELS and settings.labels_coarse is not None:
                 raise UsageError("--labels-coarse is a level above labels, and there are none: give --labels as well")

@@ -11,7 +11,7 @@ import numpy as np
 from sdc.errors import SdcError, UsageError
 from sdc.extract.columns import column_beside, column_of, find_vectors
 from sdc.extract.labels import Labels, as_ids, as_labels, as_texts, entry_lines, given_names
-from sdc.extract.readers import Table, open_source, read_tables
+from sdc.extract.readers import READERS, Table, open_source, read_tables
 from sdc.extract.store import RowNumberIds
 from sdc.files import require_file
 
@@ -101,6 +101,11 @@ def _read_column(path: Path, name: str, column: str | None) -> _Entries:
     if path.suffix.lower() in TEXT and not path.is_dir():
         require_file(path, f"file of {name}", "numpy.save")
         return _Entries(np.array(entry_lines(path), object), [])
+    if path.is_file() and path.suffix.lower() not in READERS:
+        raise UsageError(
+            f"cannot read {path}: unknown kind of file {path.suffix!r}, expected .txt with one of the {name} a line, "
+            f"or one of {', '.join(READERS)}"
+        )
     source = open_source(path, f"file of {name}")
     table = column_of(source, name, column)
     return _Entries(table.read(), source.tables, table.classes)

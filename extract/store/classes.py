@@ -27,21 +27,20 @@ _WHOLE = re.compile("-?[0-9]{1,18}")
 def number_names(names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
     """The classes that N names name, as numbers, and what each number is called.
 
-    Names that are all whole numbers stay those numbers (1, 2 and 10 are 1, 2 and 10, and -1 is no label), unless two of
-    them are one number (1 and 01) or one is too large. Others are counted from 0 in natural order.
+    Names that are all whole numbers stay those numbers (1, 2 and 10 are 1, 2 and 10), unless two of them are one number
+    (1 and 01) or one is too large. Others are counted from 0 in natural order. "-1" is `NO_LABEL` in any case.
 
     Returns:
         numbers (N,) int64 and {number: name}, ascending.
     """
     places: dict[str, int] = {}
     members = np.fromiter((places.setdefault(name, len(places)) for name in names), np.int64, len(names))
-    numbers = _whole_numbers(list(places))
-    if numbers is None:
-        order = sorted(places, key=natural_key)
-        ranks = {name: rank for rank, name in enumerate(order)}
-        numbers = [ranks[name] for name in places]
-    named = sorted((number, name) for number, name in zip(numbers, places, strict=True) if number != NO_LABEL)
-    return np.array(numbers, np.int64)[members], dict(named)
+    distinct = [name for name in places if name != str(NO_LABEL)]
+    whole = _whole_numbers(distinct)
+    ordered = zip(whole, distinct, strict=True) if whole is not None else enumerate(sorted(distinct, key=natural_key))
+    classes = dict(sorted(ordered))
+    numbers = {name: number for number, name in classes.items()}
+    return np.array([numbers.get(name, NO_LABEL) for name in places], np.int64)[members], classes
 
 
 def _whole_numbers(names: Sequence[str]) -> list[int] | None:
