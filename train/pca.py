@@ -26,6 +26,9 @@ def principal_axes(features: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
     centred = features - mean
     covariance = (centred.T @ centred).astype(np.float64) / rows
     if not np.isfinite(covariance).all():
-        raise SdcError(f"the features are too large: found {np.abs(features).max():g}; scale them, e.g. to unit length")
+        largest = np.abs(features).max()
+        if not np.isfinite(largest):  # they were divided by deviations that are 0 in 32 bits
+            raise SdcError("the features differ too little for 32-bit floats: scale them, e.g. to unit length")
+        raise SdcError(f"the features are too large: found {largest:g}; scale them, e.g. to unit length")
     _, vectors = eigh(covariance, subset_by_index=[dimension - count, dimension - 1])
     return mean, np.ascontiguousarray(vectors[:, ::-1].T.astype(np.float32))

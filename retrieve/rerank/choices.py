@@ -93,7 +93,8 @@ class RememberedChoices:
             with atomic_write(self._path) as temporary:
                 temporary.write_text(json.dumps(seal(content), indent=1), encoding="utf-8")
         except SdcError as error:
-            log.warning("what --rerank auto has measured is not remembered: %s", error)
+            reason = str(error).partition("; choose another --out")[0]  # of which a search has none
+            log.warning("what --rerank auto has measured is not remembered: %s", reason)
 
 
 def _read(path: Path, index: Chosen) -> list[ShortlistChoice]:

@@ -73,6 +73,11 @@ def test_values_too_large_for_float32_are_refused():
         fit(np.where(X > 0, np.float32(1e30), X), np.arange(900), make_recipe(bits=8, epochs=1))
 
 
+def test_denormal_values_are_called_too_alike():
+    with pytest.raises(SdcError, match="differ too little for 32-bit floats: scale them"):
+        fit((X * 1e-42).astype(np.float32), np.arange(900), make_recipe(bits=8, epochs=1))
+
+
 @pytest.mark.parametrize("chosen", [{}, {"head": "mlp", "hidden": 40}, {"space": "raw"}, {"locality": 0.0}])
 def test_the_model_takes_features_as_they_are(chosen):
     recipe = make_recipe(bits=16, epochs=2, batch_size=64, **chosen)
