@@ -71,7 +71,7 @@ def build_answer(
     lists: Iterable[Neighbors],
     *,
     radius: int | None = None,
-    rerank: dict[str, Any] | None = None,
+    done: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The answer to queries.
 
@@ -80,13 +80,13 @@ def build_answer(
         k: as clamped to the database; of no meaning with a radius.
         names: of the queries.
         lists: of each query its neighbors, in their order.
-        rerank: what reranking did, where there was any.
+        done: what reranking did, under `rerank`, or a search with queries in float, under `float`.
     """
     return {
         "index": index,
         "k": k if radius is None else None,
         **({} if radius is None else {"radius": radius}),
-        **({} if rerank is None else {"rerank": rerank}),
+        **(done or {}),
         "results": [{"query": name, "neighbors": near} for name, near in zip(names, lists, strict=True)],
     }
 

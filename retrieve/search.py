@@ -1,22 +1,32 @@
 """`sdc search`: the nearest codes of a db.bin to vectors, images, items of its own, or its query split.
 
-With `rerank` what the codes find is put into a finer order, see `sdc.retrieve.rerank.scoring`.
+Queries are compared by their codes, or in float, see `sdc.retrieve.rerank.float_search`. With `rerank` what the codes
+find is put into a finer order, see `sdc.retrieve.rerank.scoring`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdc.errors import UsageError, did_you_mean, log
+from sdc.errors import SdcError, UsageError, did_you_mean, log
 from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, label_columns, ragged_neighbors
+from sdc.retrieve.features import IndexFeatures, encoded_features, missing_features
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
 from sdc.retrieve.queries import Queries, QueryEncoder
-from sdc.retrieve.rerank import QUERIES, Reranker, batches, check_rerank, open_features
+from sdc.retrieve.rerank import (
+    QUERIES,
+    FloatSearcher,
+    Reranker,
+    batches,
+    choose_reading,
+    features_and_outputs,
+    open_features,
+)
 from sdc.retrieve.search_settings import SearchSettings
 
 
@@ -24,22 +34,18 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     """Searches an index.
 
     Returns:
-        The JSON of `sdc search`, see answer_schema.json: neighbors are ordered by (distance, row). With rerank also
-        `rerank`, what was done, and each neighbor has a `similarity`, the features' cosine, or a `score`, the
-        one by codes, where the features are not at hand; that order then is by (similarity or score descending, row).
+        The JSON of `sdc search`, see answer_schema.json: neighbors are ordered by (distance, row). Of queries in float
+        there is also `float`, what was done, and each neighbor has a `score`: the order then is by (score descending,
+        row). With rerank there is `rerank`, what was done, and each neighbor has a `similarity`, the features' cosine,
+        or a `score`, where the features are not at hand: the order then is by (similarity or score descending, row).
         With a radius k is None, `radius` stands beside it, and each query has as many neighbors as there are.
 
     Raises:
         SdcError: a file is missing or damaged, or a query vector holds NaN or Inf.
-        UsageError: k or limit < 1, a radius below 0 or with rerank, an unknown id or label, vectors of another
-            dimension than the model's, or a model other than the one that encoded the index.
+        UsageError: k or limit < 1, a radius below 0, settings that do not fit together, an unknown id or label, vectors
+            of another dimension than the model's, or a model other than the one that encoded the index.
     """
-    settings.check_counts()
-    check_rerank(settings.rerank, settings.recall, settings.precision)
-    if settings.radius is not None and settings.rerank is not None:
-        raise UsageError(
-            "--radius lists all within a Hamming distance, --rerank orders the k nearest: give one of them"
-        )
+    settings.check()
     index = Index.open(settings.index, verify=settings.verify, nprobe=settings.nprobe)
     encoder = QueryEncoder(index, settings.model, settings.weights)
     parts = _limited(_queries(settings, index, encoder), settings.limit)
@@ -48,19 +54,33 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     within = matching_rows(index.database, settings.only_ids, settings.only_labels) if restricted else None
     scan = _Scan(index, np.concatenate([part.codes for part in parts]), within)
     k = min(settings.k, index.ntotal if within is None else len(within))
-    reranker = _reranker(settings, index, encoder)
+    if settings.rerank is not None:
+        finer: _Finer | None = _reranker(settings, index, encoder)
+    else:
+        finer = _float_search(settings, index, encoder, parts)
     if settings.explain:
-        candidates = None if settings.radius is not None else reranker.candidates if reranker else k
+        candidates = None if settings.radius is not None else finer.searcher.candidates if finer else k
         log.info("%s", index.explain(min(len(scan.codes), QUERIES), candidates, within=within))
     results: Iterator[Neighbors]
     if settings.radius is not None:
         results = scan.in_range(settings.radius)
-    elif reranker is None:
+    elif finer is None:
         results = scan.nearest(settings.k)
     else:
-        results = scan.reranked(reranker, *reranker.features_and_outputs(parts))
-    rerank = reranker.described() if reranker else None
-    return build_answer(str(settings.index), k, names, results, radius=settings.radius, rerank=rerank)
+        results = scan.finer(
+            finer.searcher, *features_and_outputs(parts, index, encoder.model, finer.store, finer.option)
+        )
+    done = {} if finer is None else {finer.key: finer.searcher.described()}
+    return build_answer(str(settings.index), k, names, results, radius=settings.radius, done=done)
+
+
+class _Finer(NamedTuple):
+    """What puts candidates into a finer order than their distances."""
+
+    searcher: Reranker | FloatSearcher
+    store: IndexFeatures | None  # of the queries that are items
+    option: str  # which asks for it
+    key: str  # of the answer, for what was done
 
 
 @dataclass(frozen=True)
@@ -85,10 +105,12 @@ class _Scan:
             ids, columns = self._described(positions, {"distance": distances})
             yield from ragged_neighbors(ids, columns, limits.tolist())
 
-    def reranked(self, reranker: Reranker, features: np.ndarray, outputs: np.ndarray) -> Iterator[Neighbors]:
+    def finer(
+        self, searcher: Reranker | FloatSearcher, features: np.ndarray, outputs: np.ndarray
+    ) -> Iterator[Neighbors]:
         """The k nearest of queries with these features (Q, d) and outputs (Q, bits)."""
-        for best in reranker.search(self.codes, features, outputs, self.within):
-            yield from self._equal(best.positions, {"distance": best.distances, reranker.measure: best.similarities})
+        for best in searcher.search(self.codes, features, outputs, self.within):
+            yield from self._equal(best.positions, {"distance": best.distances, searcher.measure: best.similarities})
 
     def _equal(self, positions: np.ndarray, columns: dict[str, np.ndarray]) -> list[Neighbors]:
         ids, described = self._described(positions.ravel(), {name: column.ravel() for name, column in columns.items()})
@@ -151,13 +173,49 @@ def _item(name: str, index: Index) -> tuple[np.ndarray, int]:
     raise UsageError(f"unknown id {name!r}: neither database nor query split of {index.path} has it; {hint}")
 
 
-def _reranker(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> Reranker | None:
-    if settings.rerank is None:
-        return None
-    features = open_features(
-        index, encoder.model, settings.features, settings.precision, needed=settings.rerank == "auto"
-    )
-    return Reranker.open(
+def _reranker(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> _Finer:
+    assert settings.rerank is not None
+    store = open_features(index, encoder.model, settings.features, settings.precision, needed=settings.rerank == "auto")
+    reranker = Reranker.open(
         index, encoder.model, min(settings.k, index.ntotal), settings.rerank,
-        recall=settings.recall, features=features, verify=settings.verify,
+        recall=settings.recall, features=store, verify=settings.verify,
     )  # fmt: skip
+    return _Finer(reranker, store, "--rerank", "rerank")
+
+
+def _float_search(settings: SearchSettings, index: Index, encoder: QueryEncoder, parts: list[Queries]) -> _Finer | None:
+    """What searches in float; None where queries are compared by their codes."""
+    store, missing = _own_features(settings, index)
+    reading, why = choose_reading(
+        settings.query,
+        radius=settings.radius is not None,
+        tables=index.items.stored.lengths is not None,
+        items=any(part.features is None for part in parts),
+        missing=missing,
+    )
+    if reading == "code":
+        if settings.recall is not None:
+            raise UsageError(f"--recall is of queries in float, and these are compared by their codes: {why}")
+        if settings.explain:
+            log.info("queries are compared by their codes: %s", why)
+        return None
+    searcher = FloatSearcher.open(
+        index, encoder.model, min(settings.k, index.ntotal), recall=settings.recall, features=store
+    )
+    if settings.explain:
+        log.info("queries are compared in float: %s; %s", why, searcher.explain())
+    return _Finer(searcher, store, "--query float", "float")
+
+
+def _own_features(settings: SearchSettings, index: Index) -> tuple[IndexFeatures | None, str | None]:
+    """The features that queries in float may take: items' own, and those to measure with; or why there are none."""
+    if settings.radius is not None or settings.query == "code":
+        return None, None
+    if settings.features is None and (missing := missing_features(index)) is not None:
+        return None, f"they are not {missing}"
+    try:
+        return encoded_features(index, settings.features, verify=False), None
+    except SdcError as error:
+        if settings.features is not None or settings.query is not None:
+            raise
+        return None, str(error)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdc.errors import UsageError
+from sdc.errors import UsageError, unknown_name_error
 from sdc.retrieve.features import Precision
-from sdc.retrieve.rerank import Factor
+from sdc.retrieve.rerank import READINGS, Factor, Reading, check_rerank
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,13 @@ class SearchSettings:
         only_labels: search what has one of these labels alone: names of classes, or numbers.
         rerank: the factor that makes k the size of the shortlist whose features are compared, at least 1; `auto`
             measures which reaches `recall`. None leaves the order by Hamming distance.
-        recall: of the k nearest by the features' cosine, for `auto`; None takes 0.95.
-        features: the features the index was encoded from, for reranking; None takes the recorded path.
+        query: `code` compares queries by their codes, `float` in float with what codes decode to (or by the
+            asymmetric score, where the model has no byte tables). None takes float where there are byte tables and the
+            queries' features are at hand.
+        recall: for `auto`, of the k nearest by the features' cosine; for queries in float, of the k best of all items,
+            where 1 scores every code. None takes 0.95.
+        features: the features the index was encoded from, for reranking and for queries in float that are items;
+            None takes the recorded path.
         precision: of these features: as they are `stored`, or read from a copy in `float16` or `int8` beside them,
             which is made where there is none.
         model: the model that encoded the index; None takes the recorded path.
@@ -47,6 +52,7 @@ class SearchSettings:
     only_ids: Path | None = None
     only_labels: tuple[int | str, ...] = ()
     rerank: Factor | None = None
+    query: Reading | None = None
     recall: float | None = None
     features: Path | None = None
     precision: Precision = "stored"
@@ -62,3 +68,17 @@ class SearchSettings:
             raise UsageError(f"--limit must be at least 1, found {self.limit}")
         if self.k < 1:
             raise UsageError(f"k must be at least 1, found {self.k}")
+
+    def check(self) -> None:
+        """Raises UsageError unless limit and k are at least 1, and the other settings fit together."""
+        self.check_counts()
+        if self.query is not None and self.query not in READINGS:
+            raise unknown_name_error("reading", self.query, READINGS)
+        in_float = self.rerank is None and self.query != "code" and self.radius is None
+        check_rerank(self.rerank, None if in_float else self.recall, self.precision)
+        if self.radius is not None and self.rerank is not None:
+            raise UsageError(
+                "--radius lists all within a Hamming distance, --rerank orders the k nearest: give one of them"
+            )
+        if self.rerank is not None and self.query == "code":
+            raise UsageError("--rerank compares queries in float: leave out --query code, or --rerank")

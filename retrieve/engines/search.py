@@ -93,7 +93,8 @@ def _check(settings: SearchSettings) -> None:
     if settings.radius is not None and settings.radius < 0:
         raise UsageError(f"the radius must be at least 0, found {settings.radius}")
     here = {
-        "--rerank": settings.rerank, "--recall": settings.recall, "--features": settings.features,
+        "--rerank": settings.rerank, "--query float": settings.query if settings.query != "code" else None,
+        "--recall": settings.recall, "--features": settings.features,
         "--only-ids": settings.only_ids, "--explain": settings.explain or None,
     }  # fmt: skip
     for option, value in here.items():

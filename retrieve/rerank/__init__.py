@@ -2,23 +2,30 @@
 
 from sdc.retrieve.rerank.choices import ShortlistChoice
 from sdc.retrieve.rerank.float_search import float_search
-from sdc.retrieve.rerank.reranker import QUERIES, Reranker, batches, check_rerank, open_features
+from sdc.retrieve.rerank.float_searcher import FloatSearcher
+from sdc.retrieve.rerank.readings import READINGS, Reading, choose_reading
+from sdc.retrieve.rerank.reranker import QUERIES, Reranker, batches, check_rerank, features_and_outputs, open_features
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL
 from sdc.retrieve.rerank.shortlist import choose as choose_shortlist
 
 __all__ = [
     "QUERIES",
+    "READINGS",
     "RECALL",
     "WIDTH",
     "Factor",
+    "FloatSearcher",
     "Ranking",
+    "Reading",
     "Reranked",
     "Reranker",
     "ShortlistChoice",
     "batches",
     "check_rerank",
+    "choose_reading",
     "choose_shortlist",
+    "features_and_outputs",
     "float_search",
     "open_features",
     "rerank",

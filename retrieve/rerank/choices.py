@@ -1,4 +1,5 @@
-"""Shortlists that `--rerank auto` chose, remembered beside an index in db.bin.rerank.json."""
+"""Shortlists and numbers of candidates that were chosen by measuring, remembered beside an index in
+db.bin.rerank.json."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from sdc.errors import SdcError, log
 from sdc.files import atomic_write, seal, unseal
 
+_LATER = {"precision": "stored", "by": "features"}  # what an older sdc did not write
 _KEPT = 100  # choices that are remembered, those made last
 
 
@@ -29,7 +31,7 @@ class Chosen(Protocol):
 
 @dataclass(frozen=True)
 class ShortlistChoice:
-    """A shortlist for one k and recall, and what it achieved.
+    """A shortlist, or the candidates of a query in float, for one k and recall, and what it achieved.
 
     Attributes:
         k: neighbors.
@@ -41,6 +43,8 @@ class ShortlistChoice:
         of: where they are from: the `query` split, or the `database` with their own rows left out.
         search_options: those of the index, such as nprobe of type ivf: with others it would achieve something else.
         precision: of the features that are compared, see `sdc.retrieve.features.PRECISIONS`; so would this one.
+        by: `features`: a shortlist of theirs. `codes`: candidates that are scored by their codes, of which the recall
+            is that of the k best of all items.
     """
 
     k: int
@@ -52,10 +56,11 @@ class ShortlistChoice:
     of: str
     search_options: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "stored"
+    by: str = "features"
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ShortlistChoice:
-        fields = {"precision": "stored", **fields}  # which an older sdc did not write
+        fields = {**_LATER, **fields}
         names = cls.__dataclass_fields__.keys() - {"search_options"}
         options = {name: value for name, value in fields.items() if name not in names and value is not None}
         return cls(**{name: fields[name] for name in names}, search_options=options)
@@ -64,9 +69,22 @@ class ShortlistChoice:
         """As JSON: the search options stand among the fields, nprobe in any case, as it always has."""
         fields = asdict(self)
         options = fields.pop("search_options")
-        if self.precision == "stored":
-            del fields["precision"]
+        for name, value in _LATER.items():
+            if fields[name] == value:
+                del fields[name]
         return {**fields, "nprobe": None, **options}
+
+
+def described(choice: ShortlistChoice | None) -> dict[str, Any]:
+    """What was measured, if anything, for the JSON of `sdc search`."""
+    if choice is None or not choice.queries:
+        return {}
+    return {
+        "recall": {
+            "asked": choice.recall, "achieved": choice.achieved, "error": choice.error, "queries": choice.queries,
+            "measured_on": "query split" if choice.of == "query" else "database rows",
+        }
+    }  # fmt: skip
 
 
 class RememberedChoices:
@@ -77,10 +95,10 @@ class RememberedChoices:
         self._path = None if index.path is None else index.path.with_name(f"{index.path.name}.rerank.json")
         self._choices = [] if self._path is None else _read(self._path, index)
 
-    def find(self, k: int, recall: float, precision: str = "stored") -> ShortlistChoice | None:
-        """The choice for this k, recall and precision and the search options of the index; None where there is none."""
-        asked = (k, recall, precision, self._index.search_options)
-        known = ((each, (each.k, each.recall, each.precision, each.search_options)) for each in self._choices)
+    def find(self, k: int, recall: float, precision: str = "stored", by: str = "features") -> ShortlistChoice | None:
+        """The choice for all these and the search options of the index; None where there is none."""
+        asked = (k, recall, precision, by, self._index.search_options)
+        known = ((each, (each.k, each.recall, each.precision, each.by, each.search_options)) for each in self._choices)
         return next((each for each, of in known if of == asked), None)
 
     def add(self, choice: ShortlistChoice) -> None:
@@ -94,7 +112,7 @@ class RememberedChoices:
                 temporary.write_text(json.dumps(seal(content), indent=1), encoding="utf-8")
         except SdcError as error:
             reason = str(error).partition("; choose another --out")[0]  # of which a search has none
-            log.warning("what --rerank auto has measured is not remembered: %s", reason)
+            log.warning("what was measured is not remembered: %s", reason)
 
 
 def _read(path: Path, index: Chosen) -> list[ShortlistChoice]:

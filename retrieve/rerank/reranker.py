@@ -14,7 +14,7 @@ from sdc.retrieve.features import IndexFeatures, Precision, check_precision, enc
 from sdc.retrieve.index import EncodedIndex
 from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
-from sdc.retrieve.rerank.choices import RememberedChoices, ShortlistChoice
+from sdc.retrieve.rerank.choices import RememberedChoices, ShortlistChoice, described
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL
 from sdc.train import ByteTables, Model
@@ -96,25 +96,8 @@ class Reranker:
         return min(self.index.ntotal, WIDTH * self.shortlist)
 
     def features_and_outputs(self, parts: Sequence[Queries]) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, d) float32 and (Q, bits) of all queries; those of items of the index are read and computed here.
-
-        Raises:
-            SdcError: they are needed, and not at hand.
-        """
-        pairs = [self._read(part) for part in parts]
-        return np.concatenate([features for features, _ in pairs]), np.concatenate([outputs for _, outputs in pairs])
-
-    def _read(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
-        if queries.features is not None and queries.outputs is not None:
-            return queries.features, queries.outputs
-        if self.store is None:
-            raise SdcError(
-                f"--rerank needs the queries' own features, but those of {self.index.path} are not at hand: "
-                "say where with --features, or search without --rerank"
-            )
-        assert queries.rows is not None
-        features = np.asarray(self.store.original.take(queries.rows), np.float32)
-        return features, self.model.outputs(features)
+        """See `features_and_outputs`."""
+        return features_and_outputs(parts, self.index, self.model, self.store, "--rerank")
 
     def search(
         self, codes: np.ndarray, features: np.ndarray, outputs: np.ndarray, within: np.ndarray | None = None
@@ -164,13 +147,35 @@ class Reranker:
             facts["shortlist"] = self.shortlist
             facts["precision"] = self.store.precision
             facts["bytes"]["features"] = self.shortlist * self.store.row_bytes
-        if self.choice is not None and self.choice.queries:
-            facts["recall"] = {
-                "asked": self.choice.recall, "achieved": self.choice.achieved,
-                "error": self.choice.error, "queries": self.choice.queries,
-                "measured_on": "query split" if self.choice.of == "query" else "database rows",
-            }  # fmt: skip
-        return facts
+        return facts | described(self.choice)
+
+
+def features_and_outputs(
+    parts: Sequence[Queries], index: EncodedIndex, model: Model, store: IndexFeatures | None, option: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, d) float32 and (Q, bits) of all queries; those of items of the index are read and computed here.
+
+    Args:
+        store: the features of the index, where they are at hand.
+        option: that of the command which needs them, for the error.
+
+    Raises:
+        SdcError: they are needed, and not at hand.
+    """
+    pairs = []
+    for queries in parts:
+        features, outputs = queries.features, queries.outputs
+        if features is None or outputs is None:
+            if store is None:
+                raise SdcError(
+                    f"{option} needs the queries' own features, but those of {index.path} are not at hand: "
+                    f"say where with --features, or search without {option}"
+                )
+            assert queries.rows is not None
+            features = np.asarray(store.original.take(queries.rows), np.float32)
+            outputs = model.outputs(features)
+        pairs.append((features, outputs))
+    return np.concatenate([features for features, _ in pairs]), np.concatenate([outputs for _, outputs in pairs])
 
 
 def open_features(

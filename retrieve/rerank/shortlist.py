@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -69,22 +70,50 @@ def choose(
     check_recall(recall)
     if k >= index.ntotal - 1:
         return ShortlistChoice(k, recall, index.ntotal, 1.0, 0.0, 0, "database", index.search_options, precision)
+    queries, of = sample_of_queries(index)
+    return choice_of(_Sample.of(queries, index, model, store, k, copy, near), recall, of, precision=precision)
+
+
+class Sample(Protocol):
+    """Queries of an index, of which it is known what they should find: k items each."""
+
+    @property
+    def index(self) -> EncodedIndex: ...
+
+    @property
+    def codes(self) -> np.ndarray: ...
+
+    @property
+    def k(self) -> int: ...
+
+    def recalls(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each of some ascending sizes (sizes, Q) which share of it is found, and (sizes, Q) which is listed."""
+
+
+def sample_of_queries(index: EncodedIndex, most: int = _QUERIES) -> tuple[Records, str]:
+    """At most so many evenly spread queries of an index, never more than `_QUERIES`, and where they are from."""
     part, of_split = query_part(index.database, index.queries, _FEWEST)
-    positions = np.unique(np.linspace(0, len(part) - 1, min(len(part), _QUERIES)).astype(np.int64))
-    sample = _Sample.of(part.take(positions), index, model, store, k, copy, near)
+    positions = np.linspace(0, len(part) - 1, min(len(part), most, _QUERIES))
+    return part.take(np.unique(positions.astype(np.int64))), "query" if of_split else "database"
+
+
+def choice_of(
+    sample: Sample, recall: float, of: str, *, precision: str = "stored", by: str = "features"
+) -> ShortlistChoice:
+    """The smallest size that suffices; `of`, `precision` and `by` are noted down."""
     sizes, recalls = _curve(sample, recall, precision)
     smallest, achieved = choose_and_validate(
-        len(positions),
+        recalls.shape[1],
         lambda queries: _smallest(recalls[:, queries], recall),
         lambda number, others: recalls[number, others],
     )
     return ShortlistChoice(
-        k, recall, int(sizes[smallest]), float(achieved.mean()), _error(achieved), len(achieved),
-        "query" if of_split else "database", index.search_options, precision,
+        sample.k, recall, int(sizes[smallest]), float(achieved.mean()), _error(achieved), len(achieved),
+        of, sample.index.search_options, precision, by,
     )  # fmt: skip
 
 
-def _curve(sample: _Sample, recall: float, precision: str) -> tuple[np.ndarray, np.ndarray]:
+def _curve(sample: Sample, recall: float, precision: str) -> tuple[np.ndarray, np.ndarray]:
     """Ascending sizes and their recalls (sizes, Q), up to one that suffices whichever queries are left out."""
     size, sizes, recalls = sample.k, np.empty(0, np.int64), np.empty((0, len(sample.codes)))
     while True:  # ends: a shortlist of everything has recall 1, but for what a copy loses

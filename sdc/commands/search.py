@@ -14,7 +14,7 @@ from sdc.retrieve import SearchSettings
 from sdc.retrieve.engines import is_url
 from sdc.retrieve.features import PRECISIONS
 from sdc.retrieve.index import search_option_help
-from sdc.retrieve.rerank import RECALL, Factor, shortlist_size
+from sdc.retrieve.rerank import READINGS, RECALL, Factor, shortlist_size
 
 
 def _factor(text: str) -> Factor:
@@ -70,8 +70,24 @@ _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a pa
     help="Compare the features of FACTOR times k items that the codes put first, and order by their cosine.  "
     "auto: measure once which factor reaches --recall.  Without features at hand: a finer order by codes alone.",
 )
-@click.option("--recall", type=float, help=f"Of the features' nearest, for --rerank auto.  [default: {RECALL}]")
-@click.option("--features", type=PATH, help="The features that were encoded, for --rerank.  [default: where they were]")
+@click.option(
+    "--query",
+    type=click.Choice(READINGS),
+    help="Compare codes with codes, or queries in float with what the codes decode to: as fast, and more of the "
+    "features' nearest are found.  [default: float, where the model has byte tables and the queries' features are at "
+    "hand; --explain says]",
+)
+@click.option(
+    "--recall",
+    type=float,
+    help="With --rerank auto, of the features' nearest.  With --query float, of what scoring every code finds; 1 "
+    f"scores every code.  [default: {RECALL}]",
+)
+@click.option(
+    "--features",
+    type=PATH,
+    help="The features that were encoded, for --rerank and --query float.  [default: where they were]",
+)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),

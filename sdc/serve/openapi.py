@@ -18,7 +18,7 @@ from sdc.retrieve.rerank import RECALL
 from sdc.serve.request_parsing import K
 from sdc.serve.settings import MOST_EXAMPLES, MOST_LABELS, MOST_VECTORS, ServeSettings
 
-_NOT_SERVED: tuple[str, ...] = ()  # properties of an answer that only `sdc search` has: none at present
+_NOT_SERVED = ("float",)  # properties of an answer that only `sdc search` has
 _TEXT = json.loads(files("sdc.serve").joinpath("openapi.json").read_text(encoding="utf-8"))
 ROUTES = tuple(_TEXT["document"]["paths"])
 
