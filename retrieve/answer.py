@@ -71,7 +71,8 @@ def build_answer(
     lists: Iterable[Neighbors],
     *,
     radius: int | None = None,
-    done: Mapping[str, Any] | None = None,
+    rerank: dict[str, Any] | None = None,
+    in_float: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The answer to queries.
 
@@ -80,13 +81,15 @@ def build_answer(
         k: as clamped to the database; of no meaning with a radius.
         names: of the queries.
         lists: of each query its neighbors, in their order.
-        done: what reranking did, under `rerank`, or a search with queries in float, under `float`.
+        rerank: what reranking did, where there was any.
+        in_float: how queries in float were compared, where they were.
     """
     return {
         "index": index,
         "k": k if radius is None else None,
         **({} if radius is None else {"radius": radius}),
-        **(done or {}),
+        **({} if rerank is None else {"rerank": rerank}),
+        **({} if in_float is None else {"float": in_float}),
         "results": [{"query": name, "neighbors": near} for name, near in zip(names, lists, strict=True)],
     }
 

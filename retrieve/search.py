@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -70,8 +70,8 @@ def search(settings: SearchSettings) -> dict[str, Any]:
         results = scan.finer(
             finer.searcher, *features_and_outputs(parts, index, encoder.model, finer.store, finer.option)
         )
-    done = {} if finer is None else {finer.key: finer.searcher.described()}
-    return build_answer(str(settings.index), k, names, results, radius=settings.radius, done=done)
+    done = {} if finer is None else {finer.done: finer.searcher.described()}
+    return build_answer(str(settings.index), k, names, results, radius=settings.radius, **done)
 
 
 class _Finer(NamedTuple):
@@ -80,7 +80,7 @@ class _Finer(NamedTuple):
     searcher: Reranker | FloatSearcher
     store: IndexFeatures | None  # of the queries that are items
     option: str  # which asks for it
-    key: str  # of the answer, for what was done
+    done: Literal["rerank", "in_float"]  # what `build_answer` calls what was done
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _float_search(settings: SearchSettings, index: Index, encoder: QueryEncoder,
     )
     if settings.explain:
         log.info("queries are compared in float: %s; %s", why, searcher.explain())
-    return _Finer(searcher, store, "--query float", "float")
+    return _Finer(searcher, store, "--query float", "in_float")
 
 
 def _own_features(settings: SearchSettings, index: Index) -> tuple[IndexFeatures | None, str | None]:

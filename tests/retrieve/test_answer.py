@@ -40,7 +40,18 @@ def test_the_readme_example_is_of_the_schema():
     assert_valid(answer_schema(), json.loads(text))
 
 
-@pytest.mark.parametrize("options", [{}, {"radius": 2}, {"rerank": 2}, {"rerank": "auto", "recall": 0.5}, {"k": 999}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"radius": 2},
+        {"rerank": 2},
+        {"rerank": "auto", "recall": 0.5},
+        {"k": 999},
+        {"query": "float"},
+        {"query": "float", "recall": 0.5},
+    ],
+)
 def test_each_kind_of_search_answers_by_the_schema(scene, options):
     answer = search(SearchSettings(scene.folder / "db.bin", limit=3, **options))
     assert_valid(answer_schema(), answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import faiss
@@ -12,6 +13,8 @@ from sdc.arrays import unit_rows
 from sdc.errors import UsageError
 from sdc.retrieve.evaluate.rankings import groups_of_scores
 from sdc.retrieve.index import Index
+from sdc.retrieve.rerank import float_search
+from sdc.retrieve.rerank.scoring import asymmetric
 from sdc.train import Model
 
 ROWS, DIMENSION, QUERIES = 2000, 24, 100
@@ -74,11 +77,117 @@ def test_plain_faiss_opens_the_codes(chain):
 def test_vectors_are_searched_by_codes_refined_as_queries(chain, tmp_path):
     model, x, index = parts(chain)
     np.save(tmp_path / "queries.npy", x[:5])
-    results = chain.json("search", "--queries", tmp_path / "queries.npy", "-k", "7")["results"]
+    results = chain.json("search", "--queries", tmp_path / "queries.npy", "-k", "7", "--query", "code")["results"]
     distances, rows = index.search(model.encode(x[:5], query=True), 7)
     for number, result in enumerate(results):
         assert [near["distance"] for near in result["neighbors"]] == distances[number].tolist()
         assert [near["row"] for near in result["neighbors"]] == rows[number].tolist()
+
+
+def order_by_score(results):
+    return [[(near["row"], near["score"]) for near in result["neighbors"]] for result in results]
+
+
+def test_queries_are_in_float_by_default_and_that_is_said(copy):
+    model, x, index = parts(copy)
+    np.save(copy.folder / "queries.npy", x[:5])
+    asked = ("search", "--queries", "queries.npy", "-k", "7")
+    done = copy(*asked, "--json", "--explain")
+    answer = json.loads(done.stdout)
+    said = " ".join(done.stderr.split())
+    assert "queries are compared in float: the model has byte tables" in said
+    assert f"{answer['float']['candidates']} candidates of each query are scored by byte tables" in said
+    facts = answer["float"]
+    assert (facts["by"], facts["recall"]["asked"], facts["recall"]["queries"]) == ("tables", 0.95, QUERIES)
+    assert 7 < facts["candidates"] < index.ntotal
+    best = float_search(index, model, x[:5], 7, candidates=facts["candidates"])
+    rows = index.items.rows(best.positions)
+    expected = [list(zip(*pair, strict=True)) for pair in zip(rows.tolist(), best.similarities.tolist(), strict=True)]
+    assert order_by_score(answer["results"]) == expected
+    assert copy.json(*asked, "--query", "float") == answer  # what was measured is remembered
+    choices = json.loads((copy.folder / "db.bin.rerank.json").read_text())["choices"]
+    assert [(choice["by"], choice["shortlist"]) for choice in choices] == [("codes", facts["candidates"])]
+    shown = copy(*asked).stdout.splitlines()[0]
+    assert f"({expected[0][0][1]:.4f})" in shown
+
+
+def test_the_promised_recall_is_of_what_scoring_every_code_finds(chain):
+    model, x, index = parts(chain)
+    every = chain.json("search", "--query", "float", "--recall", "1")
+    assert every["float"] == {"by": "tables", "candidates": index.ntotal}
+    best = [{row for row, _ in near} for near in order_by_score(every["results"])]
+    scores = model.tables.decoder.scores(x[:QUERIES], index.database.codes, index.database.lengths)
+    order = np.lexsort((np.broadcast_to(index.database.rows, scores.shape), -scores), axis=1)[:, :10]
+    assert best == [set(index.database.rows[places].tolist()) for places in order]
+    sizes = []
+    for recall in (0.5, 0.9):
+        answer = chain.json("search", "--recall", recall)
+        found = [{row for row, _ in near} for near in order_by_score(answer["results"])]
+        assert np.mean([len(a & b) / 10 for a, b in zip(found, best, strict=True)]) >= recall
+        sizes.append(answer["float"]["candidates"])
+    assert sizes[0] < sizes[1] < index.ntotal
+
+
+def test_items_are_in_float_where_their_features_are_at_hand(copy):
+    _, _, index = parts(copy)
+    query, item = index.queries.names()[3], index.database.names(np.array([8]))[0]
+    answer = copy.json("search", "--id", query, "--id", item, "-k", "3")
+    assert "float" in answer
+    best = copy.json("search", "--limit", "4", "-k", "3")["results"][3]
+    assert answer["results"][0] == best
+    (copy.folder / "feats.h5").rename(copy.folder / "moved.h5")
+    done = copy("search", "--id", item, "-k", "3", "--json", "--explain")
+    assert "by their codes: their features cannot be read: they are not at" in " ".join(done.stderr.split())
+    assert "float" not in json.loads(done.stdout)
+    line = copy.error("search", "--id", item, "--query", "float", code=1)
+    assert "--query float needs the queries' own features" in line
+    assert "say where with --features" in line
+    assert copy.json("search", "--id", query, "--id", item, "-k", "3", "--features", "moved.h5") == answer
+
+
+def test_vectors_are_in_float_without_the_features_too(copy):
+    _, x, index = parts(copy)
+    np.save(copy.folder / "queries.npy", x[:5])
+    (copy.folder / "feats.h5").unlink()
+    (copy.folder / "db.bin.rerank.json").unlink(missing_ok=True)  # what another test measured
+    answer = copy.json("search", "--queries", "queries.npy", "-k", "2")
+    assert answer["float"] == {"by": "tables", "candidates": max(100, index.ntotal // 100)}
+    line = copy.error("search", "--queries", "queries.npy", "--recall", "0.9", code=1)
+    assert "--recall is measured with the features of db.bin, which are not at hand" in line
+
+
+def test_without_byte_tables_float_is_the_asymmetric_score(copy):
+    copy("train", "--method", "itq", "--bits", "16", "--out", "itq.safetensors")
+    copy("encode", "--model", "itq.safetensors", "--out", "itq.bin")
+    asked = ("search", "--index", "itq.bin", "--limit", "6", "-k", "5")
+    done = copy(*asked, "--json", "--explain")
+    assert "by their codes: the model has no byte tables" in " ".join(done.stderr.split())
+    assert "float" not in json.loads(done.stdout)
+    answer = copy.json(*asked, "--query", "float", "--recall", "1")
+    model, index = Model.load(copy.folder / "itq.safetensors"), Index.open(copy.folder / "itq.bin")
+    outputs = model.outputs(np.load(copy.folder / "vectors.npy")[:6])
+    scores = asymmetric(index, np.broadcast_to(np.arange(index.ntotal), (6, index.ntotal)), outputs)
+    order = np.lexsort((np.broadcast_to(index.database.rows, scores.shape), -scores), axis=1)[:, :5]
+    assert answer["float"] == {"by": "outputs", "candidates": index.ntotal}
+    np.testing.assert_allclose(
+        [[score for _, score in near] for near in order_by_score(answer["results"])],
+        np.take_along_axis(scores, order, axis=1),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--query", "float", "--radius", "3"), "--radius is a Hamming distance"),
+        (("--query", "code", "--rerank", "2"), "--rerank compares queries in float"),
+        (("--query", "code", "--recall", "0.9"), "--recall says what --rerank auto has to reach"),
+        (("--recall", "1.5"), "--recall must be above 0 and at most 1"),
+        (("--index", "milvus://h/c", "--id", "a", "--query", "float"), "--query float is for an index in a file"),
+    ],
+)
+def test_readings_that_do_not_fit_are_refused(chain, options, message):
+    assert message in chain.error("search", *options, code=2)
 
 
 def plain_recall(scores, near):
@@ -115,7 +224,9 @@ def test_without_refinement_codes_are_the_heads_signs(chain):
     )
     assert 0 < recall < refined_recall
     np.save(chain.folder / "queries.npy", x[:3])
-    results = chain.json("search", "--queries", "queries.npy", "-k", "1", "--index", "signs.bin")["results"]
+    results = chain.json("search", "--queries", "queries.npy", "-k", "1", "--index", "signs.bin", "--query", "code")[
+        "results"
+    ]
     distances, _ = index.search(signs[:3], 1)
     assert [result["neighbors"][0]["distance"] for result in results] == distances[:, 0].tolist()
     assert "no_refine" in chain.error("encode", "--out", "signs.bin", code=2)
