@@ -195,7 +195,10 @@ def _float_search(settings: SearchSettings, index: Index, encoder: QueryEncoder,
     )
     if reading == "code":
         if settings.recall is not None:
-            raise UsageError(f"--recall is of queries in float, and these are compared by their codes: {why}")
+            raise UsageError(
+                "--recall says what --rerank auto or --query float has to reach: give it with that (these queries are "
+                f"compared by their codes: {why})"
+            )
         if settings.explain:
             log.info("queries are compared by their codes: %s", why)
         return None
