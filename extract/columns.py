@@ -61,7 +61,7 @@ def column_beside(source: Source, vectors: Table, role: str, column: str | None 
         return None
     n = vectors.shape[0]
     table = named_column(source, column, role) if column else _usual(source.tables, role, vectors)
-    if table is None:
+    if table is None or (role == "texts" and not column and (table.problem or len(table.shape) != 1)):
         return None
     if table.problem:
         other = f", or leave it out with {OPTIONS[role]} {NONE}" if role != "labels_coarse" else ""

@@ -26,9 +26,11 @@ from sdc.extract.vector_files import (
     COARSE,
     IDS,
     LABELS,
+    TEXTS,
     read_ids,
     read_labels,
     read_splits,
+    read_texts,
 )
 from sdc.files import fingerprint
 from sdc.inputs import readable_twice
@@ -38,7 +40,7 @@ from sdc.settings import recorded
 DTYPES = ("float16", "float32")
 ALWAYS_RECORDED = ("labels", "ids", "splits")  # in the provenance; later options only where they are used
 FILES = (*ALWAYS_RECORDED, "labels_coarse", "groundtruth")
-COLUMNS = ("column", "id_column", "label_column")
+COLUMNS = ("column", "id_column", "label_column", "text_column")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class ImportSettings:
             only two-dimensional one of floats.
         id_column, label_column: the arrays with ids and labels, of `ids` and `labels` where these are given, else of
             `vectors`; by default those of the usual names (`USUAL_NAMES`). "none" takes none.
+        text_column: the array of `vectors` with texts that searches show, in the same way; by default `text`.
         labels: one a row: text (one a line), npy, or a column of parquet; whole numbers (-1 is no label), zeros and
             ones (N, C), in text with blanks or commas between them, or names, which become numbers in natural order.
             By default `labels` beside the vectors.
@@ -74,6 +77,7 @@ class ImportSettings:
     column: str | None = None
     id_column: str | None = None
     label_column: str | None = None
+    text_column: str | None = None
     groundtruth: Path | None = None
     dtype: str | None = None
     seed: int = 0
@@ -155,9 +159,11 @@ def _open(settings: ImportSettings, find: Callable[[Source, str | None], Table])
     levels = _read_levels(settings, source, beside, n)
 
     def listing() -> Listing:
-        ids = read_ids(settings.ids, beside.get(IDS), n, settings.id_column)
+        with _advice(settings, beside):
+            ids = read_ids(settings.ids, beside.get(IDS), n, settings.id_column)
         splits = default_splits(n, settings.seed) if settings.splits is None else read_splits(settings.splits)
         known: dict[str, Any] = {level: read.values for level, read in levels.items()}
+        known["texts"] = None if TEXTS not in beside else read_texts(beside[TEXTS])
         known["classes"] = {level: read.names for level, read in levels.items()}
         with _advice(settings, beside):
             if truth is not None:
@@ -182,8 +188,8 @@ def _check_request(settings: ImportSettings) -> None:
 
 def _columns_beside(settings: ImportSettings, source: Source, vectors: Table) -> dict[str, Table]:
     """The columns beside the vectors that are used, by what for: not where the user gives a file of it."""
-    columns = {IDS: settings.id_column, LABELS: settings.label_column, COARSE: None}
-    files = {IDS: settings.ids, LABELS: settings.labels, COARSE: settings.labels_coarse}
+    columns = {IDS: settings.id_column, LABELS: settings.label_column, COARSE: None, TEXTS: settings.text_column}
+    files = {IDS: settings.ids, LABELS: settings.labels, COARSE: settings.labels_coarse, TEXTS: None}
     tables = {
         role: column_beside(source, vectors, role, column) for role, column in columns.items() if files[role] is None
     }
@@ -214,8 +220,9 @@ def _advice(settings: ImportSettings, beside: Mapping[str, Table]) -> Iterator[N
     try:
         yield
     except SdcError as error:
-        for role, start, column in ((IDS, "id ", settings.id_column), (LABELS, "labels:", settings.label_column)):
-            if role in beside and column is None and str(error).startswith(start):
+        starts = {IDS: ("id ", "ids:"), LABELS: ("labels:",)}
+        for role, column in ((IDS, settings.id_column), (LABELS, settings.label_column)):
+            if role in beside and column is None and str(error).startswith(starts[role]):
                 raise SdcError(f"{error}; {OPTIONS[role]} {NONE} leaves {beside[role].name} out") from error
         raise
 

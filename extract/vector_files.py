@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError
-from sdc.extract.columns import column_beside, column_of, find_vectors
+from sdc.extract.columns import NONE, OPTIONS, column_beside, column_of, find_vectors
 from sdc.extract.labels import Labels, as_ids, as_labels, as_texts, entry_lines, given_names
 from sdc.extract.readers import READERS, Table, open_source, read_tables
-from sdc.extract.store import RowNumberIds
+from sdc.extract.store import PackedIds, RowNumberIds
 from sdc.files import require_file
 
-LABELS, COARSE, IDS = "labels", "labels_coarse", "ids"
+LABELS, COARSE, IDS, TEXTS = "labels", "labels_coarse", "ids", "texts"
 CLASSES = ("classes", "class_names", "label_names")  # arrays beside numbers that name their classes
 TEXT = (".txt", ".text", "")
 
@@ -68,6 +68,23 @@ def read_ids(path: Path | None, beside: Table | None, n: int, column: str | None
     """
     entries = _column_values(path, beside, [], IDS, n, column)
     return RowNumberIds(n) if entries is None else as_ids(entries.values, str(path or IDS))
+
+
+def read_texts(beside: Table) -> PackedIds:
+    """The texts of rows that searches show, from the column beside the vectors; empty where a row has none.
+
+    Raises:
+        SdcError: the column cannot be read, or holds several values a row.
+    """
+    if len(beside.shape) != 1:
+        raise SdcError(f"{beside}: expected one text a row; {OPTIONS[TEXTS]} {NONE} leaves it out")
+    parts = [PackedIds.of(map(_text_bytes, block.tolist())) for block in beside.blocks()]
+    return PackedIds.joined(parts)
+
+
+def _text_bytes(value: Any) -> bytes:
+    text = "" if value is None else value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.encode(errors="replace")
 
 
 class _Entries(NamedTuple):

@@ -7,6 +7,7 @@ from sdc.retrieve.answer import (
     equal_neighbors,
     label_columns,
     ragged_neighbors,
+    text_column,
 )
 from sdc.retrieve.bits import check_bits, hamming, pack, unpack
 from sdc.retrieve.encode import EncodeSettings, encode_rows
@@ -43,5 +44,6 @@ __all__ = [
     "pack",
     "ragged_neighbors",
     "search_index",
+    "text_column",
     "unpack",
 ]

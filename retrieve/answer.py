@@ -36,6 +36,11 @@ def equal_neighbors(ids: Sequence[str], columns: Mapping[str, np.ndarray]) -> li
     return ragged_neighbors(ids, columns, range(0, count * k + 1, k) if k else [0] * (count + 1))
 
 
+def text_column(texts: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """What the JSON has of the texts of items: `text`; nothing without texts."""
+    return {} if texts is None else {"text": _objects(texts)}
+
+
 def label_columns(labels: np.ndarray | Sequence[Any] | None, classes: Classes) -> dict[str, np.ndarray]:
     """What the JSON has of the classes of items: `label`, and `class` where classes have names; nothing without labels.
 

@@ -92,6 +92,7 @@ def run(settings: EncodeSettings) -> Path:
         ids=Ids.of_rows(store.encoded_ids, database),
         **_labels(store, database),
         classes=store.classes,
+        texts=None if store.texts is None else Ids.of_stored(store.texts, database),
         rows=database,
         lengths=code_lengths(model, codes),
         queries=split if len(queries) else None,

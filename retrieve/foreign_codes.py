@@ -48,6 +48,7 @@ def import_codes(settings: ImportSettings) -> Path:
         ids=_ids(listing, rows),
         **_labels(listing, rows),
         classes=listing.classes,
+        texts=None if listing.texts is None else Ids.of_stored(listing.texts, rows),
         rows=rows,
         queries=split if len(queries) else None,
         metadata={"codes": origin},

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, did_you_mean, log
-from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, label_columns, ragged_neighbors
+from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, label_columns, ragged_neighbors, text_column
 from sdc.retrieve.features import IndexFeatures, encoded_features, missing_features
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
@@ -119,10 +119,10 @@ class _Scan:
     def _described(
         self, positions: np.ndarray, columns: dict[str, np.ndarray]
     ) -> tuple[list[str], dict[str, np.ndarray]]:
-        """Ids of items (n,), and their rows, these columns, their labels and the names of their classes."""
+        """Ids of items (n,), and their rows, these columns, their labels, classes and texts."""
         items = self.index.items
-        labels = label_columns(items.labels(positions), items.classes)
-        return items.names(positions), {"row": items.rows(positions), **columns, **labels}
+        labels, texts = label_columns(items.labels(positions), items.classes), text_column(items.texts(positions))
+        return items.names(positions), {"row": items.rows(positions), **columns, **labels, **texts}
 
 
 def _queries(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> list[Queries]:

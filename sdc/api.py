@@ -180,6 +180,7 @@ def _inspect_features(path: Path) -> dict[str, Any]:
         "labels": None if store.labels is None else list(store.labels.shape),
         "labels_coarse": None if store.labels_coarse is None else list(store.labels_coarse.shape),
         **_named(store.classes),
+        **({"texts": True} if store.texts is not None else {}),
         "groundtruth": {name: len(lists.values) for name, lists in store.groundtruth.items()},
         "skipped": len(store.skipped),
         "fingerprint": store.fingerprint,

@@ -16,6 +16,7 @@ import numpy as np
 
 from sdc.extract.readers.table import ContentError, Table, block_rows, unreadable
 
+TEXTS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 Batches = Callable[[Sequence[str], int], Iterator[Any]]  # (columns, rows of a batch at most) -> record batches
 
 
@@ -195,9 +196,9 @@ def _entries(dictionary: Any) -> Any:
 
 
 def _numbers(values: Any, column: str, start: int) -> np.ndarray:
-    """The values of a column that has one in each row, (n,)."""
+    """The values of a column, (n,): one in each row, or None where a text is missing."""
     values = _plain(values)
-    if values.null_count:
+    if values.null_count and str(values.type) not in TEXTS:
         rows = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)) + start
         raise ContentError(f"column {column} has no value in row {rows[0]}{_and_more(len(rows))}")
     return np.asarray(values.to_numpy(zero_copy_only=False))

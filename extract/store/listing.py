@@ -12,7 +12,7 @@ import xxhash
 from sdc.errors import SdcError, unknown_name_error
 from sdc.extract.store.classes import LEVELS, Classes, checked_classes
 from sdc.extract.store.groundtruth import Ragged, check_groundtruth, groundtruth_arrays
-from sdc.extract.store.id_array import EncodedIds
+from sdc.extract.store.id_array import EncodedIds, PackedIds
 
 SPLITS = ("train", "query", "database")
 
@@ -28,6 +28,7 @@ class Listing:
             `NO_LABEL`, or a row of zeros, is no label.
         groundtruth: of each query, in the order of its split, rows of the database.
         classes: the names of the classes of `labels` and `labels_coarse`, by their numbers, where they have names.
+        texts: what a search shows of each row, if there is anything.
         id_widths: bytes of the longest id, and of all ids together.
 
     Raises:
@@ -42,10 +43,13 @@ class Listing:
     labels_coarse: np.ndarray | None = None
     groundtruth: Mapping[str, Ragged] = field(default_factory=dict)
     classes: Classes = field(default_factory=dict)
+    texts: PackedIds | None = None
     id_widths: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
+        if self.texts is not None and len(self.texts) != n:
+            raise SdcError(f"texts: found {len(self.texts)}, expected {n}, one a row")
         splits = _checked_splits(self.splits, n)
         labels = {
             level: _checked_labels(getattr(self, level), level.replace("labels_coarse", "coarse labels"), n)
@@ -76,10 +80,11 @@ class Listing:
             labels_coarse=None if self.labels_coarse is None else self.labels_coarse[rows],
             groundtruth={name: lists.take(queries).renumbered(renumbered) for name, lists in self.groundtruth.items()},
             classes=self.classes,
+            texts=None if self.texts is None else self.texts.take(rows),
         )
 
     def digest(self) -> str:
-        """A hash of what the features and their evaluation rest on: all but the coarse labels and names of classes.
+        """A hash of what the features and their evaluation rest on: all but coarse labels, names of classes and texts.
 
         Sets may gain these: features extracted before then count as made with the same settings, and can be resumed.
         """

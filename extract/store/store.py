@@ -23,7 +23,14 @@ from sdc.extract.store.file_format import REMAKE, Column, read_layout, verify_ch
 from sdc.extract.store.groundtruth import groundtruth_arrays, groundtruth_from_arrays
 from sdc.extract.store.listing import SPLITS, Listing
 from sdc.extract.store.seal import has_seal
-from sdc.extract.store.text_columns import id_columns, ids_of_arrays, skipped_columns, skipped_of_arrays
+from sdc.extract.store.text_columns import (
+    id_columns,
+    ids_of_arrays,
+    skipped_columns,
+    skipped_of_arrays,
+    text_columns,
+    texts_of_arrays,
+)
 from sdc.files import atomic_write, require_file
 
 FEATURES, TOKENS, CLASSES = "features", "tokens", "classes"
@@ -53,6 +60,7 @@ class FeatureStore:
         labels, labels_coarse: (N,) int32, or (N, C) uint8 multi-hot, or None. `NO_LABEL` is no label.
         classes: the names of their classes, see `sdc.extract.store.classes`.
         encoded_ids: the N ids as they are stored.
+        texts: what a search shows of each row, N texts, or None.
         splits: int64 row numbers, ascending, for each of `SPLITS` (possibly none).
         groundtruth: for landmark sets, such as easy, hard and junk: of each query, in the order of its split, the rows
             (not positions in the database split) that are so, ascending. Rows that were skipped are in none.
@@ -89,6 +97,7 @@ class FeatureStore:
         self.splits = {name: plain[f"splits/{name}"] for name in SPLITS}
         self.groundtruth = groundtruth_from_arrays(plain)
         self.skipped = skipped_of_arrays(plain)
+        self.texts = texts_of_arrays(plain)
         self._rows, self.encoded_ids = plain["features"], ids_of_arrays(plain)
 
     def __len__(self) -> int:
@@ -187,6 +196,7 @@ def write_features(
             for name, array in groundtruth_arrays(listing.groundtruth).items()
         ),
         *_classes_column(listing),
+        *text_columns(listing.texts),
         *skipped_columns(skipped),
         *(replace(column, blocks=finite_blocks(column.blocks, column.dtype, out)) for column in further),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from sdc.extract.store.file_format import Column
 from sdc.extract.store.id_array import OFFSETS, EncodedIds, IdArray, PackedIds
 
-IDS, SKIPPED, SKIPPED_TEXT = "ids", "skipped", "skipped_text"
+IDS, TEXTS, SKIPPED, SKIPPED_TEXT = "ids", "texts", "skipped", "skipped_text"
 _BLOCK = 1 << 16  # texts encoded at once
 _BLOCK_BYTES = 1 << 26  # of texts handed on at once
 
@@ -34,6 +34,22 @@ def _packed(name: str, texts: Iterable[bytes], lengths: Iterable[int], count: in
 def ids_of_arrays(arrays: Mapping[str, np.ndarray]) -> EncodedIds:
     """The inverse of `id_columns`."""
     return PackedIds(arrays[IDS], arrays[IDS + OFFSETS]) if IDS + OFFSETS in arrays else IdArray(arrays[IDS])
+
+
+def text_columns(texts: PackedIds | None) -> list[Column]:
+    """The columns of the texts beside the items, where there are any; who does not know them passes over them."""
+    if texts is None:
+        return []
+    offsets = np.asarray(texts.offsets, np.int64)
+    return [
+        Column(TEXTS, (len(texts.text),), np.dtype(np.uint8), [texts.text]),
+        Column(TEXTS + OFFSETS, offsets.shape, offsets.dtype, [offsets]),
+    ]
+
+
+def texts_of_arrays(arrays: Mapping[str, np.ndarray]) -> PackedIds | None:
+    """The inverse of `text_columns`."""
+    return PackedIds(arrays[TEXTS], arrays[TEXTS + OFFSETS]) if TEXTS in arrays else None
 
 
 def skipped_columns(skipped: Sequence[tuple[str, str]]) -> list[Column]:

@@ -40,6 +40,7 @@ def build_index(
     classes: Classes | None = None,
     rows: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
+    texts: Sequence[str] | Ids | None = None,
     queries: Records | None = None,
     metadata: Mapping[str, Any] | None = None,
     index_type: str = "flat",
@@ -59,6 +60,7 @@ def build_index(
         _given_labels(labels_coarse, "labels_coarse", known),
         lengths=lengths,
         classes=known,
+        texts=None if texts is None else Ids.of(texts),
     )
     if not len(database):
         raise UsageError("an index needs at least one code, found none")
@@ -148,6 +150,7 @@ def rebuild_index(
         classes=database.classes,
         rows=database.rows,
         lengths=database.lengths,
+        texts=database.texts,
         queries=queries,
         metadata={**lasting, **extra},
         index_type=asked.get("index_type", "flat"),

@@ -51,8 +51,12 @@ class Ids:
         Block by block, since a hundred million ids as Python strings would take several gigabytes.
         """
         blocks = [rows[start : start + names.block] for start in range(0, len(rows), names.block)]
-        if all(_are_digits(names, block) for block in blocks):
-            return None
+        return None if all(_are_digits(names, block) for block in blocks) else cls.of_stored(names, rows)
+
+    @classmethod
+    def of_stored(cls, names: EncodedIds, rows: np.ndarray) -> Ids:
+        """The ids, or other texts, of `rows` of a feature store, block by block."""
+        blocks = [rows[start : start + names.block] for start in range(0, len(rows), names.block)]
         offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(names.lengths(block) for block in blocks)]))
         text, done = np.empty(offsets[-1], np.uint8), 0
         for block in blocks:

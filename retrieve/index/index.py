@@ -41,6 +41,7 @@ class Index(EncodedIndex):
         classes: Classes | None = None,
         rows: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
+        texts: Sequence[str] | Ids | None = None,
         queries: Records | None = None,
         metadata: Mapping[str, Any] | None = None,
         index_type: str = "flat",
@@ -58,6 +59,7 @@ class Index(EncodedIndex):
             classes: names of the classes by level and number, such as {"labels": {0: "cat", 1: "dog"}}.
             rows: (N,) distinct numbers of 64 bits that `search` returns; 0 … N − 1 without.
             lengths: (N,) uint8, of what the codes decode to, where their model has byte tables.
+            texts: N texts that answers show.
             queries: codes to be stored beside the database.
             metadata: further JSON-able facts for db.bin.
             index_type: a name in `INDEX_TYPES`, or auto: the type that reaches the recall faster, measured on these
@@ -72,8 +74,8 @@ class Index(EncodedIndex):
         """
         built = build_index(
             codes, ids=ids, labels=labels, labels_coarse=labels_coarse, classes=classes, rows=rows,
-            lengths=lengths, queries=queries, metadata=metadata, index_type=index_type, recall=recall, memory=memory,
-            copy=copy,
+            lengths=lengths, texts=texts, queries=queries, metadata=metadata, index_type=index_type, recall=recall,
+            memory=memory, copy=copy,
         )  # fmt: skip
         return cls(*built)
 

@@ -36,6 +36,7 @@ class Records:
         groundtruth: for the queries of landmark sets, N lists each, see `sdc.extract.store.FeatureStore`: their values
             are rows of feats.h5, which `rows` of the database holds in ascending order.
         classes: of a database the names of its classes, see `sdc.extract.store.classes`.
+        texts: what a search shows of each, or none.
 
     Raises:
         UsageError: an array is not of N items or not of its kind.
@@ -49,6 +50,7 @@ class Records:
     groundtruth: Mapping[str, Ragged] = field(default_factory=dict)
     lengths: np.ndarray | None = None
     classes: Classes = field(default_factory=dict)
+    texts: Ids | None = None
 
     def __post_init__(self) -> None:
         count = len(self.codes)
@@ -58,8 +60,9 @@ class Records:
             )
         if self.rows.shape != (count,) or self.rows.dtype.kind not in "iu":
             raise UsageError(f"{count} codes need {count} whole row numbers, found {_described(self.rows)}")
-        if self.ids is not None and len(self.ids) != count:
-            raise UsageError(f"{count} codes need {count} ids, found {len(self.ids)}")
+        for what, texts in (("ids", self.ids), ("texts", self.texts)):
+            if texts is not None and len(texts) != count:
+                raise UsageError(f"{count} codes need {count} {what}, found {len(texts)}")
         for what, labels in (("labels", self.labels), ("coarse labels", self.labels_coarse)):
             if labels is not None and not (
                 len(labels) == count and labels.ndim in (1, 2) and labels.dtype.kind in "iub"
@@ -110,6 +113,7 @@ class Records:
             {name: lists.take(positions) for name, lists in self.groundtruth.items()},
             None if self.lengths is None else self.lengths[positions],
             self.classes,
+            None if self.texts is None else Ids.of(self.texts.take(positions)),
         )
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
@@ -117,6 +121,8 @@ class Records:
         arrays = {f"{prefix}.rows": self.rows.astype(np.int64, copy=False)}
         if self.ids is not None:
             arrays |= {f"{prefix}.ids": self.ids.text, f"{prefix}.id_offsets": self.ids.offsets}
+        if self.texts is not None:
+            arrays |= {f"{prefix}.texts": self.texts.text, f"{prefix}.text_offsets": self.texts.offsets}
         if self.lengths is not None:
             arrays[f"{prefix}.lengths"] = self.lengths
         for name, labels in (("labels", self.labels), ("labels_coarse", self.labels_coarse)):
@@ -130,14 +136,15 @@ class Records:
     @classmethod
     def of_arrays(cls, codes: np.ndarray, prefix: str, arrays: Mapping[str, np.ndarray]) -> Records:
         """The inverse of `arrays`; raises KeyError where one is missing, ValueError where the names are no JSON."""
-        ids = None
-        if f"{prefix}.ids" in arrays:
-            ids = Ids(arrays[f"{prefix}.ids"], arrays[f"{prefix}.id_offsets"])
+        ids, texts = (
+            Ids(arrays[f"{name}s"], arrays[f"{name}_offsets"]) if f"{name}s" in arrays else None
+            for name in (f"{prefix}.id", f"{prefix}.text")
+        )
         labels, labels_coarse = (arrays.get(f"{prefix}.{name}") for name in ("labels", "labels_coarse"))
         named = {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(prefix)}
         groundtruth, lengths = groundtruth_from_arrays(named), arrays.get(f"{prefix}.lengths")
         classes = classes_of_json(bytes(arrays[f"{prefix}.classes"])) if f"{prefix}.classes" in arrays else {}
-        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth, lengths, classes)
+        return cls(codes, arrays[f"{prefix}.rows"], ids, labels, labels_coarse, groundtruth, lengths, classes, texts)
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Records, np.ndarray]]) -> Records:
@@ -150,6 +157,10 @@ class Records:
         if any(part.ids is not None for part, _ in parts):
             ids = Ids.joined([(part.ids or Ids.of_digits(part.rows), mask) for part, mask in parts])
 
+        texts = None
+        if any(part.texts is not None for part, _ in parts):
+            texts = Ids.joined([(part.texts or Ids.of([""] * len(part)), mask) for part, mask in parts])
+
         def column(name: str) -> np.ndarray:
             return _joined([(getattr(part, name), mask) for part, mask in parts])
 
@@ -157,7 +168,7 @@ class Records:
             None if getattr(first, name) is None else column(name) for name in ("labels", "labels_coarse", "lengths")
         )
         classes = merged_classes([part.classes for part, _ in parts])
-        return cls(column("codes"), column("rows"), ids, labels, coarse, lengths=lengths, classes=classes)
+        return cls(column("codes"), column("rows"), ids, labels, coarse, lengths=lengths, classes=classes, texts=texts)
 
 
 def merged_classes(parts: Sequence[Classes]) -> Classes:

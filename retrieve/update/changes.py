@@ -83,7 +83,8 @@ def add(settings: AddSettings) -> dict[str, Any]:
         source = Source(where, store.fingerprint, first, len(store))
         compatibility.say_replaced(index, source)
         lengths = code_lengths(model, codes)
-        added = Records(codes, rows + first, ids, labels, coarse, lengths=lengths, classes=classes)
+        texts = None if store.texts is None else Ids.of_stored(store.texts, rows)
+        added = Records(codes, rows + first, ids, labels, coarse, lengths=lengths, classes=classes, texts=texts)
         manifest = _commit(beside, index, gone, added, source)
     count = index.ntotal + len(rows) - len(gone)
     log.info("%s: %d added, %d replaced", settings.index, len(rows), len(gone))
@@ -248,6 +249,7 @@ def _write_added(path: Path, items: Records, generation: int) -> str:
         classes=items.classes,
         rows=items.rows,
         lengths=items.lengths,
+        texts=items.texts,
         metadata={"generation": generation},
         copy=False,
     )

@@ -25,6 +25,7 @@ from sdc.retrieve import EncodeSettings, import_codes
 @click.option("--labels-coarse", type=PATH, help="A second level above the labels, in the same forms.")
 @click.option("--ids", type=PATH, help="The same with an id a line.  [default: those in VECTORS, else row numbers]")
 @click.option("--id-column", metavar="NAME", help="Of --ids, else of VECTORS; or none.  [default: by name]")
+@click.option("--text-column", metavar="NAME", help="Of VECTORS: what searches show; or none.  [default: by name]")
 @click.option("--splits", type=PATH, help="npz with the row numbers of train, query and database.")
 @click.option("--groundtruth", type=PATH, help="gnd_roxford5k.pkl or gnd_rparis6k.pkl, for their features.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")

@@ -29,6 +29,7 @@ def _factor(text: str) -> Factor:
     return factor
 
 
+_SHOWN = 60  # characters of a text
 _FACTOR = Parsed(_factor, ": expected a number from 1 on, or auto")
 _FILE_OR_URL = Parsed(lambda text: text if is_url(text) else Path(text))  # a path would swallow one of a URL's slashes
 
@@ -121,7 +122,7 @@ def search(as_json: bool, **options: Any) -> None:
         print_json(answer)
         return
     for result in answer["results"]:
-        neighbors = "  ".join(f"{n['id']} ({_nearness(n)}{_class(n)})" for n in result["neighbors"])
+        neighbors = "  ".join(f"{n['id']} ({_nearness(n)}{_class(n)}){_text(n)}" for n in result["neighbors"])
         click.echo(f"{result['query']}: {neighbors or 'nothing'}")
 
 
@@ -130,6 +131,12 @@ def _nearness(neighbor: dict[str, Any]) -> str:
     return next(
         (f"{neighbor[name]:.4f}" for name in ("similarity", "score") if name in neighbor), str(neighbor["distance"])
     )
+
+
+def _text(neighbor: dict[str, Any]) -> str:
+    """The beginning of its text, where it has one."""
+    words = " ".join(neighbor.get("text", "").split())
+    return f" {words if len(words) <= _SHOWN else words[: _SHOWN - 1] + '…'}" if words else ""
 
 
 def _class(neighbor: dict[str, Any]) -> str:

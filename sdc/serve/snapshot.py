@@ -21,6 +21,7 @@ from sdc.retrieve import (
     load_index_model,
     matching_rows,
     ragged_neighbors,
+    text_column,
 )
 from sdc.retrieve.features import IndexFeatures, check_precision
 from sdc.retrieve.index import IdLookup, Index, Records
@@ -269,7 +270,8 @@ class Snapshot:
         """Ids of items (n,), and their rows, these columns, their labels and the names of their classes."""
         database = self.database
         labels = None if database.labels is None else database.labels[positions]
-        described = {"row": database.rows[positions], **columns, **label_columns(labels, database.classes)}
+        texts = text_column(None if database.texts is None else database.texts.take(positions))
+        described = {"row": database.rows[positions], **columns, **label_columns(labels, database.classes), **texts}
         return database.names(positions), described
 
 

@@ -235,8 +235,12 @@ def test_ragged_and_null_lists_are_named_by_row(take: Take, values: list[Any], m
 
 
 def test_a_column_without_values_is_named(take: Take) -> None:
-    with pytest.raises(SdcError, match=r"column label has no value in row 3$"):
+    with pytest.raises(SdcError, match=r"labels: no value in 1 row \(3\), .*--label-column none leaves label"):
         take({"e": lists(), "label": [*KINDS[:3], None, *KINDS[4:]]})
+    with pytest.raises(SdcError, match=r"ids: no value in 1 row \(1\), .*--id-column none leaves id out"):
+        take({"e": lists(), "id": ["a", None, *IDS[2:]]})
+    with pytest.raises(SdcError, match=r"column id has no value in row 1 and 1 more$"):
+        take({"e": lists(), "id": [0, None, None, *range(3, N)]})
     with pytest.raises(SdcError, match=r"label is of the type null, which is not read, or leave it out with --label-c"):
         take({"e": lists(), "label": arrow.nulls(N)})
 

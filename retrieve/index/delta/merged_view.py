@@ -65,6 +65,17 @@ class MergedView:
         added = None if self.added is None else self.added.labels
         return None if self.stored.labels is None else self._gather(positions, self.stored.labels, added)
 
+    def texts(self, positions: np.ndarray) -> list[str] | None:
+        """The texts at positions (n,), empty where an item has none; None where none of all has one."""
+        if all(part is None or part.texts is None for part in (self.stored, self.added)):
+            return None
+        shown = [""] * len(positions)
+        for records, places, back in self.parts(positions) if len(positions) else ():
+            if records.texts is not None:
+                named = dict(zip(back(places).tolist(), records.texts.take(places), strict=True))
+                shown = [named.get(position, text) for position, text in zip(positions.tolist(), shown, strict=True)]
+        return shown
+
     @cached_property
     def classes(self) -> Classes:
         """The names of all classes, see `sdc.extract.store.classes`."""
