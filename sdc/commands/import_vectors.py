@@ -15,7 +15,7 @@ from sdc.retrieve import EncodeSettings, import_codes
 
 @click.command(
     "import",
-    help="Take in existing vectors: a file, a folder of files, a 'pattern*' or several files, as one.  "
+    help="Take in existing vectors.\n\nA file, a folder of files, a 'pattern*' or several files, as one.  "
     f"Files may end in {', '.join(READERS)}.",
 )
 @click.argument("vectors", type=PATH, nargs=-1, required=True)
