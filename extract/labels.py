@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,16 +114,21 @@ def as_texts(values: np.ndarray, what: str) -> list[str]:
     Raises:
         SdcError: bytes that are no UTF-8, or a value that is missing.
     """
-    plain = values.tolist()
+    plain: list[Any] = values.tolist()
+    if set(map(type, plain)) == {str}:
+        return plain
     if values.dtype.kind == "O":
-        nothing = {row for row, value in enumerate(plain) if isinstance(value, float) and value != value}
-        missing = [row for row, value in enumerate(plain) if value is None or row in nothing]
+        missing = [row for row, value in enumerate(plain) if value is None or _is_nan(value)]
         if missing:
             raise SdcError(f"{what}: no value in {_rows(np.array(missing))}, expected one in each")
     try:
         return [value.decode() if isinstance(value, bytes) else str(value) for value in plain]
     except UnicodeDecodeError as error:
         raise SdcError(f"{what}: {error.object!r} is not UTF-8 text") from error
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
 
 
 def as_ids(values: np.ndarray, what: str) -> list[str]:

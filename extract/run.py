@@ -108,6 +108,11 @@ def extract_features(settings: ExtractSettings) -> Path:
     backbone, preprocessing = _load_backbone(settings, whole.resize)
     provenance = _provenance(settings, whole, backbone, preprocessing)
     if is_up_to_date(settings.out, provenance, overwrite=settings.overwrite):
+        if whole.listing.classes and not FeatureStore(settings.out, verify=False).classes:
+            log.warning(
+                "%s is of an earlier version, which kept no names of classes: remove it and extract again to have them",
+                settings.out,
+            )  # fmt: skip
         return settings.out
     dataset = whole
     if settings.limit is not None:

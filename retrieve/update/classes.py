@@ -97,14 +97,12 @@ def _unmatched(features: Path, index: Index, level: str, ours: Mapping[int, str]
         kind = "numbers" if are_numbers(names) else "names"
         return f"the {kind} {shown_names([*names.values()], 3)}" if names else "no names"
 
-    advice = (
-        "make the index anew from features that have names (`sdc extract` or `sdc import`, then `sdc encode`)"
-        if not ours
-        else "extract the new items from folders of these names, or import them with the names as labels"
-    )
+    advice = "remove features of an earlier version, extract or import them with names, and encode anew"
+    if ours:
+        advice = "extract the new items from folders of these names, or import them with the names as labels"
     return (
-        f"the classes of {features} cannot be matched with those of {index.path}: their {level} have "
-        f"{described(theirs)}, those of the index {described(ours)}; {advice}"
+        f"the {level} of {features} have {described(theirs)}, those of {index.path} {described(ours)}, so classes "
+        f"cannot be matched: {advice}"
     )
 
 

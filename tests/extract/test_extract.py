@@ -74,6 +74,26 @@ def expected_features(store: FeatureStore, root: Path, weights: str = "random:0"
     return torch.cat(rows).numpy()
 
 
+def test_the_names_of_classes_are_kept_and_told(
+    settings: ExtractSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = run_module.load_dataset
+
+    def as_earlier(*arguments: Any) -> Dataset:
+        dataset = load(*arguments)
+        return dataclasses.replace(dataset, listing=dataclasses.replace(dataset.listing, classes={}))
+
+    caplog.set_level("INFO", "sdc")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "load_dataset", as_earlier)
+        run(settings)
+    assert FeatureStore(run(settings)).classes == {}
+    assert "feats.h5 is of an earlier version, which kept no names of classes: remove it" in caplog.text
+    settings.out.unlink()
+    assert FeatureStore(run(settings)).classes == {"labels": {0: "class0", 1: "class1", 2: "class2"}}
+    assert "labels: 3 classes: class0 (7), class1 (7), class2 (6)" in caplog.text
+
+
 def test_features_are_those_of_the_backbone(settings: ExtractSettings, images: Path) -> None:
     assert run(settings) == settings.out
     store = FeatureStore(settings.out)
