@@ -36,6 +36,10 @@ def find_vectors(source: Source, column: str | None = None) -> Table:
     if len(source.tables) == 1 or (len(refused) == 1 and not matrices):
         _refuse_problem(source, (refused or source.tables)[0])
     several = "; --column says which" if matrices else ""
+    texts = next((table for table in source.tables if table.role == "vectors" and len(table.shape) == 1), None)
+    if texts is not None and texts.dtype in ("object", "bytes") and not texts.problem:
+        kind = "bytes" if texts.dtype == "bytes" else "text"
+        several = f"; {texts.name} holds {kind}, of which numbers are not made: save it as lists of numbers"
     raise UsageError(
         f"{source.name}: {_found(source.tables)}; expected one two-dimensional array of floats, or one named "
         f"{', '.join(USUAL_NAMES['vectors'][:3])}{several}{_unread(source.tables)}"

@@ -222,7 +222,9 @@ def _advice(settings: ImportSettings, beside: Mapping[str, Table]) -> Iterator[N
     except SdcError as error:
         starts = {IDS: ("id ", "ids:"), LABELS: ("labels:",)}
         for role, column in ((IDS, settings.id_column), (LABELS, settings.label_column)):
-            if role in beside and column is None and str(error).startswith(starts[role]):
+            if column is not None or role not in beside:
+                continue
+            if str(error).startswith(starts[role]) or f": column {beside[role].name} " in str(error):
                 raise SdcError(f"{error}; {OPTIONS[role]} {NONE} leaves {beside[role].name} out") from error
         raise
 

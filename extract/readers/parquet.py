@@ -8,7 +8,7 @@ from typing import Any
 
 from sdc.errors import SdcError
 from sdc.extract.readers.arrow_columns import arrow_tables
-from sdc.extract.readers.table import Table
+from sdc.extract.readers.table import ContentError, Table
 
 READ_AHEAD = 32 << 20  # bytes, of all columns that are read at once
 
@@ -43,7 +43,10 @@ def read_arrow(path: Path) -> list[Table]:
     from pyarrow import ipc
 
     with path.open("rb") as file:
-        seekable = file.read(6) == b"ARROW1"
+        magic = file.read(6)
+    if magic[:4] == b"FEA1":
+        raise ContentError("it is of version 1 of Feather, which is not read: save it with version=2")
+    seekable = magic == b"ARROW1"
 
     def open_columns(source: Any, columns: Sequence[int]) -> Iterator[Any]:
         options = ipc.IpcReadOptions(included_fields=list(columns))

@@ -112,11 +112,20 @@ def one_line_errors(path: Path) -> Iterator[None]:
     except (SdcError, MemoryError):
         raise
     except Exception as error:
+        if _is_lfs_pointer(path):
+            raise SdcError(f"cannot read {path}: it is a pointer of Git LFS, not the file: `git lfs pull`") from error
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 160)
         raise SdcError(f"cannot read {path}: {reason}{'' if _is_whole(error) else WHOLE}") from error
 
 
+LFS = b"version https://git-lfs"
 WHOLE = ": is it whole, and what its ending says?"
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(LFS)) == LFS
+    return False
 
 
 def _is_whole(error: Exception) -> bool:

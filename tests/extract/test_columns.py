@@ -239,10 +239,36 @@ def test_a_column_without_values_is_named(take: Take) -> None:
         take({"e": lists(), "label": [*KINDS[:3], None, *KINDS[4:]]})
     with pytest.raises(SdcError, match=r"ids: no value in 1 row \(1\), .*--id-column none leaves id out"):
         take({"e": lists(), "id": ["a", None, *IDS[2:]]})
-    with pytest.raises(SdcError, match=r"column id has no value in row 1 and 1 more$"):
+    with pytest.raises(SdcError, match=r"column id has no value in row 1 and 1 more; --id-column none leaves id out"):
         take({"e": lists(), "id": [0, None, None, *range(3, N)]})
     with pytest.raises(SdcError, match=r"label is of the type null, which is not read, or leave it out with --label-c"):
         take({"e": lists(), "label": arrow.nulls(N)})
+
+
+def test_embeddings_as_text_or_bytes_are_named(take: Take) -> None:
+    for values, kind in (([row.tobytes() for row in X], "bytes"), ([str(row.tolist()) for row in X], "text")):
+        with pytest.raises(UsageError, match=rf"embedding holds {kind}, .*save it as lists of numbers"):
+            take({"embedding": values, "id": IDS})
+
+
+def test_lists_of_labels_can_be_left_out(take: Take) -> None:
+    columns = {"e": lists(), "label": [[1, 2], *[[1]] * (N - 1)]}
+    with pytest.raises(
+        SdcError, match=r"1 values in row 1 and 2 in row 0.*--label-column none leaves label"
+    ):
+        take(columns)
+    assert take(columns, label_column="none").labels is None
+
+
+def test_old_feather_and_pointers_are_called_so(take: Take, tmp_path: Path) -> None:
+    (tmp_path / "v.feather").write_bytes(b"FEA1" + bytes(100) + b"FEA1")
+    with pytest.raises(SdcError, match=r"version 1 of Feather, which is not read: save it with version=2$"):
+        take(tmp_path / "v.feather")
+    for ending in ("parquet", "npy", "h5", "safetensors"):
+        pointer = tmp_path / f"pointer.{ending}"
+        pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        with pytest.raises(SdcError, match=r"it is a pointer of Git LFS, not the file: `git lfs pull`$"):
+            take(pointer)
 
 
 def test_two_columns_of_one_name_are_refused(take: Take, tmp_path: Path) -> None:
