@@ -253,9 +253,7 @@ def test_embeddings_as_text_or_bytes_are_named(take: Take) -> None:
 
 def test_lists_of_labels_can_be_left_out(take: Take) -> None:
     columns = {"e": lists(), "label": [[1, 2], *[[1]] * (N - 1)]}
-    with pytest.raises(
-        SdcError, match=r"1 values in row 1 and 2 in row 0.*--label-column none leaves label"
-    ):
+    with pytest.raises(SdcError, match=r"1 values in row 1 and 2 in row 0.*--label-column none leaves label"):
         take(columns)
     assert take(columns, label_column="none").labels is None
 
