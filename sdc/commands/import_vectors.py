@@ -10,7 +10,6 @@ from sdc.commands.options import OUTPUT, PATH, as_json, overwrite
 from sdc.commands.printing import print_file
 from sdc.extract import ImportSettings, import_features
 from sdc.extract.readers import READERS
-from sdc.retrieve import EncodeSettings, import_codes
 
 
 @click.command(
@@ -31,13 +30,17 @@ from sdc.retrieve import EncodeSettings, import_codes
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Stored precision.  [default: as it is]")
 @click.option("--seed", type=int, default=ImportSettings.seed, show_default=True)
 @click.option("--codes", is_flag=True, help="VECTORS are codes made elsewhere, packed or bool: make an index of them.")
-@click.option(
-    "--out", type=OUTPUT, help=f"File to write.  [default: {ImportSettings.out}; with --codes {EncodeSettings.out}]"
-)
+@click.option("--out", type=OUTPUT, help=f"File to write.  [default: {ImportSettings.out}; with --codes db.bin]")
 @overwrite
 @as_json
 def import_vectors(as_json: bool, codes: bool, **options: Any) -> None:
     vectors = options.pop("vectors")
-    options["out"] = options["out"] or (EncodeSettings.out if codes else ImportSettings.out)
+    if codes:
+        from sdc.retrieve import EncodeSettings, import_codes  # which take longer to import than most files
+
+        make, default = import_codes, EncodeSettings.out
+    else:
+        make, default = import_features, ImportSettings.out
+    options["out"] = options["out"] or default
     settings = ImportSettings(vectors[0] if len(vectors) == 1 else vectors, **options)
-    print_file(import_codes(settings) if codes else import_features(settings), as_json)
+    print_file(make(settings), as_json)
