@@ -59,6 +59,14 @@ def test_other_forms_of_codes_give_the_same_distances(given_files):
             np.testing.assert_array_equal(one, other)
 
 
+def test_texts_beside_codes_are_shown(tmp_path):
+    texts = np.array([f"text {row}" for row in range(300)])
+    np.savez(tmp_path / "x.npz", codes=PACKED, text=texts, label=LABELS)
+    index = made(tmp_path, "x.npz")
+    assert index.database.texts.take(np.array([7, 299])) == ["text 7", "text 299"]
+    np.testing.assert_array_equal(index.database.labels, LABELS)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
