@@ -16,9 +16,11 @@ import click
 import numpy as np
 import torch
 
+from sdc.devices import threads_by_work
 from sdc.train import Recipe, make_recipe
 from sdc.train.head import make_head
 from sdc.train.loop import fit
+from sdc.train.loop.step_work import step_work
 from sdc.train.methods.sdc import SDC
 
 
@@ -41,13 +43,14 @@ def bare(features: np.ndarray, recipe: Recipe) -> tuple[float, dict[str, np.ndar
             torch.from_numpy(features[order[start : start + recipe.batch_size]]).float()
             for start in range(0, len(features) - recipe.batch_size + 1, recipe.batch_size)
         ]
-    started = time.perf_counter()
-    for x in batches:
-        loss = method.loss(x, head(x))
-        optimizer.zero_grad()
-        loss.total.backward()
-        optimizer.step()
-    seconds = time.perf_counter() - started
+    with threads_by_work(step_work(recipe.batch_size, features.shape[1], head)):  # as many as the other loop has
+        started = time.perf_counter()
+        for x in batches:
+            loss = method.loss(x, head(x))
+            optimizer.zero_grad()
+            loss.total.backward()
+            optimizer.step()
+        seconds = time.perf_counter() - started
     return seconds, {name: value.numpy() for name, value in head.state_dict().items()}
 
 

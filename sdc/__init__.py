@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sdc._version import __version__
+from sdc.devices import wait_passively
 
 if TYPE_CHECKING:
     from sdc.api import Hasher
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sdc.retrieve import Index
 
 __all__ = ["Hasher", "Index", "SdcError", "UsageError", "__version__"]
+
+wait_passively()  # before any library with threads is loaded
 
 # `import sdc` stays light: PyTorch and FAISS load when the class that needs them is first touched.
 _HOMES = {"Hasher": "sdc.api", "Index": "sdc.retrieve", "SdcError": "sdc.errors", "UsageError": "sdc.errors"}

@@ -14,7 +14,6 @@ import click
 
 from sdc._version import __version__
 from sdc.commands import LazyGroup
-from sdc.devices import let_waiting_threads_sleep
 from sdc.errors import SdcError, log
 
 _LIKE = {
@@ -40,7 +39,6 @@ def cli() -> None:
 def main() -> None:
     """The entry point: turns errors into one line and an exit code (1 data, 2 usage, 130 interrupted)."""
     _allow_any_character(sys.stdout, sys.stderr)
-    let_waiting_threads_sleep()
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else started so as to ignore it

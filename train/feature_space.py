@@ -114,3 +114,11 @@ def local_whitening(rows: np.ndarray, power: float) -> np.ndarray:
         return np.eye(len(vectors), dtype=np.float32)
     whitening: np.ndarray = (vectors * lifted**-power).astype(np.float32)
     return whitening
+
+
+def draw_sample(features: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """At most `SAMPLE` of the rows' features, float32, in random order."""
+    rng = np.random.default_rng((seed, 2))
+    drawn = rng.choice(len(rows), min(SAMPLE, len(rows)), replace=False, shuffle=False)
+    sample = features[rows[np.sort(drawn)]].astype(np.float32)  # in ascending order: faster from a disk
+    return rng.permutation(sample)

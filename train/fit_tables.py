@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdc.arrays import BYTE_SIGNS, directions, pack_signs
+from sdc.devices import threads_by_work
 from sdc.errors import SdcError, log
 from sdc.progress import Progress
 from sdc.train.byte_tables import VALUES, ByteTables, CodeTables
@@ -174,7 +175,8 @@ def learn_decoder(tables: ByteTables, rows: np.ndarray, codes: np.ndarray, steps
     all_rows, mean = torch.from_numpy(rows), torch.from_numpy(tables.mean)
     bank = min(BANK, count)
     anchors = min(ANCHORS, bank // 2)
-    with Progress("tables", steps, "steps") as progress:
+    work = 6.0 * anchors * bank * rows.shape[1]  # of the similarities, forward and backward
+    with threads_by_work(work), Progress("tables", steps, "steps") as progress:
         for _ in range(steps):
             chosen = torch.randperm(count, generator=generator)[:bank]
             batch = all_rows[chosen]

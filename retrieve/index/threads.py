@@ -16,12 +16,11 @@ T = TypeVar("T")
 
 
 def faiss_module() -> Any:
-    """FAISS, imported with OpenMP threads that sleep while they wait.
+    """FAISS, imported when it is first needed.
 
-    Spinning ones made a query 100 times slower beside other work on the cores. It has no effect if another
-    library started OpenMP before, which is why searches use no OpenMP threads but these.
+    Its OpenMP threads sleep while they wait (`sdc.devices.wait_passively`), unless another library started OpenMP
+    before: searches use no threads but those of `run_parallel`.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import faiss
 
     return faiss

@@ -15,7 +15,6 @@ from sdc.compare.results import Latency, Mean, Result, near_cutoff
 from sdc.errors import SdcError, log
 from sdc.extract.store import FeatureStore
 from sdc.kernels import table_scores
-from sdc.retrieve.index import faiss_module
 from sdc.train import CodeTables, Model, fit_code_tables, make_recipe
 
 _TIMED = 1000  # queries that single ones are taken from for timing, at most
@@ -41,7 +40,6 @@ def measure(contest: Contest, methods: Sequence[str], lengths: Sequence[int], se
 
     A method that can't be built has a result that says why.
     """
-    faiss_module()  # before PyTorch, so that its threads sleep while they wait
     if any(name not in QUANTIZERS for name in methods):
         _warm_up()
     outcomes: list[_Entry | Result] = []

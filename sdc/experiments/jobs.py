@@ -26,8 +26,8 @@ from sdc.experiments.grid import Cell
 from sdc.files import atomic_write, json_text
 from sdc.progress import Progress
 
-# Set before NumPy and PyTorch are loaded: one thread a job, and none that spins while others compute.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# Set before NumPy and PyTorch are loaded: one thread a job.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def compute_all(cells: Mapping[str, Cell], jobs: int, folder: Path, total: int, what: str) -> None:

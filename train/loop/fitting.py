@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdc.devices import torch_device
+from sdc.devices import threads_by_work, torch_device
 from sdc.errors import SdcError, UsageError, log
 from sdc.progress import Progress
-from sdc.train.feature_space import SAMPLE, make_space
+from sdc.train.feature_space import draw_sample, make_space
 from sdc.train.head import start_head
 from sdc.train.loop.batches import Batch, Batches
 from sdc.train.loop.checkpoint import Checkpoint, Checkpointing
@@ -25,6 +25,7 @@ from sdc.train.loop.early_stopping import CHECK_EVERY, DATABASE, NEIGHBORS, Agre
 from sdc.train.loop.interrupt import StopSignals
 from sdc.train.loop.schedule import one_cycle
 from sdc.train.loop.state import State
+from sdc.train.loop.step_work import step_work
 from sdc.train.methods import ClosedForm, GradientMethod, load_method
 from sdc.train.recipe import CUT, Recipe
 from sdc.train.tensors import UNIT_EPSILON
@@ -86,7 +87,9 @@ def fit(
     world = world or World(device=device)
     start = time.monotonic() if start is None else start
     run = _Run(features, rows, recipe, method, world, views=views[: method.views - 1], extras=present, start=start)
-    return run.train(checkpoint, resume or world.restarts > 0)
+    rows_a_step = run.batches.batch_size * method.views
+    with threads_by_work(step_work(rows_a_step, features.shape[1], run.modules, present.get("tokens"))):
+        return run.train(checkpoint, resume or world.restarts > 0)
 
 
 class _Run:
@@ -109,7 +112,7 @@ class _Run:
         self.recipe = recipe = recipe.resolved(features.shape[1])
         rows, held_out, batch_size = split_rows(recipe, rows, world.size)
         self.batches = Batches(features, rows, batch_size, recipe.seed, world.rank, world.size, views, extras)
-        sample = _sample(features, rows, recipe.seed)
+        sample = draw_sample(features, rows, recipe.seed)
         stored = self._stored(sample)
         self.space = make_space(recipe, stored.cpu().numpy(), self.device)
         inputs = self._inputs(stored)
@@ -289,11 +292,3 @@ def _copies(recipe: Recipe, method: type[GradientMethod], views: int) -> int:
         recipe.method, method.views, views, 100 * DROPPED, method.views,
     )  # fmt: skip
     return method.views
-
-
-def _sample(features: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """At most `SAMPLE` of the rows' features, float32, in random order."""
-    rng = np.random.default_rng((seed, 2))
-    drawn = rng.choice(len(rows), min(SAMPLE, len(rows)), replace=False, shuffle=False)
-    sample = features[rows[np.sort(drawn)]].astype(np.float32)  # in ascending order: faster from a disk
-    return rng.permutation(sample)
