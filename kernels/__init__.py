@@ -28,6 +28,7 @@ from sdc.kernels.quantiles import quantile_table
 if TYPE_CHECKING:
     from sdc.kernels.eager import teacher_order
     from sdc.kernels.functional import Loss, calibration_loss, sample_length
+    from sdc.kernels.products import linear
 
 __all__ = [
     "LOSSES",
@@ -40,6 +41,7 @@ __all__ = [
     "hamming_nearer",
     "hamming_nearest",
     "key_positions",
+    "linear",
     "quantile_table",
     "refine",
     "sample_length",
@@ -49,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = {"teacher_order": "eager"}.get(name, "functional")
+    home = {"teacher_order": "eager", "linear": "products"}.get(name, "functional")
     if name in __all__:  # these need torch, and the search must not wait for it
         return getattr(importlib.import_module(f"sdc.kernels.{home}"), name)
     raise AttributeError(f"module 'sdc.kernels' has no attribute {name!r}")

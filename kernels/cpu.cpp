@@ -8,7 +8,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -61,7 +63,9 @@ struct Scratch {
 
     explicit Scratch(long size)
         : stride(size + GROUP), t(GROUP * stride), targets(size), keys(size + 2 * LANES), spare(size + 2 * LANES),
-          counts(3 << DIGIT) {}
+          counts(3 << DIGIT) {
+        if (sizeof(T) == sizeof(double)) order.reserve(size);  // so that nothing is allocated later
+    }
 };
 
 template <typename T>
@@ -98,8 +102,10 @@ void pack(float* t, long size, long diagonal, int columns, int bits, uint32_t* k
     const float range = end - start;
     // 4 below the largest key: the product may round up.
     const float scale = range > 1e-30f ? static_cast<float>((1u << bits) - 4) / range : 0.f;
-    for (long k = 0; k < size; k++)
-        keys[k] = uint32_t(int32_t((t[k] - start) * scale)) << columns | uint32_t(k);
+    for (long k = 0; k < size; k++) {
+        const float place = (t[k] - start) * scale;
+        keys[k] = uint32_t(int32_t(place > 0.f ? place : 0.f)) << columns | uint32_t(k);  // of NaN: 0
+    }
     std::memmove(keys + diagonal, keys + diagonal + 1, (size - 1 - diagonal) * sizeof(uint32_t));
 }
 
@@ -223,7 +229,13 @@ double settle(T* s, const T* targets, long size, int loss) {
 template <typename T>
 void work(void* argument) {
     Panel<T>& panel = *static_cast<Panel<T>*>(argument);
-    Scratch<T> scratch(panel.size);
+    std::optional<Scratch<T>> room;
+    try {
+        room.emplace(panel.size);
+    } catch (const std::exception&) {
+        return;  // other threads take the rows; `run` sees whether any did
+    }
+    Scratch<T>& scratch = *room;
     for (long first; (first = panel.next.fetch_add(GROUP)) < panel.rows;) {
         const long count = std::min(GROUP, panel.rows - first);
         gather(panel, first, count, scratch);
@@ -243,24 +255,26 @@ void work(void* argument) {
     }
 }
 
+// Returns 1 where the memory does not suffice.
 template <typename T>
-void run(const T* t, T* const* blocks, long own, long edge, long size, long rows, T* s, const T* q, double* losses,
+int run(const T* t, T* const* blocks, long own, long edge, long size, long rows, T* s, const T* q, double* losses,
          int loss, Parallel parallel, unsigned threads) {
     Panel<T> panel{t, blocks, own, edge, size, rows, s, q, losses, loss, {0}};
     const unsigned groups = static_cast<unsigned>((rows + GROUP - 1) / GROUP);
     parallel(work<T>, &panel, std::min(threads, groups), 0);
+    return panel.next < rows;
 }
 
 }  // namespace
 
-extern "C" void sdc_panel_float(const float* t, float* const* blocks, long own, long edge, long size, long rows,
+extern "C" int sdc_panel_float(const float* t, float* const* blocks, long own, long edge, long size, long rows,
                                 float* s, const float* q, double* losses, int loss, Parallel parallel,
                                 unsigned threads) {
-    run(t, blocks, own, edge, size, rows, s, q, losses, loss, parallel, threads);
+    return run(t, blocks, own, edge, size, rows, s, q, losses, loss, parallel, threads);
 }
 
-extern "C" void sdc_panel_double(const double* t, double* const* blocks, long own, long edge, long size, long rows,
+extern "C" int sdc_panel_double(const double* t, double* const* blocks, long own, long edge, long size, long rows,
                                  double* s, const double* q, double* losses, int loss, Parallel parallel,
                                  unsigned threads) {
-    run(t, blocks, own, edge, size, rows, s, q, losses, loss, parallel, threads);
+    return run(t, blocks, own, edge, size, rows, s, q, losses, loss, parallel, threads);
 }

@@ -34,6 +34,7 @@ from torch import Tensor
 from sdc.errors import log
 from sdc.kernels import native
 from sdc.kernels.names import LOSSES
+from sdc.kernels.products import product
 
 _RANKS = len(LOSSES)  # the kernel's fourth "loss": ranks in place of dL/ds
 _EPS = 1e-12  # the least norm, as in torch.nn.functional.normalize
@@ -55,6 +56,7 @@ def calibration_rows(features: Tensor, outputs: Tensor, quantiles: Tensor, loss:
 
     Raises:
         RuntimeError: the kernel cannot be built here (ask `available()` first).
+        MemoryError: the batch is too large.
     """
     gradient = outputs.requires_grad and torch.is_grad_enabled()
     value: Tensor = torch.ops.sdc.calibration_rows_cpu(features, outputs, quantiles, LOSSES.index(loss), gradient)[0]
@@ -145,16 +147,17 @@ def _panels(
         n, ahead = min(edge, size - start), size - start
         t = products[: n * ahead].view(n, ahead)
         _similarities(features[start:], t, room)
-        s = torch.mm(hashes[start : start + n], hashes.T, out=slopes[: n * size].view(n, size))
+        s = product(hashes[start : start + n], hashes, out=slopes[: n * size].view(n, size))
         for later in range(number + 1, len(starts)):
             stored[number, later] = torch.empty(n, min(edge, size - starts[later]), dtype=dtype)
         row = [stored.pop((earlier, number)) for earlier in range(number)] + [t]
         row += [stored[number, later] for later in range(number + 1, len(starts))]
         blocks = (ctypes.c_void_p * len(row))(*(block.data_ptr() for block in row))
-        kernel(
+        if kernel(
             t.data_ptr(), blocks, number, edge, size, n, s.data_ptr(), targets.data_ptr(), losses[start:].data_ptr(),
             loss, parallel, torch.get_num_threads(),
-        )  # fmt: skip
+        ):  # fmt: skip
+            raise MemoryError(f"the calibration loss of {size} rows does not fit into the memory: use smaller batches")
         yield start, s
 
 
@@ -166,12 +169,12 @@ def _similarities(features: Tensor, out: Tensor, room: Tensor) -> None:
     """
     n = len(out)
     if features.dtype == out.dtype:
-        torch.mm(features[:n], features.T, out=out)
+        product(features[:n], features, out=out)
         return
     rows, slices = room[:n].copy_(features[:n]), room[n:]
     for start in range(0, len(features), len(slices)):
         part = features[start : start + len(slices)]
-        torch.mm(rows, slices[: len(part)].copy_(part).T, out=out[:, start : start + len(part)])
+        product(rows, slices[: len(part)].copy_(part), out=out[:, start : start + len(part)])
 
 
 def wins(size: int) -> bool:
@@ -209,7 +212,7 @@ def _load() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_long
     for function in (library.sdc_panel_float, library.sdc_panel_double):
-        function.restype = None
+        function.restype = ctypes.c_int
         function.argtypes = [
             pointer, pointer, number, number, number, number, pointer, pointer, pointer, ctypes.c_int, pointer,
             ctypes.c_uint,

@@ -21,8 +21,9 @@ _SEAL = 8  # bytes behind a library, which the loader ignores: the XXH3 checksum
 def build(source: Path, flags: tuple[str, ...] = FLAGS) -> Path:
     """The shared library of one source file in the user's cache, made there if need be.
 
-    Its name holds a hash of the source, the flags and the processor's features, so that a home folder shared
-    by unlike machines holds one for each. Processes that build at once each write a file of their own and
+    Its name holds a hash of the source, the flags, the processor's features and the C library, and one of the compiler,
+    so that a home folder shared by unlike machines holds one for each; where there is no compiler one of another will
+    do. Processes that build at once each write a file of their own and
     rename it: the last wins and all are the same. One that was cut short or damaged, which may crash the process that
     loads it, is made again.
 
@@ -31,14 +32,17 @@ def build(source: Path, flags: tuple[str, ...] = FLAGS) -> Path:
         RuntimeError: there is no home folder, nor XDG_CACHE_HOME.
         subprocess.SubprocessError: the compiler failed, or took more than two minutes.
     """
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(flags).encode(), _processor().encode()]))
+    name = f"{source.stem}-{_hash(source.read_bytes(), ' '.join(flags), _processor(), *platform.libc_ver())[:20]}"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdc"
-    path = folder / f"{source.stem}-{key.hexdigest()[:20]}.so"
-    if _whole(path):
-        return path
     compiler = shutil.which("g++")
     if compiler is None:
+        for path in sorted(folder.glob(f"{name}-*.so")):
+            if _whole(path):
+                return path
         raise FileNotFoundError("there is no g++ on the PATH (install it, e.g. the package g++)")
+    path = folder / f"{name}-{_compiler(compiler)}.so"
+    if _whole(path):
+        return path
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
         built = Path(scratch) / path.name
@@ -65,6 +69,17 @@ def reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return f"g++ failed: {error.stderr.strip().splitlines()[0] if error.stderr.strip() else error}"
     return str(error)
+
+
+def _hash(*parts: bytes | str) -> str:
+    return hashlib.sha256(b"\0".join(part if isinstance(part, bytes) else part.encode() for part in parts)).hexdigest()
+
+
+def _compiler(path: str) -> str:
+    """Tells a compiler from another version of it, without starting it."""
+    real = os.path.realpath(path)
+    found = os.stat(real)
+    return _hash(real, str(found.st_size), str(found.st_mtime_ns))[:8]
 
 
 def _processor() -> str:

@@ -9,9 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdc.kernels import linear
 from sdc.train.methods import ITQ
 from sdc.train.recipe import Recipe
 from sdc.train.tensors import NORM_EPS
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` by the library that is fastest here, see `sdc.kernels.products`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(…, d) -> (…, h)."""
+        return linear(features, self.weight, self.bias)
 
 
 class HashHead(nn.Module):
@@ -29,9 +38,9 @@ class HashHead(nn.Module):
 
     def __init__(self, dimension: int, bits: int, hidden: int, norm: bool = True, residual: bool = False) -> None:
         super().__init__()
-        self.hidden = nn.Linear(dimension, hidden) if hidden else None
-        self.output = nn.Linear(hidden or dimension, bits)
-        self.residual = nn.Linear(dimension, bits, bias=False) if residual else None
+        self.hidden = Linear(dimension, hidden) if hidden else None
+        self.output = Linear(hidden or dimension, bits)
+        self.residual = Linear(dimension, bits, bias=False) if residual else None
         self.norm = nn.BatchNorm1d(bits) if norm else None
         if residual:
             nn.init.zeros_(self.output.weight)
@@ -78,14 +87,14 @@ def start_head(recipe: Recipe, dimension: int, sample: Tensor) -> HashHead:
     head = make_head(width, recipe.bits, hidden, recipe.seed, recipe.norm, recipe.head == "residual")
     if recipe.head == "mlp":
         return head
-    linear = head.output if head.residual is None else head.residual
+    layer = head.output if head.residual is None else head.residual
     solved = min(recipe.bits, width, len(sample) - 1)
     if recipe.init == "itq" and solved:
         tensors = ITQ().fit(sample.cpu().numpy(), solved, recipe.seed)
         weight, bias = (torch.from_numpy(tensors[f"output.{name}"]) for name in ("weight", "bias"))
         scale = F.linear(sample.cpu(), weight, bias).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
         with torch.no_grad():
-            linear.weight[:solved], head.output.bias[:solved] = weight / scale, bias / scale
+            layer.weight[:solved], head.output.bias[:solved] = weight / scale, bias / scale
     return head
 
 

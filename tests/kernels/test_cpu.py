@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sdc.kernels import cpu, eager, reference
+from sdc.kernels import cpu, eager, native, reference
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="the CPU kernel cannot be built here (no g++)")
 
@@ -363,3 +365,47 @@ print(json.dumps(marks))
     start, ours, plain = answer(child(code, cold=True))[0]
     assert plain - start > 300  # MiB: else the comparison would mean nothing
     assert ours - start <= (plain - start) / 10
+
+
+def test_a_nan_ranks_with_the_lowest_and_leaves_the_others_in_order() -> None:
+    x = representable(300)
+    x[7] = float("nan")
+    others = torch.arange(300) != 7
+    t = (x @ x.T).fill_diagonal_(float("inf"))[others]
+    t[:, 7] = t[:, others].min(dim=1)[0]
+    order = t.sort(dim=1, stable=True)[1]
+    expected = torch.empty_like(order).scatter_(1, order, torch.arange(300).expand_as(order))
+    expected[expected == 299] = 0  # the row itself
+    assert torch.equal(cpu.ranks(x)[others], expected)
+
+
+def test_too_little_memory_for_a_thread_is_told_to_the_caller() -> None:
+    library = ctypes.CDLL(str(native.build(Path(cpu.__file__).with_name("cpu.cpp"))))
+    body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+    @ctypes.CFUNCTYPE(None, body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def parallel(work: Any, argument: int, threads: int, flags: int) -> None:
+        work(argument)
+
+    size, number = 1 << 45, ctypes.c_long
+    for function in (library.sdc_panel_float, library.sdc_panel_double):
+        nothing = None, None, number(0), number(128), number(size), number(128), None, None, None
+        assert function(*nothing, 0, parallel, 1) == 1
+
+
+def test_a_library_of_another_compiler_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "one.cpp"
+    source.write_text('extern "C" int one() { return 1; }')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = native.build(source)
+    other = tmp_path / "bin" / "g++"
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\nexec {shutil.which("g++")} "$@"\n')
+    other.chmod(0o755)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{other.parent}:{path}")
+    second = native.build(source)
+    assert first != second
+    assert ctypes.CDLL(str(second)).one() == 1
+    monkeypatch.setenv("PATH", str(tmp_path))  # no compiler: a library that another made will do
+    assert native.build(source) in (first, second)
