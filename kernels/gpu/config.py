@@ -6,6 +6,7 @@ The choices come from compiling every candidate ahead of time (registers, shared
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 LARGEST_SORT = 16384  # rows that one program of K2 sorts; above, panels go through torch.sort
@@ -90,6 +91,7 @@ def sort_config(n: int) -> Sort:
     return Sort(log_n, warps=min(16, 1 << max(0, log_n - 9)))
 
 
+@functools.cache
 def rows_config(capability: int, B: int, K: int, bits: int) -> Rows:
     """The configuration of `pairs="rows"` on sm_<capability>.
 
@@ -104,6 +106,7 @@ def rows_config(capability: int, B: int, K: int, bits: int) -> Rows:
     return Rows(_gram(shared, B, bits), sort_config(min(B, LARGEST_SORT)), _backward(shared, block_k))
 
 
+@functools.cache
 def halves_config(capability: int, N: int, K: int) -> Halves:
     """The configuration of `pairs="halves"` for N = B/2 pairs.
 

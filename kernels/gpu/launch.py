@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ class Specialization:
         return {**self.constants, "num_warps": self.warps, "num_stages": self.stages}
 
 
+@functools.cache  # a step asks each time
 def gram_tiles(rows: Rows, precision: str, symmetric: bool) -> Specialization:
     g, sort = rows.gram, rows.sort
     constants = {
@@ -34,6 +36,7 @@ def gram_tiles(rows: Rows, precision: str, symmetric: bool) -> Specialization:
     return Specialization(gram.gram_kernel, constants, g.warps, g.stages)
 
 
+@functools.cache
 def sorted_rows(rows: Rows, loss: str, gradient: bool) -> Specialization:
     constants = {
         "LOG_N": rows.sort.log_n, "THREAD_BITS": rows.sort.thread_bits, "BLOCK_K": rows.backward.block_k,
@@ -42,12 +45,14 @@ def sorted_rows(rows: Rows, loss: str, gradient: bool) -> Specialization:
     return Specialization(row_sort.row_sort_kernel, constants, rows.sort.warps, 1)
 
 
+@functools.cache
 def rows_backward(rows: Rows) -> Specialization:
     b = rows.backward
     constants = {"ROWS": b.rows, "COLUMNS": b.columns, "BLOCK_K": b.block_k}
     return Specialization(backward.backward_kernel, constants, b.warps, b.stages)
 
 
+@functools.cache
 def halves_forward(c: Halves, loss: str) -> Specialization:
     constants = {
         "PAIRS": c.pairs, "DEPTH": c.depth, "LOG_N": c.sort.log_n, "THREAD_BITS": c.sort.thread_bits,
@@ -56,6 +61,7 @@ def halves_forward(c: Halves, loss: str) -> Specialization:
     return Specialization(halves.halves_kernel, constants, c.sort.warps, 1)
 
 
+@functools.cache
 def halves_backward(c: Halves) -> Specialization:
     constants = {"PAIRS": c.pairs, "BLOCK_K": c.block_k}
     return Specialization(halves.halves_backward_kernel, constants, 4 if c.block_k <= 128 else 8, 1)

@@ -34,8 +34,7 @@ def calibration_rows(features: Tensor, outputs: Tensor, quantiles: Tensor, loss:
 
     Args:
         features: (B, d) CUDA tensor, B ≥ 2, l2-normalised rows; float16, bfloat16 or float32 are read as
-            they are. float32 is multiplied in three TF32 passes (float32's accuracy), or in one where
-            `torch.backends.cuda.matmul.allow_tf32` permits it.
+            they are. float32 is multiplied in three TF32 passes (float32's accuracy), or in one: `feature_precision`.
         outputs: (B, K) raw outputs, K ≤ 512, differentiable; computed in float32.
         quantiles: (B − 1,) ascending targets.
         loss: `l1`, `l2` or `one-sided`.
@@ -93,8 +92,10 @@ def _capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def _precision() -> str:
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+def feature_precision() -> str:
+    """How float32 features are multiplied: `tf32` where PyTorch's own products are in TF32, else `tf32x3`."""
+    # This is right whichever way it was set; reading `allow_tf32` raises RuntimeError once `fp32_precision` was set.
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def _launch(chosen: launch.Specialization, grid: tuple[int, ...], *arguments: Tensor | int) -> None:
@@ -138,7 +139,7 @@ def _gram(
     by_position = outputs.new_empty(1 << rows.sort.log_n)
     tile = rows.gram.tile
     _launch(
-        launch.gram_tiles(rows, _precision(), symmetric=count == B),
+        launch.gram_tiles(rows, feature_precision(), symmetric=count == B),
         (triton.cdiv(count, tile), triton.cdiv(B, tile), 2),
         features, outputs, quantiles, t, s, by_position,
         features.stride(0), outputs.stride(0), t.stride(0), B, d, K, first, count,

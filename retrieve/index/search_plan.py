@@ -13,7 +13,7 @@ _SLICES = 4  # slices a thread: a thread that other work holds up leaves the res
 _EVEN = 0.9  # of the threads are busy on average
 _LISTED = 50  # each slice finds k by itself: k is to be at most 1/50 of it
 _GPU_QUERIES = 64  # one block of threads serves one query: fewer leave a GPU idle
-_GPU_WORK = 1 << 31  # words: 1 s of one CPU thread
+_GPU_WORK = 1 << 33  # words: half a second to a second of one CPU thread, which reads 10 to 20 G a second
 
 
 @dataclass(frozen=True)

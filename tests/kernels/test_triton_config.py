@@ -1,5 +1,7 @@
 """The choice of configurations and the model of their time: pure functions, by a table of cases."""
 
+import os
+
 import pytest
 import torch
 
@@ -86,3 +88,36 @@ def test_bytes_of_the_model():
     B = 4096
     assert sum(model.fused_bytes(B, 512, 64, 16).values()) / B**2 == pytest.approx(18.5, abs=0.3)
     assert sum(model.eager_bytes(B, 512, 64).values()) / B**2 == pytest.approx(142, abs=1)
+
+
+PRECISION = {  # a way of asking for TF32 or not, and what the kernels then do
+    "nothing": (lambda: None, "tf32x3"),
+    "allow_tf32": (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True), "tf32"),
+    "not allow_tf32": (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", False), "tf32x3"),
+    "high": (lambda: torch.set_float32_matmul_precision("high"), "tf32"),
+    "highest": (lambda: torch.set_float32_matmul_precision("highest"), "tf32x3"),
+    "matmul tf32": (lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"), "tf32"),
+    "matmul ieee": (lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"), "tf32x3"),
+    "all tf32": (lambda: setattr(torch.backends, "fp32_precision", "tf32"), "tf32"),
+    "all ieee": (lambda: setattr(torch.backends, "fp32_precision", "ieee"), "tf32x3"),
+}
+
+
+@pytest.mark.parametrize("way", PRECISION)
+def test_every_switch_of_pytorch_for_tf32_is_followed(way):
+    ask, expected = PRECISION[way]
+    # Later switches override earlier ones for good, so each is tried in a process of its own.
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            ask()
+            code = 0 if ops.feature_precision() == expected else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_h200_is_an_h100_with_faster_memory():
+    found = {name: model.predict_rows(model.CHIPS[name], 4096, 512, 64, 16, SORT).step for name in ("H100", "H200")}
+    assert found["H200"] < found["H100"]
