@@ -10,7 +10,7 @@ from sdc.retrieve.answer import (
     text_column,
 )
 from sdc.retrieve.bits import check_bits, hamming, pack, unpack
-from sdc.retrieve.encode import EncodeSettings, encode_rows
+from sdc.retrieve.encode import EncodeSettings, code_lengths, encode_rows
 from sdc.retrieve.encode import run as encode_database
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.foreign_codes import import_codes
@@ -31,6 +31,7 @@ __all__ = [
     "answer_schema",
     "build_answer",
     "check_bits",
+    "code_lengths",
     "encode_database",
     "encode_queries",
     "encode_rows",

@@ -26,11 +26,13 @@ from sdc.compare import CompareSettings
     show_default=True,
     type=NAMES,
     help="Any of `sdc train`, such a name with -asymmetric or -tables (the query in float, by its outputs or by what "
-    "codes decode to), pq, rq, lsq, rabitq and float16.",
+    "codes decode to) or -reranked (candidates in the order of features on disk), pq, rq, lsq, rabitq to rabitq4, "
+    "ivfpq, sign-full-reranked, int8, hnsw and float16.",
 )
 @click.option("--queries", type=int, default=CompareSettings.queries, show_default=True, help="At most so many.")
 @click.option("--limit", type=int, help="A sample of so many vectors of the database.  [default: all]")
 @click.option("--seed", type=int, default=CompareSettings.seed, show_default=True)
+@click.option("--quick", is_flag=True, help="A first look: fewer methods and queries, short trainings and timings.")
 @out_folder(CompareSettings.out)
 @overwrite
 @as_json
@@ -38,7 +40,7 @@ def compare(as_json: bool, **options: Any) -> None:
     """Compare SDC with ITQ, sign, PQ, RaBitQ and float16 on your vectors, and say when it is not the best choice.
 
     \b
-    The folder gets results.md (tables and advice), results.csv, results.json and plot.png:
+    The folder gets results.md (advice, then tables), results.csv, results.json, frontier.png and plot.png:
     recall of the exact neighbours, mAP where there are labels, bytes, build time and latency.
     """
     from sdc.compare import TABLE, read_comparison

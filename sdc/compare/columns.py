@@ -58,6 +58,7 @@ def columns(cutoffs: Sequence[int], at: int = 0) -> list[Column]:
         *map(recall, cutoffs),
         Column(("map",), lambda r: r.map, "map", f"mAP@{at}" if at else None, ".3f", True),
         Column(("above",), _above),
+        Column(("disk_bytes",), lambda result: result.disk, "disk_bytes", "on disk", "d"),
         Column(("build_seconds",), lambda r: r.build, "build_seconds", "build, s", ".1f"),
         milliseconds("encode", lambda latency: latency.encode, "encode, ms"),
         milliseconds("search_p50", lambda latency: latency.search[0], "search, ms"),

@@ -8,18 +8,21 @@ import numpy as np
 
 ASYMMETRIC = "-asymmetric"  # ends the name of a method whose codes are compared with the query's real outputs
 TABLES = "-tables"  # ends the name of a method whose codes are compared with the query by what they decode to
+RERANKED = "-reranked"  # ends the name of a method whose codes find candidates, which features put in order
 
 
 class Contender(ABC):
     """A way to keep N vectors in few bytes and to search them.
 
     Attributes:
-        bytes: of a vector, all that is kept for each.
+        bytes: of a vector in memory, all that is kept for each.
+        disk: bytes of a vector on disk; the same, unless features are read from there.
         query: what a query is compared as: its `code`, or `float` numbers.
     """
 
     bytes: int
     query: str
+    disk: int | None = None
 
     @abstractmethod
     def prepare(self, features: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ unit vectors as the cosine does. (Measured: by inner product both found fewer ne
   vectors a byte that add up, and one byte more for the length of their sum, which the cosine needs.
 - `rabitq`: RaBitQ (Gao and Long, SIGMOD 2024), one bit a dimension and 8 bytes of factors. What the factors leave of
   the bytes is as many principal axes, randomly rotated; or as many random directions, where there are fewer axes.
+  `rabitq2` to `rabitq4` (Gao et al., SIGMOD 2025) have so many bits a dimension, and 20 bytes of factors.
 - `float16`: the unit vectors in half precision, compared one by one.
 
 All are fitted to the same rows, those of the train split: heads (of the goal neighbors too, which `sdc train` fits to
@@ -25,7 +26,9 @@ from typing import Any
 import numpy as np
 
 from sdc.arrays import BYTE_SIGNS, unit_rows
-from sdc.compare.contender import ASYMMETRIC, TABLES, Contender
+from sdc.compare.contender import ASYMMETRIC, RERANKED, TABLES, Contender
+from sdc.compare.faiss_search import SAMPLE, Quantized, Scored
+from sdc.compare.whole_vectors import HNSW, INT8, WHOLE
 from sdc.errors import SdcError, UsageError, unknown_name_error
 from sdc.extract.store import FeatureStore
 from sdc.progress import Progress
@@ -38,23 +41,27 @@ from sdc.train.methods import METHODS
 _MOST_BYTES = 1 << 13  # of rabitq; FAISS crashes where a rotation has too many numbers
 PQ, RQ, LSQ, RABITQ, FLOAT16 = "pq", "rq", "lsq", "rabitq", "float16"
 ADDITIVE = (RQ, LSQ)
-QUANTIZERS = (PQ, *ADDITIVE, RABITQ, FLOAT16)
+FINER = {f"{RABITQ}{bits}": bits for bits in (2, 3, 4)}  # RaBitQ with so many bits a dimension
+QUANTIZERS = (PQ, *ADDITIVE, RABITQ, *FINER, *WHOLE, FLOAT16)
+SIGN_FULL = f"sign-full{RERANKED}"  # signs of all dimensions, with re-ranking
+LENGTHLESS = (SIGN_FULL, INT8, HNSW, FLOAT16)  # which are built once, whatever the length
 CENTROIDS = 256  # of a sub-quantizer of 8 bits
-FACTORS = 8  # bytes that RaBitQ keeps beside its bits
-SAMPLE = 65_536  # training rows of a quantizer, at most: FAISS takes no more for 256 centroids
+FACTORS, FINER_FACTORS = 8, 20  # bytes that RaBitQ keeps beside one bit a dimension, and beside more
 _TURNS = 20  # of OPQ; FAISS' 50 take twice the time and find no more
 _BLOCK = 8192
 
 
 def check_method(name: str) -> None:
     """Raises UsageError for a name that is no contender's."""
-    if base_method(name) not in METHODS and name not in QUANTIZERS:
-        raise unknown_name_error("method", name, [*METHODS, *QUANTIZERS, f"sdc{ASYMMETRIC}", f"neighbors{TABLES}"])
+    if base_method(name) not in METHODS and name not in (*QUANTIZERS, SIGN_FULL):
+        endings = f"sdc{ASYMMETRIC}", f"neighbors{TABLES}", f"neighbors{RERANKED}"
+        raise unknown_name_error("method", name, [*METHODS, *QUANTIZERS, SIGN_FULL, *endings])
 
 
 def base_method(name: str) -> str:
     """The method whose codes a contender compares: its name without an ending that says how."""
-    return name.removesuffix(ASYMMETRIC) if name.endswith(ASYMMETRIC) else name.removesuffix(TABLES)
+    ending = next((each for each in (ASYMMETRIC, TABLES, RERANKED) if name.endswith(each)), "")
+    return name.removesuffix(ending)
 
 
 class Codes(Contender):
@@ -78,26 +85,6 @@ class Codes(Contender):
 
     def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
         return hamming(prepared, self.codes), 8 * self.bytes + 1
-
-
-class Scored(Contender):
-    """What FAISS compares by real numbers. FAISS' order decides between items that tie at the search's depth."""
-
-    query = "float"
-    _index: Any
-
-    def search(self, prepared: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        results: tuple[np.ndarray, np.ndarray] = self._index.search(prepared, k)
-        return results
-
-    def groups(self, prepared: np.ndarray, depth: int) -> tuple[np.ndarray, int]:
-        distances, positions = self.search(prepared, depth)
-        out = np.full((len(prepared), self._index.ntotal), depth, np.int32)
-        steps = np.zeros(distances.shape, np.int32)
-        steps[:, 1:] = distances[:, 1:] != distances[:, :-1]
-        query, column = np.nonzero(positions >= 0)  # −1 stands where FAISS found no more
-        out[query, positions[query, column]] = np.cumsum(steps, axis=1)[query, column]
-        return out, depth + 1
 
 
 class Asymmetric(Scored):
@@ -141,26 +128,6 @@ class Decoded(Contender):
         return groups_of_scores(self._tables.scores(prepared, self._codes, self._lengths), depth), depth + 1
 
 
-class Quantized(Scored):
-    """Unit vectors less `centre`, through a chain of FAISS' transforms, in a FAISS index."""
-
-    def __init__(self, index: Any, chain: Sequence[Any], centre: np.ndarray | float) -> None:
-        self._index, self._chain, self._centre, self.bytes = index, chain, centre, int(index.sa_code_size())
-
-    def prepare(self, features: np.ndarray) -> np.ndarray:
-        x = unit_rows(features, np.float32) - self._centre
-        for step in self._chain:
-            x = step.apply(x)
-        return np.ascontiguousarray(x, np.float32)
-
-    def add(self, store: FeatureStore, database: np.ndarray) -> Quantized:
-        with Progress("encode", len(database), "rows") as progress:
-            for block in store.blocks(database, _BLOCK):
-                self._index.add(self.prepare(block))
-                progress.advance(len(block))
-        return self
-
-
 def quantize(
     name: str, store: FeatureStore, rows: np.ndarray, database: np.ndarray, size: int, seed: int
 ) -> Quantized | Decoded:
@@ -184,7 +151,10 @@ def quantize(
     try:
         if name in ADDITIVE:
             return _additive(faiss, name, sample, centre, store, database, size, seed)
-        index, chain = (_train_pq if name == PQ else _train_rabitq)(faiss, sample, size, seed)
+        if name == PQ:
+            index, chain = _train_pq(faiss, sample, size, seed)
+        else:
+            index, chain = _train_rabitq(faiss, sample, size, seed, FINER.get(name, 1))
     except RuntimeError as error:
         if "interrupted" in str(error):  # by Ctrl-C: FAISS asks Python for signals now and then
             raise KeyboardInterrupt from None
@@ -255,18 +225,24 @@ def _additive(
     return Decoded(tables, codes)
 
 
-def _train_rabitq(faiss: Any, sample: np.ndarray, size: int, seed: int) -> tuple[Any, Sequence[Any]]:
-    if size <= FACTORS:
-        raise UsageError(f"rabitq keeps {FACTORS} bytes of factors beside its bits: {size} bytes leave none for these")
+def _train_rabitq(faiss: Any, sample: np.ndarray, size: int, seed: int, each: int) -> tuple[Any, Sequence[Any]]:
+    """RaBitQ with `each` bits a dimension."""
+    factors = FACTORS if each == 1 else FINER_FACTORS
+    if size <= factors:
+        raise UsageError(f"rabitq keeps {factors} bytes of factors beside its bits: {size} bytes leave none for these")
     if size > _MOST_BYTES:
         raise UsageError(f"rabitq of {size} bytes a vector: at most {_MOST_BYTES} are supported")
-    dimension, width = sample.shape[1], 8 * (size - FACTORS)
+    dimension, width = sample.shape[1], 8 * (size - factors) // each // 8 * 8
+    if not width:
+        raise UsageError(
+            f"{size} bytes leave no 8 dimensions of {each} bits beside rabitq's {factors} bytes of factors"
+        )
     if width <= min(dimension, len(sample) - 1):
         turn = faiss.PCAMatrix(dimension, width, 0, True)
         turn.train(sample)
     else:
         turn = faiss.RandomRotationMatrix(dimension, width)
         turn.init(seed)
-    index = faiss.IndexRaBitQ(width, faiss.METRIC_L2)
+    index = faiss.IndexRaBitQ(width, faiss.METRIC_L2, each)
     index.train(turn.apply(sample))
     return index, (turn,)

@@ -16,7 +16,7 @@ from sdc.retrieve.features import Nearest, expected_overlap
 
 _PAIRS = 1 << 23  # (query, item) pairs held at once: tens of megabytes
 _ROUNDS, _TURN = 10, 20  # rounds of timing, and queries that each contender gets in one, at most
-_SECONDS = 4.0  # that the timing of a contender should take, about
+SECONDS = 4.0  # that the timing of a contender should take, about
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class Timings:
     search: np.ndarray
 
 
-def time_queries(contenders: Sequence[Contender], features: np.ndarray, k: int) -> list[Timings]:
+def time_queries(
+    contenders: Sequence[Contender], features: np.ndarray, k: int, seconds: float = SECONDS
+) -> list[Timings]:
     """Times single queries of all contenders in turn, so that a drift of the machine's speed touches all alike.
 
     A turn begins with a query that is not counted and goes over as many as the time allows.
@@ -100,13 +102,14 @@ def time_queries(contenders: Sequence[Contender], features: np.ndarray, k: int) 
     Args:
         features: (n, d), the queries to take from.
         k: neighbours to find.
+        seconds: that the timing of a contender should take, about.
     """
     from threadpoolctl import threadpool_limits
 
     taken: list[list[tuple[float, float]]] = [[] for _ in contenders]
     number = 0
     with threadpool_limits(1), Progress("time queries", _ROUNDS * len(contenders), "turns") as progress:
-        turns = [_turn_length(contender, features, k) for contender in contenders]
+        turns = [_turn_length(contender, features, k, seconds) for contender in contenders]
         for _ in range(_ROUNDS):
             for contender, turn, times in zip(contenders, turns, taken, strict=True):
                 _time_one(contender, features[:1], k)
@@ -117,10 +120,10 @@ def time_queries(contenders: Sequence[Contender], features: np.ndarray, k: int) 
     return [Timings(*(1e3 * np.array(times).T)) for times in taken]
 
 
-def _turn_length(contender: Contender, features: np.ndarray, k: int) -> int:
+def _turn_length(contender: Contender, features: np.ndarray, k: int, seconds: float) -> int:
     _time_one(contender, features[:1], k)
-    seconds = sum(_time_one(contender, features[:1], k))
-    return int(np.clip(_SECONDS / _ROUNDS / seconds, 1, _TURN))
+    taken = sum(_time_one(contender, features[:1], k))
+    return int(np.clip(seconds / _ROUNDS / taken, 1, _TURN))
 
 
 def _time_one(contender: Contender, features: np.ndarray, k: int) -> tuple[float, float]:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; no yellow, which is faint on white.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
 _APART = 0.03  # octaves between methods of as many bytes
 _MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P", "X"), ("-", "--", "-.")
+_LINES = (":", (0, (1, 4)), (0, (5, 4)), (0, (5, 2, 1, 2)))  # of what has no length
 
 
 class Mean(NamedTuple):
@@ -64,9 +65,9 @@ class Result:
 
     Attributes:
         method: its name.
-        bits: the length asked for, None for float16.
+        bits: the length asked for; None for what has none, such as float16.
         query: what a query is compared as, `code` or `float`.
-        bytes: of a vector.
+        bytes: of a vector in memory.
         recall: of the exact neighbours, by k.
         map: mAP@R by labels, None without.
         above: by how much this is above each other method of the length, and above float16, query by query: `recall`
@@ -75,6 +76,7 @@ class Result:
         latency: None where it was not measured.
         locality: of a method that has one (see `sdc.train.feature_space`).
         refused: why there is nothing of all that.
+        disk: bytes of a vector on disk.
     """
 
     method: str
@@ -88,6 +90,7 @@ class Result:
     latency: Latency | None = None
     locality: float | None = None
     refused: str | None = None
+    disk: int | None = None
 
 
 def near_cutoff(cutoffs: Sequence[int]) -> int:
@@ -96,12 +99,12 @@ def near_cutoff(cutoffs: Sequence[int]) -> int:
 
 
 def of_length(results: Sequence[Result], bits: int) -> list[Result]:
-    """The results of codes of `bits`, and that of float16."""
+    """The results of codes of `bits`, and those of what has no length, such as float16."""
     return [result for result in results if result.bits in (bits, None)]
 
 
 def draw(path: Path, results: Sequence[Result], cutoffs: Sequence[int], at: int) -> None:
-    """Recall, and mAP where there are labels, over bytes a vector: a line a method, float16 dotted.
+    """Recall, and mAP where there are labels, over bytes a vector: a line a method; what has no length is a level line.
 
     Methods stand a little apart, so that each one's error bars are seen.
     """
@@ -122,13 +125,12 @@ def draw(path: Path, results: Sequence[Result], cutoffs: Sequence[int], at: int)
             x = np.array(sizes) * 2 ** (_APART * (series - (len(methods) - 1) / 2))
             axes.errorbar(
                 x, means, [error or 0 for error in errors], label=method, markersize=5, linewidth=1.5,
-                color=_COLORS[series % len(_COLORS)], marker=_MARKERS[series % len(_MARKERS)],
+                color=COLORS[series % len(COLORS)], marker=_MARKERS[series % len(_MARKERS)],
                 linestyle=_DASHES[series % len(_DASHES)],
             )  # fmt: skip
-        for result in results:
-            if result.bits is None and not result.refused:
-                label = f"{result.method}, {result.bytes} bytes"
-                axes.axhline(of(result).value, color="black", linestyle=":", label=label)
+        for style, result in enumerate(one for one in results if one.bits is None and not one.refused):
+            label = f"{result.method}, {result.bytes} bytes"
+            axes.axhline(of(result).value, color="black", linestyle=_LINES[style % len(_LINES)], label=label)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(size) for size in ticks])
         axes.minorticks_off()

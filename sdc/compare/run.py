@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sdc._version import __version__
 from sdc.compare.advice import Advice, advise
 from sdc.compare.columns import csv_row, json_record, table
 from sdc.compare.contenders import check_method
+from sdc.compare.frontier import draw_frontier
 from sdc.compare.measurements import Contest
 from sdc.compare.results import Result, draw, near_cutoff, of_length
 from sdc.compare.runner import measure
@@ -35,7 +36,8 @@ from sdc.retrieve.evaluate import share_label
 from sdc.retrieve.features import CUTOFFS, nearest
 from sdc.retrieve.index import faiss_module, own_positions
 
-JSON, CSV, TABLE, PLOT = "results.json", "results.csv", "results.md", "plot.png"
+JSON, CSV, TABLE, PLOT, FRONTIER = "results.json", "results.csv", "results.md", "plot.png", "frontier.png"
+_QUICK_QUERIES = 200
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,36 @@ class CompareSettings:
         seed: of all that is drawn, and of the methods.
         out: the folder to fill.
         overwrite: replace an `out` that was made with other settings.
+        quick: a first look in about a minute: fewer queries, a few seconds for each head that is trained, and each
+            method timed for half a second; `methods` that are left as they are become those of `QUICK`.
     """
 
     features: Path = Path("feats.h5")
     bits: tuple[int, ...] = (64,)
     methods: tuple[str, ...] = (
-        "sdc", "sdc-asymmetric", "neighbors", "neighbors-tables", "itq", "sign", "random-rotation", "pq", "rabitq",
-        "float16",
+        "sdc", "sdc-asymmetric", "neighbors", "neighbors-tables", "neighbors-reranked", "itq", "sign",
+        "random-rotation", "pq", "rq", "lsq", "rabitq", "rabitq2", "rabitq3", "rabitq4", "ivfpq", "sign-full-reranked",
+        "int8", "hnsw", "float16",
     )  # fmt: skip
     queries: int = 1000
     limit: int | None = None
     seed: int = 0
     out: Path = Path("comparison")
     overwrite: bool = False
+    quick: bool = False
+
+    def as_measured(self) -> CompareSettings:
+        """Themselves, or what `quick` makes of them."""
+        if not self.quick:
+            return self
+        methods = QUICK if self.methods == CompareSettings.methods else self.methods
+        return replace(self, methods=methods, queries=min(self.queries, _QUICK_QUERIES))
+
+
+QUICK = (
+    "neighbors", "neighbors-reranked", "itq", "itq-reranked", "pq", "rabitq", "ivfpq", "sign-full-reranked", "int8",
+    "hnsw", "float16",
+)  # fmt: skip
 
 
 def compare(settings: CompareSettings) -> Path:
@@ -79,6 +98,7 @@ def compare(settings: CompareSettings) -> Path:
         UsageError: an unknown method or a bad number, no method that can be compared, or a folder of other settings or
             with something else in it.
     """
+    settings = settings.as_measured()
     _check(settings)
     store = FeatureStore(settings.features)
     for split in ("train", "query", "database"):
@@ -90,7 +110,7 @@ def compare(settings: CompareSettings) -> Path:
     if _is_there(settings, expected):
         return settings.out
     contest = _contest(settings, store)
-    results = measure(contest, settings.methods, settings.bits, settings.seed)
+    results = measure(contest, settings.methods, settings.bits, settings.seed, quick=settings.quick)
     if all(result.refused for result in results):
         raise UsageError(f"none of these methods can be compared; {results[0].method}: {results[0].refused}")
     with_advice = [advise(of_length(results, bits), len(contest.database)) for bits in settings.bits]
@@ -136,14 +156,15 @@ def _check(settings: CompareSettings) -> None:
 
 
 def _recorded_settings(settings: CompareSettings, store: FeatureStore) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(settings).items() if name not in ("out", "overwrite")}
+    fields = {name: value for name, value in vars(settings).items() if name not in ("out", "overwrite", "quick")}
+    fields |= {"quick": True} if settings.quick else {}
     return {**fields, "features": store.fingerprint, "bits": list(settings.bits), "methods": list(settings.methods)}
 
 
 def _is_there(settings: CompareSettings, expected: Mapping[str, Any]) -> bool:
     """Whether the folder holds results of these settings. Refuses a folder that cannot be filled."""
     out = settings.out
-    check_output_folder(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT})
+    check_output_folder(out, JSON, "sdc compare", {JSON, CSV, TABLE, PLOT, FRONTIER})
     if settings.overwrite or not (out / JSON).exists():
         return False
     check_same_settings(out, read_comparison(out)["settings"], expected)
@@ -209,6 +230,8 @@ def _write(
     }
     with atomic_write(out / PLOT) as temporary:
         draw(temporary, results, cutoffs, at)
+    with atomic_write(out / FRONTIER) as temporary:
+        draw_frontier(temporary, results, cutoffs)
     write_csv(out / CSV, [csv_row(result, cutoffs) for result in results])
     with atomic_write(out / TABLE) as temporary:
         temporary.write_text(_markdown(settings, content, results, advice), encoding="utf-8")
@@ -231,12 +254,16 @@ def _markdown(
         f"{content['queries']:,} queries against {content['database']:,} vectors, all methods trained on the same "
         f"{content['train']:,}. Recall of the exact nearest neighbours by cosine, expected over ties; ± is the "
         "standard error over queries. query: what a query is compared as, its code (by Hamming distance) or float "
-        "numbers. build: training and encoding, with all processors. Single queries in one thread, "
+        "numbers. bytes: of a vector in memory. build: training and encoding, with all processors. Single queries in "
+        "one thread, "
         f"{near} neighbour{'s' * (near > 1)}: encode is from the features to what is searched for (median), search "
         f"from there (median and 99th percentile). {content['machine']}, sdc {__version__}, seed {settings.seed}.",
     ]
+    if settings.quick:
+        parts.append("**A first look**: heads were trained for a few seconds alone; without `--quick` they find more.")
     for bits in settings.bits:
         parts += [f"## {bits} bits, {bits // 8} bytes"]
-        parts += [table(of_length(results, bits), content["cutoffs"], content["at"] or 0)]
         parts += ["\n".join(f"- {line}" for one in advice if one.bits == bits for line in one.text)]
-    return "\n\n".join([*filter(None, parts), f"![Scores over bytes a vector]({PLOT})"]) + "\n"
+        parts += [table(of_length(results, bits), content["cutoffs"], content["at"] or 0)]
+    figures = f"![Recall over time]({FRONTIER})", f"![Scores over bytes a vector]({PLOT})"
+    return "\n\n".join([*filter(None, parts), *figures]) + "\n"

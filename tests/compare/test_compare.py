@@ -623,7 +623,8 @@ def test_an_existing_folder_is_kept_or_refused(compared, tmp_path):
         run(quick(compared, out, queries=10))
     run(quick(compared, out, queries=10, overwrite=True))
     assert read(out)["queries"] == 10
-    assert {path.name for path in out.iterdir()} == {"results.json", "results.csv", "results.md", "plot.png"}
+    figures = {"plot.png", "frontier.png"}
+    assert {path.name for path in out.iterdir()} == {"results.json", "results.csv", "results.md", *figures}
     (out / "mine.txt").touch()
     with pytest.raises(UsageError, match=r"holds other files, such as mine\.txt"):
         run(quick(compared, out, overwrite=True))
@@ -653,7 +654,7 @@ def test_ctrl_c_leaves_nothing_half_written(compared, tmp_path, monkeypatch):
         patched.setattr("sdc.compare.run.write_csv", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(quick(compared, tmp_path / "out"))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"plot.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"plot.png", "frontier.png"}
     assert read(run(quick(compared, tmp_path / "out")))["queries"] == QUERIES  # the same command goes on
     with monkeypatch.context() as patched:
         patched.setattr("sdc.compare.run.write_csv", interrupt)
