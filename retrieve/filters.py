@@ -13,6 +13,8 @@ from sdc.extract.store import shown_names, used_numbers
 from sdc.retrieve.index import Records, encode_id
 from sdc.text import text_lines, whole_texts
 
+_COMPARED, _LONGEST = 1000, 100  # names of classes that an unknown one is compared with, and characters of it
+
 
 def matching_rows(database: Records, ids: Path | None, labels: Sequence[int | str]) -> np.ndarray | None:
     """The rows (n,) of those items whose id stands in a file and whose label is one of `labels`; None for all.
@@ -61,8 +63,12 @@ def label_numbers(wanted: Sequence[int | str], names: Mapping[int, str]) -> tupl
         if isinstance(each, str) and each in by_name:
             numbers.append(by_name[each])
         elif isinstance(each, str) and not re.fullmatch("[+-]?[0-9]{1,18}", each.strip()):
-            known = f"{did_you_mean(each, by_name)}known: {shown_names(list(by_name))}"
-            raise UsageError(f"unknown class {each!r}: {known if names else 'the classes have numbers, and no names'}")
+            # A service is asked for anything: looking for what resembles it must not take long.
+            near = did_you_mean(each, list(by_name)[:_COMPARED]) if len(each) <= _LONGEST else ""
+            known = f"{near}known: {shown_names(list(by_name))}"
+            raise UsageError(
+                f"unknown class {each[:_LONGEST]!r}: {known if names else 'the classes have numbers, and no names'}"
+            )
         else:
             numbers.append(int(each))
     return tuple(numbers)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdc._version import __version__
 from sdc.errors import UsageError, log
-from sdc.extract.store import Classes, number_names
+from sdc.extract.store import Classes, classes_of_json, classes_to_json, number_names
 from sdc.retrieve.index import file_format
 from sdc.retrieve.index.ids import Ids
 from sdc.retrieve.index.index_types import RECALL, IndexType, StoredSearcher, choose, load_index_type
@@ -51,7 +51,7 @@ def build_index(
     """Makes an index of codes; for the arguments see `Index.build`."""
     codes = np.array(codes, order="C") if copy else np.ascontiguousarray(codes)
     numbers = np.arange(len(codes), dtype=np.int64) if rows is None else _given_rows(rows)
-    known = dict(classes or {})
+    known = _given_classes(classes)
     database = Records(
         codes,
         numbers,
@@ -93,6 +93,19 @@ def _given_rows(rows: Any) -> np.ndarray:
     if numbers.dtype.kind == "u" and numbers.size and numbers.max() > np.iinfo(np.int64).max:
         raise UsageError(f"row numbers: found {numbers.max()}, expected at most {np.iinfo(np.int64).max}")
     return numbers.astype(np.int64, copy=False)
+
+
+def _given_classes(classes: Classes | None) -> dict[str, Mapping[int, str]]:
+    """Names of classes as they come from Python.
+
+    Raises:
+        UsageError: they are something else.
+    """
+    try:
+        return {**classes_of_json(classes_to_json(classes or {}))}
+    except (ValueError, TypeError, AttributeError) as error:
+        expected = "expected names by level and number, such as {'labels': {0: 'cat', 1: 'dog'}}"
+        raise UsageError(f"classes: {expected}, found {classes!r} ({error})") from None
 
 
 def _given_labels(labels: Any, level: str, classes: dict[str, Mapping[int, str]]) -> np.ndarray | None:

@@ -140,6 +140,14 @@ def test_the_golden_file_reads_and_is_written_the_same(tmp_path):
     assert again.read_bytes() == GOLDEN.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "classes", [{"label": {0: "cat"}}, {"labels": ["cat"]}, {"labels": {"first": "cat"}}, {"labels": {0: 7}}, ["cat"]]
+)
+def test_names_of_classes_that_are_none_are_refused(classes):
+    with pytest.raises(UsageError, match="classes: expected names by level and number, such as"):
+        Index.build(np.zeros((2, 1), np.uint8), labels=[0, 0], classes=classes)
+
+
 def test_the_golden_file_with_names_reads_and_is_written_the_same(tmp_path):
     named = GOLDEN.with_name("named.bin")
     index = Index.open(named)
