@@ -66,9 +66,8 @@ def label_numbers(wanted: Sequence[int | str], names: Mapping[int, str]) -> tupl
             # A service is asked for anything: looking for what resembles it must not take long.
             near = did_you_mean(each, list(by_name)[:_COMPARED]) if len(each) <= _LONGEST else ""
             known = f"{near}known: {shown_names(list(by_name))}"
-            raise UsageError(
-                f"unknown class {each[:_LONGEST]!r}: {known if names else 'the classes have numbers, and no names'}"
-            )
+            known = known if names else "the classes have numbers, and no names"
+            raise UsageError(f"unknown class {each[:_LONGEST]!r}: {known}")
         else:
             numbers.append(int(each))
     return tuple(numbers)

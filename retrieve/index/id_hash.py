@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdc.retrieve.index.ids import Ids
+from sdc.retrieve.index.ids import Ids, encode_id
 from sdc.retrieve.index.records import Records
 
 _BLOCK = 1 << 14  # ids hashed at once
@@ -34,7 +34,7 @@ class IdLookup:
         if self.records.ids is None:
             return self.records.find(name)
         try:
-            sought = Ids.of([name])
+            sought = Ids.of([encode_id(name)])
         except UnicodeEncodeError:  # JSON can say half of a surrogate pair, which no id has
             return -1
         if len(sought.text) > len(self._weights):
