@@ -16,7 +16,7 @@ from sdc.extract.store import FeatureStore, is_feature_store
 from sdc.retrieve.features import IndexFeatures, Precision, StoredRows, check_precision, encoded_features
 from sdc.retrieve.index import Index as CodeIndex
 from sdc.retrieve.origin import is_refined
-from sdc.retrieve.queries import Queries, encode_queries, load_index_model
+from sdc.retrieve.queries import Queries, check_codes, encode_queries, load_index_model
 from sdc.retrieve.rerank import RECALL, Factor, Reranker, check_rerank, open_features
 from sdc.settings import whole_number
 from sdc.train import Model
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 _SAMPLE = 256  # items whose codes must be those of the features that are attached
-_DIFFERENT = 0.02  # the most bits of them that may differ: rounding to 16 bits moves some
 
 
 class HasModel(Protocol):
@@ -273,13 +272,7 @@ def _checked(index: Index, rows: StoredRows, precision: Precision) -> IndexFeatu
     numbers = index.items.rows(sample)
     if numbers[-1] >= len(rows):
         raise UsageError(f"features of {len(rows)} rows, but the index has row {numbers[-1]}: attach all of them")
-    codes = index.model.encode(rows.take(numbers), refine=is_refined(index))
-    different = float(np.unpackbits(codes ^ index.items.codes(sample)).mean())
-    if different > _DIFFERENT:
-        raise UsageError(
-            f"these are not the features that were encoded: of {len(sample)} rows {different:.0%} of the bits are "
-            "others than in the index; attach the right ones, by the rows of the index"
-        )
+    check_codes(rows.take(numbers), index.items.codes(sample), index.model, index)
     return IndexFeatures([rows], precision=precision)
 
 

@@ -13,6 +13,19 @@ from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.origin import Origin, is_refined
 from sdc.train import Model
 
+_DIFFERENT = 0.02  # the most bits that may differ: rounding features to 16 bits moves some
+
+
+def first_queries(parts: list[Queries], limit: int | None) -> list[Queries]:
+    """The first `limit` queries of all parts together; None takes all."""
+    if limit is None:
+        return parts
+    cut = []
+    for part in parts:
+        cut.append(part.first(limit))
+        limit -= len(cut[-1])
+    return cut
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -110,6 +123,16 @@ def encode_queries(
     codes = model.encode(vectors, refine=refine, query=True, outputs=outputs)
     names = [str(place) for place in range(len(vectors))] if names is None else names
     return Queries(names, codes, features=np.asarray(vectors, np.float32), outputs=outputs)
+
+
+def check_codes(features: np.ndarray, codes: np.ndarray, model: Model, index: Origin) -> None:
+    """Raises UsageError unless features (n, d) have these codes (n, bits // 8), but for what rounding moves."""
+    different = float(np.unpackbits(model.encode(features, refine=is_refined(index)) ^ codes).mean())
+    if different > _DIFFERENT:
+        raise UsageError(
+            f"these are not the features that were encoded: of {len(features)} rows {different:.0%} of the bits are "
+            "others than in the index; give the right ones, by the rows of the index"
+        )
 
 
 def model_outputs(vectors: np.ndarray, model: Model, origin: str) -> np.ndarray:

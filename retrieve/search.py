@@ -17,7 +17,7 @@ from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, label_
 from sdc.retrieve.features import IndexFeatures, encoded_features, missing_features
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
-from sdc.retrieve.queries import Queries, QueryEncoder
+from sdc.retrieve.queries import Queries, QueryEncoder, first_queries
 from sdc.retrieve.rerank import (
     QUERIES,
     FloatSearcher,
@@ -48,7 +48,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     settings.check()
     index = Index.open(settings.index, verify=settings.verify, nprobe=settings.nprobe)
     encoder = QueryEncoder(index, settings.model, settings.weights)
-    parts = _limited(_queries(settings, index, encoder), settings.limit)
+    parts = first_queries(_queries(settings, index, encoder), settings.limit)
     names = [name for part in parts for name in part.names]
     restricted = settings.only_ids is not None or settings.only_labels
     within = matching_rows(index.database, settings.only_ids, settings.only_labels) if restricted else None
@@ -146,17 +146,6 @@ def _queries(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> l
             "the first %d of %d queries of the query split: --limit takes more", settings.limit, len(index.queries)
         )
     return [Queries(index.queries.names(), index.queries.codes, index.queries.rows)]
-
-
-def _limited(parts: list[Queries], limit: int | None) -> list[Queries]:
-    """The first `limit` queries of all parts together."""
-    if limit is None:
-        return parts
-    cut = []
-    for part in parts:
-        cut.append(part.first(limit))
-        limit -= len(cut[-1])
-    return cut
 
 
 def _item(name: str, index: Index) -> tuple[np.ndarray, int]:

@@ -74,28 +74,38 @@ class PushBatch(NamedTuple):
 class Hits(NamedTuple):
     """The neighbors of one query, ordered by (distance, row): (n,) int64, (n,) int32, n ids, and n labels.
 
-    A label is a number, or a list of them; None where the codes have none.
+    A label is a number, or a list of them; None where the codes have none. The codes, (n, bits // 8) uint8, are there
+    where they were asked for.
     """
 
     rows: np.ndarray
     distances: np.ndarray
     ids: list[str]
     labels: list[Any] | None = None
+    codes: np.ndarray | None = None
 
     @classmethod
     def sorted(
-        cls, rows: Sequence[int], distances: Sequence[float], ids: Sequence[str], labels: Sequence[Any] | None = None
+        cls,
+        rows: Sequence[int],
+        distances: Sequence[float],
+        ids: Sequence[str],
+        labels: Sequence[Any] | None = None,
+        codes: np.ndarray | None = None,
     ) -> Hits:
         number, distance = np.array(rows, np.int64), np.array(distances).astype(np.int32)
-        order = np.lexsort((number, distance))
-        listed = None if labels is None else [labels[place] for place in order]
-        return cls(number[order], distance[order], [ids[place] for place in order], listed)
+        listed = None if labels is None else list(labels)
+        return cls(number, distance, list(ids), listed, codes).take(np.lexsort((number, distance)))
+
+    def take(self, places: np.ndarray) -> Hits:
+        """Those at these places, in their order."""
+        labels = None if self.labels is None else [self.labels[place] for place in places]
+        codes = None if self.codes is None else self.codes[places]
+        return Hits(self.rows[places], self.distances[places], [self.ids[place] for place in places], labels, codes)
 
     def within(self, radius: int) -> Hits:
         """Those within a distance, inclusive."""
-        count = int(np.searchsorted(self.distances, radius, side="right"))
-        labels = None if self.labels is None else self.labels[:count]
-        return Hits(self.rows[:count], self.distances[:count], self.ids[:count], labels)
+        return self.take(np.arange(np.searchsorted(self.distances, radius, side="right")))
 
 
 class Engine(ABC):
@@ -174,6 +184,7 @@ class Engine(ABC):
         labels: Sequence[int] = (),
         nprobe: int | None = None,
         exact: bool = False,
+        with_codes: bool = False,
     ) -> list[Hits]:
         """The k nearest of each query (Q, bits // 8); with a radius those of them within it, inclusive.
 

@@ -18,6 +18,7 @@ import numpy as np
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.engines.base import MOST_ROWS, Engine, Hits, PushBatch, Record, foreign
 from sdc.retrieve.engines.milvus_client import CONNECT_SECONDS, open_client, quoted, release, translated
+from sdc.retrieve.engines.milvus_hits import code_of, coded, hits_of
 from sdc.retrieve.engines.urls import Target, check_name, split_url
 
 _FORM = "milvus://HOST:PORT/COLLECTION or milvus:FILE"
@@ -142,7 +143,7 @@ class Milvus(Engine):
             for each in self._named(list(names[start : start + _NAMES])):
                 name, row, code = each["id"], int(each["row"]), each["code"]
                 if name not in firsts or row < firsts[name][1]:
-                    firsts[name] = np.frombuffer(code[0] if isinstance(code, list) else code, np.uint8), row
+                    firsts[name] = code_of(code), row
         return firsts
 
     def _named(self, names: list[str]) -> list[dict[str, Any]]:
@@ -163,6 +164,7 @@ class Milvus(Engine):
         labels: Sequence[int] = (),
         nprobe: int | None = None,
         exact: bool = False,
+        with_codes: bool = False,
     ) -> list[Hits]:
         params: dict[str, Any] = {}
         lists = self._record if self._record is not None and self._record.index_type == "ivf" else None
@@ -183,8 +185,8 @@ class Milvus(Engine):
                     filter=self._having(labels), output_fields=fields, timeout=_BUILD,
                     search_params={"metric_type": "HAMMING", "params": params}, consistency_level="Strong",
                 )  # fmt: skip
-                hits += [_hits(near) for near in neighbors]
-        return hits
+                hits += [hits_of(near) for near in neighbors]
+        return coded(hits, codes.shape[1], self._query, self.target) if with_codes else hits
 
     def _within(self, codes: np.ndarray, k: int, radius: int, labels: Sequence[int]) -> list[Hits]:
         """Of the k nearest those within the radius, in an index of type ivf.
@@ -249,16 +251,6 @@ def _wait(done: Callable[[], bool], seconds: float, failure: str) -> None:
         if time.monotonic() > end:
             raise SdcError(f"{failure} in {seconds} s; look at its logs")
         time.sleep(0.2)
-
-
-def _hits(near: list[dict[str, Any]]) -> Hits:
-    """A hit's own id is the primary key, our row; our id is among its fields."""
-    rows, distances = [hit["id"] for hit in near], [hit["distance"] for hit in near]
-    fields = [hit["entity"] for hit in near]
-    labels = None
-    if all("label" in each for each in fields):
-        labels = [each["label"] if isinstance(each["label"], int) else [*each["label"]] for each in fields]
-    return Hits.sorted(rows, distances, [each["id"] for each in fields], labels)
 
 
 def _described(field: dict[str, Any]) -> str:

@@ -104,9 +104,7 @@ class Pgvector(Engine):
             "SELECT DISTINCT ON (id) id, code::text, row FROM {name} WHERE id = ANY(%s::text[]) ORDER BY id, row",
             (list(names),),
         )
-        zero = np.uint8(ord("0"))
-        bits = {name: np.frombuffer(code.encode(), np.uint8) - zero for name, code, _ in records}
-        return {name: (np.packbits(bits[name], bitorder="little"), int(row)) for name, _, row in records}
+        return {name: (_packed([code], len(code) // 8)[0], int(row)) for name, code, row in records}
 
     def search(
         self,
@@ -117,6 +115,7 @@ class Pgvector(Engine):
         labels: Sequence[int] = (),
         nprobe: int | None = None,
         exact: bool = False,
+        with_codes: bool = False,
     ) -> list[Hits]:
         where, values = self._having(labels)
         approximate = not exact and radius is None and self._record is not None and self._record.index_type == "hnsw"
@@ -126,7 +125,8 @@ class Pgvector(Engine):
         # With the row in the order no index helps, and ties come as ours do.
         order = distance if approximate else "d, row"
         label = ", label" if self._record is not None and self._record.labels != "none" else ""
-        statement = f"SELECT row, {distance} AS d, id{label} FROM {{name}}{where} ORDER BY {order} LIMIT %s"
+        code = ", code::text" if with_codes else ""
+        statement = f"SELECT row, {distance} AS d, id{label}{code} FROM {{name}}{where} ORDER BY {order} LIMIT %s"
         hits = []
         digits = np.unpackbits(codes, axis=1, bitorder="little") + np.uint8(ord("0"))
         with self._table.transaction():
@@ -139,7 +139,10 @@ class Pgvector(Engine):
                 code = row.tobytes().decode()
                 given = [code, *values, *((code, radius) if radius is not None else ())]
                 records = self._table.ask(statement, (*given, *((code,) if approximate else ()), k))
-                hits.append(Hits.sorted(*(list(zip(*records, strict=True)) or [(), (), ()])))
+                columns: list[Any] = list(zip(*records, strict=True)) or [()] * (3 + bool(label) + with_codes)
+                found = _packed(columns.pop(), codes.shape[1]) if with_codes else None
+                rows, found_at, ids, *held = columns
+                hits.append(Hits.sorted(rows, found_at, ids, held[0] if held else None, found))
         return hits
 
     def _having(self, labels: Sequence[int]) -> tuple[str, tuple[list[int], ...]]:
@@ -165,6 +168,12 @@ class Pgvector(Engine):
             raise SdcError(
                 f"{self.target.url} has pgvector {version}, expected 0.8 or newer: ALTER EXTENSION vector UPDATE"
             )
+
+
+def _packed(texts: Sequence[str], width: int) -> np.ndarray:
+    """Codes (n, width) from the digits of their bits."""
+    digits = np.frombuffer("".join(texts).encode(), np.uint8).reshape(len(texts), 8 * width)
+    return np.packbits(digits - np.uint8(ord("0")), axis=1, bitorder="little")
 
 
 def _parse(url: str) -> Target:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
-from sdc.extract.store import classes_to_json
-from sdc.files import checksum, differing, fingerprint
+from sdc.files import differing
 from sdc.progress import Progress
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.engines.base import MOST_ROWS, Engine, Hits, PushBatch, Record
+from sdc.retrieve.engines.pushed_record import record_of
 from sdc.retrieve.engines.registry import connect, engine_of, index_types, parse, url_forms
 from sdc.retrieve.engines.urls import Target
 from sdc.retrieve.index import FlatSearcher, Index, Records, own_positions
 
 _BATCH_BYTES = 16 << 20  # engines refuse requests of more than 64 MB
-_NAMES_BYTES = 1 << 18  # of a record: Milvus keeps it where no value may have more than 1.5 MB
 _SAMPLE, _NEIGHBORS, _SEED = 100, 10, 0
 
 
@@ -98,32 +95,6 @@ def run(settings: PushSettings) -> dict[str, Any]:
         "index_type": record.index_type, "pushed": record.count - already, "already": already,
         "seconds": round(time.monotonic() - start, 3), "checked": checked,
     }  # fmt: skip
-
-
-def record_of(index: Index, index_type: str) -> Record:
-    """What is written into the collection. Paths are absolute, since it may be searched from any folder."""
-    metadata: dict[str, Any] = {}
-    recorded: tuple[Literal["model", "features"], ...] = ("model", "features")
-    for what in recorded:
-        if index.metadata.get(what):
-            path, _ = index.recorded(what)
-            metadata[what] = {**index.metadata[what], "path": os.path.abspath(path)}
-    classes = classes_to_json(index.items.classes)
-    if classes and len(json.dumps(classes)) > _NAMES_BYTES:
-        log.warning("the names of classes take more than %d bytes and are not pushed: numbers are", _NAMES_BYTES)
-    elif classes:
-        metadata["classes"] = classes
-    labels = index.database.labels
-    kind = "none" if labels is None else "one" if labels.ndim == 1 else "many"
-    return Record(_fingerprint(index), index.bits, len(index), kind, index_type, metadata)
-
-
-def _fingerprint(index: Index) -> str:
-    """Of the items and the model that made them: unlike the index's own it outlasts `sdc compact`."""
-    arrays = {**index.database.arrays("database"), "codes": index.database.codes}
-    model = {name: value for name, value in index.metadata.get("model", {}).items() if name != "path"}
-    sums = {name: checksum(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    return fingerprint({"kind": "pushed", "model": model, **sums})
 
 
 def _check_type(name: str, target: Target) -> None:

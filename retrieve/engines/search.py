@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +16,10 @@ from sdc.extract.store import Classes, classes_of_json
 from sdc.retrieve.answer import Neighbors, build_answer, label_columns, ragged_neighbors
 from sdc.retrieve.engines.base import Engine, Hits, Record
 from sdc.retrieve.engines.registry import connect, parse
+from sdc.retrieve.engines.reranked import PushedReranker
 from sdc.retrieve.engines.urls import Target
 from sdc.retrieve.filters import label_numbers
-from sdc.retrieve.queries import QueryEncoder
+from sdc.retrieve.queries import Queries, QueryEncoder, first_queries
 from sdc.retrieve.search_settings import SearchSettings
 
 
@@ -42,7 +45,8 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     """Searches a collection or table that `sdc push` made.
 
     Returns:
-        As `sdc.retrieve.search.search`. Of items that tie at the k-th distance the engine chooses.
+        As `sdc.retrieve.search.search`. Of items that tie at the k-th distance, or at that of the last candidate for
+        reranking, the engine chooses.
 
     Raises:
         SdcError: the engine can't be reached or refuses, there is no such collection, its codes are not those that
@@ -58,43 +62,69 @@ def search(settings: SearchSettings) -> dict[str, Any]:
             raise SdcError(f"there is nothing at {target.url}: make it with `sdc push --to {target.url}`")
         _check_nprobe(settings, record)
         _check_count(engine, target, record)
-        names, codes = _queries(settings, engine, target, record)
+        origin = Pushed(target.url, record.metadata, vouched=bool(record.metadata))
+        encoder = QueryEncoder(origin, settings.model, settings.weights)
+        parts = _queries(settings, engine, target, record, encoder)
+        names = [name for part in parts for name in part.names]
         classes = classes_of_json(record.metadata.get("classes"))
         labels = _labels(settings, engine, record, classes)
         count = engine.count(labels) if labels else record.count
         k = min(settings.k, count) if settings.radius is None else min(count, engine.most)
         if k > engine.most:
             raise UsageError(f"-k {settings.k} is beyond {target.url}, which returns {engine.most} at most")
-        hits = _hits(settings, engine, codes, k, labels)
+        find = partial(_hits, settings, engine, labels)
+        if settings.rerank is not None:
+            reranker = PushedReranker(settings, origin, encoder.model, k, count, engine.most)
+            found = (
+                _neighbors(each, classes, {reranker.measure: values})
+                for each, values in reranker.search(partial(find, with_codes=True), parts)
+            )
+            return build_answer(target.url, k, names, found, rerank=reranker.described())
+        hits = find(np.concatenate([part.codes for part in parts]), k)
     if settings.radius is not None and k < count and any(len(each.rows) == k for each in hits):
         raise UsageError(f"--radius {settings.radius} takes in more than {k}, the most that the engine returns")
     return build_answer(target.url, k, names, (_neighbors(each, classes) for each in hits), radius=settings.radius)
 
 
-def _hits(settings: SearchSettings, engine: Engine, codes: np.ndarray, k: int, labels: tuple[int, ...]) -> list[Hits]:
+def _hits(
+    settings: SearchSettings,
+    engine: Engine,
+    labels: tuple[int, ...],
+    codes: np.ndarray,
+    k: int,
+    *,
+    with_codes: bool = False,
+) -> list[Hits]:
     """As an index in a file: exact within a radius, among some labels, and where too few are found for k."""
     if settings.radius is not None or labels:
-        return engine.search(codes, k, radius=settings.radius, labels=labels, nprobe=settings.nprobe, exact=True)
-    hits = engine.search(codes, k, nprobe=settings.nprobe)
+        return engine.search(
+            codes, k, radius=settings.radius, labels=labels, nprobe=settings.nprobe, exact=True, with_codes=with_codes
+        )
+    hits = engine.search(codes, k, nprobe=settings.nprobe, with_codes=with_codes)
     short = [number for number, near in enumerate(hits) if len(near.rows) < k]
     if short:
-        for number, near in zip(short, engine.search(codes[short], k, exact=True), strict=True):
+        for number, near in zip(short, engine.search(codes[short], k, exact=True, with_codes=with_codes), strict=True):
             hits[number] = near
     return hits
 
 
-def _neighbors(hits: Hits, classes: Classes) -> Neighbors:
-    columns = {"row": hits.rows, "distance": hits.distances, **label_columns(hits.labels, classes)}
+def _neighbors(hits: Hits, classes: Classes, finer: Mapping[str, np.ndarray] | None = None) -> Neighbors:
+    columns = {"row": hits.rows, "distance": hits.distances, **(finer or {}), **label_columns(hits.labels, classes)}
     return ragged_neighbors(hits.ids, columns, [0, len(hits.ids)])[0]
 
 
 def _check(settings: SearchSettings) -> None:
-    settings.check_counts()
+    settings.check()
     if settings.radius is not None and settings.radius < 0:
         raise UsageError(f"the radius must be at least 0, found {settings.radius}")
+    if settings.rerank == "auto":
+        raise UsageError(
+            "--rerank auto measures on an index in a file: search the db.bin with it, and give the factor that it "
+            f"names for {settings.index}"
+        )
     here = {
-        "--rerank": settings.rerank, "--query float": settings.query if settings.query != "code" else None,
-        "--recall": settings.recall, "--features": settings.features,
+        "--query float": settings.query if settings.query != "code" else None,
+        "--recall": settings.recall, "--features": settings.features if settings.rerank is None else None,
         "--only-ids": settings.only_ids, "--explain": settings.explain or None,
     }  # fmt: skip
     for option, value in here.items():
@@ -139,26 +169,23 @@ def _labels(settings: SearchSettings, engine: Engine, record: Record, classes: C
     return labels
 
 
-def _queries(settings: SearchSettings, engine: Engine, target: Target, record: Record) -> tuple[list[str], np.ndarray]:
-    """Names and codes (Q, bits // 8) of the queries, in the order vectors, images, ids."""
-    origin = Pushed(target.url, record.metadata, vouched=bool(record.metadata))
-    names: list[str] = []
-    codes: list[np.ndarray] = []
-    encoder = QueryEncoder(origin, settings.model, settings.weights)
+def _queries(
+    settings: SearchSettings, engine: Engine, target: Target, record: Record, encoder: QueryEncoder
+) -> list[Queries]:
+    """The queries, in the order vectors, images, ids."""
     parts = [encoder.from_file(settings.queries, settings.limit)] if settings.queries else []
     parts += [encoder.from_images(settings.images, settings.limit)] if settings.images else []
+    if settings.ids:
+        items = engine.find(settings.ids)
+        for name in settings.ids:
+            if name not in items:
+                raise UsageError(f"unknown id {name!r}: {target.url} has no such item")
+        codes, rows = zip(*(items[name] for name in settings.ids), strict=True)
+        parts.append(Queries(list(settings.ids), np.stack(codes), np.array(rows)))
     for part in parts:
-        names += part.names
-        codes.append(part.codes)
-    items = engine.find(settings.ids) if settings.ids else {}
-    for name in settings.ids:
-        if name not in items:
-            raise UsageError(f"unknown id {name!r}: {target.url} has no such item")
-        names.append(name)
-        codes.append(items[name][0][None])
-    together = np.concatenate(codes)
-    if together.shape[1] * 8 != record.bits:
-        raise UsageError(
-            f"query codes have {together.shape[1] * 8} bits, {target.url} has {record.bits}: encode both with one model"
-        )
-    return names[: settings.limit], together[: settings.limit]
+        if part.codes.shape[1] * 8 != record.bits:
+            raise UsageError(
+                f"query codes have {part.codes.shape[1] * 8} bits, {target.url} has {record.bits}: encode both with "
+                "one model"
+            )
+    return first_queries(parts, settings.limit)

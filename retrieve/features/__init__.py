@@ -8,7 +8,13 @@ from sdc.retrieve.features.cosine import (
     expected_overlap,
 )
 from sdc.retrieve.features.exact_neighbors import nearest
-from sdc.retrieve.features.feature_source import IndexFeatures, encoded_features, missing_features
+from sdc.retrieve.features.feature_source import (
+    IndexFeatures,
+    added_sources,
+    encoded_features,
+    missing_features,
+    pushed_features,
+)
 from sdc.retrieve.features.protocol import Features
 from sdc.retrieve.features.stored_rows import StoredRows
 
@@ -21,9 +27,11 @@ __all__ = [
     "Nearest",
     "Precision",
     "StoredRows",
+    "added_sources",
     "check_precision",
     "encoded_features",
     "expected_overlap",
     "missing_features",
     "nearest",
+    "pushed_features",
 ]

@@ -19,6 +19,7 @@ from sdc.files import linked_file
 from sdc.retrieve.features.compact_rows import Precision, compact_rows
 from sdc.retrieve.features.stored_rows import StoredRows
 from sdc.retrieve.index import EncodedIndex
+from sdc.retrieve.origin import Origin
 
 _OTHERS = 500  # files that a process may have open beside those of the features
 
@@ -102,30 +103,45 @@ def encoded_features(
         UsageError: the index records none, or these are others.
         SdcError: they are missing or damaged, or have fewer rows than the index refers to.
     """
-    recorded, fingerprint = index.recorded("features")
-    store = FeatureStore(path or recorded, verify=verify)
-    if store.fingerprint != fingerprint:
-        raise UsageError(
-            f"{index.path} was encoded from features {fingerprint}, but {store.path} has {store.fingerprint}: "
-            "name the right ones with --features, or encode again"
-        )
-    added = _added(index)
+    store, added = _encoded(index, path, verify=verify), added_sources(index)
     parts = [part.rows for part in (index.items.stored, index.queries) if part is not None]
     end = min((source["first"] for source in index.metadata.get("sources", [])), default=np.iinfo(np.int64).max)
     last = max(int(rows[: np.searchsorted(rows, end)].max(initial=0)) for rows in parts)
     if last >= len(store):
         raise SdcError(f"{store.path} has {len(store)} rows, but the index refers to row {last}")
+    return _joined(index, store, added, verify=verify, precision=precision)
+
+
+def pushed_features(origin: Origin, path: Path | None, precision: Precision = "stored") -> IndexFeatures:
+    """As `encoded_features`, of an index that was pushed elsewhere: its sources have absolute paths."""
+    added = [(each["first"], Path(each["path"]), each["fingerprint"]) for each in origin.metadata.get("sources", [])]
+    return _joined(origin, _encoded(origin, path, verify=False), added, verify=False, precision=precision)
+
+
+def _encoded(origin: Origin, path: Path | None, *, verify: bool) -> StoredRows:
+    recorded, fingerprint = origin.recorded("features")
+    store = FeatureStore(path or recorded, verify=verify)
+    if store.fingerprint != fingerprint:
+        raise UsageError(
+            f"{origin.path} was encoded from features {fingerprint}, but {store.path} has {store.fingerprint}: "
+            "name the right ones with --features, or encode again"
+        )
+    return StoredRows.of(store)
+
+
+def _joined(
+    origin: Origin, store: StoredRows, added: list[tuple[int, Path, str]], *, verify: bool, precision: Precision
+) -> IndexFeatures:
     _allow_files(len(added))
-    further = [_features(index, path, expected, verify=verify) for _, path, expected in added]
-    starts = [0, *(first for first, _, _ in added)]
-    return IndexFeatures([StoredRows.of(store), *further], starts, precision)
+    further = [_features(origin, path, expected, verify=verify) for _, path, expected in added]
+    return IndexFeatures([store, *further], [0, *(first for first, _, _ in added)], precision)
 
 
-def _features(index: EncodedIndex, path: Path, expected: str, *, verify: bool) -> StoredRows:
+def _features(origin: Origin, path: Path, expected: str, *, verify: bool) -> StoredRows:
     store = FeatureStore(path, verify=verify)
     if store.fingerprint != expected:
         raise UsageError(
-            f"items of {index.path} were added from features {expected}, but {path} has {store.fingerprint}: put the "
+            f"items of {origin.path} were added from features {expected}, but {path} has {store.fingerprint}: put the "
             "right ones back, or encode all features anew"
         )
     return StoredRows.of(store)
@@ -138,7 +154,7 @@ def missing_features(index: EncodedIndex) -> str | None:
     """
     if not index.metadata.get("features"):
         return "recorded"
-    paths = [index.recorded("features")[0], *(path for _, path, _ in _added(index))]
+    paths = [index.recorded("features")[0], *(path for _, path, _ in added_sources(index))]
     return next((f"at {path}" for path in paths if not path.exists()), None)
 
 
@@ -153,7 +169,7 @@ def _allow_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _added(index: EncodedIndex) -> list[tuple[int, Path, str]]:
+def added_sources(index: EncodedIndex) -> list[tuple[int, Path, str]]:
     """First number, path and fingerprint of each store whose items were added, where some of them are still there."""
     folder = linked_file(index.path).parent if index.path else Path()
     stores = []

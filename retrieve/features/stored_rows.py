@@ -53,9 +53,13 @@ class StoredRows:
         """The features of `rows`, (n, d), in their order; a copy.
 
         Raises:
-            SdcError: an array holds NaN or Inf there. (A feature store never does.)
+            SdcError: there is no such row, or an array holds NaN or Inf there. (A feature store never does.)
         """
-        found: np.ndarray = np.take(self._rows, rows, axis=0)
+        try:
+            found: np.ndarray = np.take(self._rows, rows, axis=0)
+        except IndexError:
+            where = self.path or "the array"
+            raise SdcError(f"{where} has {len(self)} rows, but the index refers to row {np.max(rows)}") from None
         if self.path is None and not np.isfinite(found).all():
             bad = np.asarray(rows)[~np.isfinite(found).all(axis=1)]
             raise SdcError(f"the features hold NaN or Inf in row {bad[0]}: repair them, or leave such rows out")

@@ -4,7 +4,16 @@ from sdc.retrieve.rerank.choices import ShortlistChoice
 from sdc.retrieve.rerank.float_search import float_search
 from sdc.retrieve.rerank.float_searcher import FloatSearcher
 from sdc.retrieve.rerank.readings import READINGS, Reading, choose_reading
-from sdc.retrieve.rerank.reranker import QUERIES, Reranker, batches, check_rerank, features_and_outputs, open_features
+from sdc.retrieve.rerank.reranker import (
+    QUERIES,
+    Reranker,
+    batches,
+    check_rerank,
+    facts_of,
+    features_and_outputs,
+    log_missing,
+    open_features,
+)
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL
 from sdc.retrieve.rerank.shortlist import choose as choose_shortlist
@@ -25,8 +34,10 @@ __all__ = [
     "check_rerank",
     "choose_reading",
     "choose_shortlist",
+    "facts_of",
     "features_and_outputs",
     "float_search",
+    "log_missing",
     "open_features",
     "rerank",
     "shortlist_size",

@@ -12,6 +12,7 @@ import numpy as np
 from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.features import IndexFeatures, Precision, check_precision, encoded_features, missing_features
 from sdc.retrieve.index import EncodedIndex
+from sdc.retrieve.origin import Origin
 from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.choices import RememberedChoices, ShortlistChoice, described
@@ -141,17 +142,22 @@ class Reranker:
 
     def described(self) -> dict[str, Any]:
         """What was done, for the JSON of `sdc search`."""
-        facts: dict[str, Any] = {"by": "codes" if self.store is None else "features", "candidates": self.candidates}
-        facts["bytes"] = {"codes": self.candidates * self.index.bits // 8, "features": 0}
-        if self.store is not None:
-            facts["shortlist"] = self.shortlist
-            facts["precision"] = self.store.precision
-            facts["bytes"]["features"] = self.shortlist * self.store.row_bytes
-        return facts | described(self.choice)
+        return facts_of(self.candidates, self.index.bits, self.store, self.shortlist) | described(self.choice)
+
+
+def facts_of(candidates: int, bits: int, store: IndexFeatures | None, shortlist: int) -> dict[str, Any]:
+    """What reranking does to candidates of so many bits, for the JSON of `sdc search`."""
+    facts: dict[str, Any] = {"by": "codes" if store is None else "features", "candidates": candidates}
+    facts["bytes"] = {"codes": candidates * bits // 8, "features": 0}
+    if store is not None:
+        facts["shortlist"] = shortlist
+        facts["precision"] = store.precision
+        facts["bytes"]["features"] = shortlist * store.row_bytes
+    return facts
 
 
 def features_and_outputs(
-    parts: Sequence[Queries], index: EncodedIndex, model: Model, store: IndexFeatures | None, option: str
+    parts: Sequence[Queries], index: Origin, model: Model, store: IndexFeatures | None, option: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """(Q, d) float32 and (Q, bits) of all queries; those of items of the index are read and computed here.
 
@@ -200,15 +206,20 @@ def open_features(
     """
     missing = missing_features(index) if path is None and not needed else None
     if missing:
-        log.info(
-            "the features are not %s: the order is by codes alone (%s); say where they are with --features (attach in "
-            "Python)",
-            missing, "asymmetric distance" if model.tables is None else "byte tables",
-        )  # fmt: skip
+        log_missing(missing, model)
         return None
     store = encoded_features(index, path, verify=False, precision=precision)
     store.read_at_random()
     return store
+
+
+def log_missing(missing: str, model: Model) -> None:
+    """Says that the features are not `recorded`, or not `at` a path, and what takes their place."""
+    log.info(
+        "the features are not %s: the order is by codes alone (%s); say where they are with --features (attach in "
+        "Python)",
+        missing, "asymmetric distance" if model.tables is None else "byte tables",
+    )  # fmt: skip
 
 
 def _measured(

@@ -194,7 +194,10 @@ def test_approximate_types_return_k_and_are_exact_among_labels(engine, index_typ
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rerank": 2.0}, "--rerank is for an index in a file"),
+        ({"rerank": "auto"}, "--rerank auto measures on an index in a file"),
+        ({"rerank": 0.5}, "a number from 1 on"),
+        ({"rerank": 2.0, "radius": 3}, "give one of them"),
+        ({"precision": "int8"}, "give it with that"),
         ({"features": "f.h5"}, "--features is for an index in a file"),
         ({"only_ids": "ids.txt"}, "--only-ids is for an index in a file"),
         ({"explain": True}, "--explain is for an index in a file"),
