@@ -40,7 +40,7 @@ def draw_frontier(path: Path, results: Sequence[Result], cutoffs: Sequence[int])
         times, recalls = [_milliseconds(each) for each in best], [each.recall[near].value for each in best]
         axes.plot(
             times, recalls, drawstyle="steps-post", marker="o", markersize=4, color=COLORS[number % len(COLORS)],
-            label=f"{budget} bytes", zorder=-number,  # where lines lie on each other, the least budget is seen
+            label=f"{budget} bytes", zorder=3 - number / 100,  # where lines lie on each other, the least budget is seen
         )  # fmt: skip
         for each, x, y in zip(best, times, recalls, strict=True):
             if (each.method, each.bits) not in named:
