@@ -61,6 +61,9 @@ DIALS = {
     "both": Dial(0.014, 3, 0.0, 1, 4, 150),
     "tables": Dial(0.0, 20, 0.7, 3, 24, 350),
 }
+# Of codes longer than SHORT the price that suits both readings depends on the set. Where held-out rows find by Hamming
+# distance at least so many times what they find by signs, the price is that times the dial's; else it is too low.
+SHORT, GAINS, DEAR = 64, ((1.03, 0.5), (1.01, 1.0)), 2.0
 SIGNS = 150  # steps of learning the tables that score codes which are not refined
 
 
@@ -217,6 +220,7 @@ def fit_code_tables(
     outputs /= np.float32(deviation)
     checked = HELD_OUT if len(unit) >= SPARE * HELD_OUT else 0
     fitted, margins = unit[checked:], outputs[checked:]
+    held_out = _HeldOut(unit[:checked], outputs[:checked], fitted[:DATABASE]) if checked else None
     if recipe.search_by is None:
         codes = pack_signs(margins)
         tables = CodeTables(learn_decoder(fit_tables(codes, fitted), fitted, codes, SIGNS, recipe.seed))
@@ -224,31 +228,55 @@ def fit_code_tables(
         dial = DIALS[recipe.search_by]
         price = dial.price if recipe.price is None else recipe.price
         encoder, codes = fit_encoder(fitted, margins, price, dial, recipe.seed)
+        if held_out and recipe.price is None and recipe.search_by == "both" and recipe.bits > SHORT:
+            so_far = CodeTables(encoder, encoder, price, deviation, dial.perturbations)
+            other = _other_price(held_out, so_far, codes[:DATABASE], margins[:DATABASE])
+            if other != price:
+                log.info("price %g in place of %g, by what held-out rows find by Hamming distance", other, price)
+                price = other
+                encoder, codes = fit_encoder(fitted, margins, price, dial, recipe.seed)
         decoder = learn_decoder(encoder, fitted, codes, dial.steps, recipe.seed)
         tables = CodeTables(decoder, encoder, price, deviation, dial.perturbations)
-    if checked:
-        _report(tables, unit[:checked], outputs[:checked], fitted[:DATABASE], codes[:DATABASE])
+    if held_out:
+        some = codes[:DATABASE]
+        log.info(
+            "held-out rows keep %.3f of their %d nearest among %d by Hamming distance, %.3f with the query in float",
+            held_out.by_hamming(tables.encode(held_out.unit, held_out.outputs, query=True), some), NEIGHBORS, len(some),
+            held_out.in_float(tables.decoder, some),
+        )  # fmt: skip
     return tables
 
 
-def _report(
-    tables: CodeTables, queries: np.ndarray, outputs: np.ndarray, database: np.ndarray, codes: np.ndarray
-) -> None:
-    """Says how many of the nearest rows both readings keep for rows that no table was fitted to."""
-    import torch
+class _HeldOut:
+    """Rows that no table is fitted to, and what they find among those that are."""
 
-    from sdc.train.losses import expected_recall
+    def __init__(self, unit: np.ndarray, outputs: np.ndarray, database: np.ndarray) -> None:
+        self.unit, self.outputs, self.database = unit, outputs, database
+        self.near = np.argpartition(-(unit @ database.T), NEIGHBORS, axis=1)[:, :NEIGHBORS]
 
-    near = (torch.from_numpy(queries) @ torch.from_numpy(database).T).topk(NEIGHBORS).indices
-    of_queries, of_database = (
-        BYTE_SIGNS[some].reshape(len(some), -1) for some in (tables.encode(queries, outputs, query=True), codes)
-    )
-    scores = tables.decoder.scores(queries, codes, tables.decoder.lengths(codes))
-    kept = [expected_recall(torch.from_numpy(some), near) for some in (of_queries @ of_database.T, scores)]
-    log.info(
-        "held-out rows keep %.3f of their %d nearest among %d rows by Hamming distance, %.3f with the query in float",
-        kept[0], NEIGHBORS, len(database), kept[1],
-    )  # fmt: skip
+    def by_hamming(self, query_codes: np.ndarray, codes: np.ndarray) -> float:
+        """The share of the nearest rows that the nearest codes of the database are."""
+        signs, query_signs = (BYTE_SIGNS[some].reshape(len(some), -1) for some in (codes, query_codes))
+        return self._kept(query_signs @ signs.T)
+
+    def in_float(self, tables: ByteTables, codes: np.ndarray) -> float:
+        """Likewise, by the cosine of the rows with what the codes decode to."""
+        return self._kept(tables.scores(self.unit, codes, tables.lengths(codes)))
+
+    def _kept(self, scores: np.ndarray) -> float:
+        import torch
+
+        from sdc.train.losses import expected_recall
+
+        return expected_recall(torch.from_numpy(scores), torch.from_numpy(self.near))
+
+
+def _other_price(held_out: _HeldOut, tables: CodeTables, codes: np.ndarray, margins: np.ndarray) -> float:
+    """A better price for both readings of long codes, by whether held-out rows find more by Hamming than signs do."""
+    query_codes = tables.encode(held_out.unit, held_out.outputs, query=True)
+    signs = held_out.by_hamming(pack_signs(held_out.outputs), pack_signs(margins))
+    gain = held_out.by_hamming(query_codes, codes) / max(signs, 1e-9)
+    return tables.price * next((factor for least, factor in GAINS if gain >= least), DEAR)
 
 
 def _sample(
