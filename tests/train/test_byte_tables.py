@@ -265,6 +265,20 @@ def test_queries_of_codes_for_tables_alone_are_signs():
     assert (model.encode(X) != model.encode(X, refine=False)).any()
 
 
+@pytest.mark.parametrize(
+    ("gain", "chosen", "factor"),
+    [(9.0, {}, 2.0), (0.0, {}, 0.5), (0.0, {"price": 0.03}, None), (0.0, {"search_by": "hamming"}, 1.0)],
+    ids=["no gain", "a gain", "a price is given", "another dial"],
+)
+def test_long_codes_have_a_price_by_what_held_out_rows_find(monkeypatch, gain, chosen, factor):
+    for name, value in (("SHORT", 8), ("HELD_OUT", 100), ("GAINS", ((gain, 0.5),))):
+        monkeypatch.setattr(fitting, name, value)
+    settings_ = {"search_by": "both", **chosen}
+    tables = sdc.Hasher(bits=BITS, method="itq", **settings_).fit(X).model.tables
+    expected = chosen.get("price") or fitting.DIALS[settings_["search_by"]].price * factor
+    assert tables.price == pytest.approx(expected)
+
+
 def test_tables_decode_better_than_a_linear_decoder(tables):
     signs = np.where(np.unpackbits(SIGNS, axis=1, bitorder="little"), 1.0, -1.0)
     signs = np.concatenate([signs, np.ones((ROWS, 1))], axis=1)
