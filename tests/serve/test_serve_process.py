@@ -376,7 +376,7 @@ def test_a_replaced_index_is_served_without_a_restart(tmp_path, make_set, serve)
 def test_it_says_where_it_is_and_warns_where_others_reach_it(vectors_folder, serve):
     with serve(vectors_folder, "--host", "0.0.0.0") as server:
         assert re.search(r"^serving 400 codes of 16 bits at http://0\.0\.0\.0:\d+/$", server.said, re.MULTILINE)
-        assert "no authentication and no TLS" in server.said
+        wait_for(lambda: "no authentication and no TLS" in server.said)
         assert server.ask("/healthz")[0] == 200
 
 
