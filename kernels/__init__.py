@@ -17,7 +17,7 @@ The maths, the shapes and types, and which implementation runs when: `kernels/RE
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sdc.kernels.byte_tables import best_scores, refine, table_scores
+from sdc.kernels.byte_tables import best_scores, refine, table_scores, whole_products
 from sdc.kernels.hamming import available as hamming_available
 from sdc.kernels.hamming import key_positions
 from sdc.kernels.hamming import nearer as hamming_nearer
@@ -47,6 +47,7 @@ __all__ = [
     "sample_length",
     "table_scores",
     "teacher_order",
+    "whole_products",
 ]
 
 

@@ -98,6 +98,20 @@ extern "C" void sdc_set_byte(long n, long m, long k, const int16_t* unary, const
     }
 }
 
+// For few rows 3 times as fast as BLAS, which wants floats; for a hundred BLAS is 5 times as fast as this.
+// Products (q, n) of q rows with n vectors of d whole numbers; no sum leaves 32 bits.
+extern "C" void sdc_products(long q, long n, long d, const int32_t* rows, const int16_t* vectors, int32_t* products) {
+    for (long vector = 0; vector < n; vector++) {
+        const int16_t* v = vectors + vector * d;
+        for (long row = 0; row < q; row++) {
+            const int32_t* x = rows + row * d;
+            int32_t sum = 0;
+            for (long i = 0; i < d; i++) sum += x[i] * v[i];
+            products[row * n + vector] = sum;
+        }
+    }
+}
+
 // Scores of n codes of m bytes for one query, see Scorer.
 extern "C" void sdc_scores(long n, long m, const float* table, float offset, const uint8_t* codes,
                            const uint8_t* lengths, const float* factors, float* scores) {

@@ -92,6 +92,18 @@ def _set_byte(
     codes[:, byte] = best
 
 
+def whole_products(rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Products (q, n) int32 of rows (q, d) int32 with vectors (n, d) int16, none of which, nor part of it, reaches 2^24."""
+    library = _load()
+    if library is None:  # 32-bit floats are exact then, and multiplied by BLAS
+        return np.asarray(rows.astype(np.float32) @ vectors.T.astype(np.float32)).astype(np.int32)
+    rows, vectors = np.ascontiguousarray(rows, np.int32), np.ascontiguousarray(vectors, np.int16)
+    products = np.empty((len(rows), len(vectors)), np.int32)
+    pointers = (array.ctypes.data for array in (rows, vectors, products))
+    library.sdc_products(len(rows), *vectors.shape, *pointers)
+    return products
+
+
 def table_scores(
     table: np.ndarray, offset: float, codes: np.ndarray, lengths: np.ndarray, factors: np.ndarray
 ) -> np.ndarray:
@@ -173,6 +185,8 @@ def _loaded() -> Any:
     library.sdc_set_byte.restype = library.sdc_scores.restype = None
     library.sdc_set_byte.argtypes = [number, number, number, pointer, pointer, pointer, pointer, ctypes.c_int]
     library.sdc_scores.argtypes = [number, number, pointer, ctypes.c_float, pointer, pointer, pointer, pointer]
+    library.sdc_products.restype = None
+    library.sdc_products.argtypes = [number, number, number, pointer, pointer, pointer]
     library.sdc_best.restype = ctypes.c_int
     library.sdc_best.argtypes = [*library.sdc_scores.argtypes, number, pointer, pointer]
     return library

@@ -28,6 +28,7 @@ T read(const uint8_t* from) {
 constexpr long CHUNK = 64;             // codes compared at once: a bit each of a word
 constexpr long BLOCK = 16384;          // bytes of codes that all queries of a group see while they are in the L1 cache
 constexpr long SPARE = 4 * CHUNK;      // places for candidates beside 2 k
+constexpr long FETCHED = 8192;         // bytes ahead that are fetched where much is written beside the scan
 constexpr int PLACE = 40;              // bits of a position; the distance stands above them
 
 // Eight 64-bit numbers.
@@ -153,17 +154,40 @@ class Words : public Scalar<sizeof(T) * W / 8, sizeof(T) * W % 8> {
         const Lanes bound = Lanes::all(limit), query = Lanes::load(repeated_);
         const T* at = reinterpret_cast<const T*>(codes);
         uint64_t found = 0;
-        for (int i = 0; i < CHUNK; i += 8, at += 8 * W) {
-            Lanes sums[W];
-            for (int n = 0; n < W; ++n) sums[n] = Lanes::load(at + 8 * n).differing(query);
-            for (int left = W; left > 1; left /= 2)
-                for (int n = 0; n < left / 2; ++n) sums[n] = Lanes::pairs(sums[2 * n], sums[2 * n + 1]);
-            found |= sums[0].below(bound) << i;
-        }
+        for (int i = 0; i < CHUNK; i += 8, at += 8 * W) found |= distances(at, query).below(bound) << i;
         return found;
     }
 
+#if LANES == 512
+    // Writes the keys of those nearer than the limit among n codes, a multiple of 8, without branches: where they are
+    // many, nobody could foresee them. Up to n places are written to; returns how many count.
+    long list(const uint8_t* codes, long n, uint64_t limit, long position, uint64_t* keys) const {
+        const Lanes bound = Lanes::all(limit), query = Lanes::load(repeated_);
+        const T* at = reinterpret_cast<const T*>(codes);
+        const __m512i lanes = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+        long count = 0;
+        for (long i = 0; i < n; i += 8, at += 8 * W) {
+            __builtin_prefetch(reinterpret_cast<const char*>(at) + FETCHED);
+            const Lanes far = distances(at, query);
+            const auto mask = static_cast<__mmask8>(far.below(bound));
+            const __m512i positions = _mm512_add_epi64(_mm512_set1_epi64(position + i), lanes);
+            const __m512i listed = _mm512_or_si512(_mm512_slli_epi64(far.x, PLACE), positions);
+            _mm512_storeu_si512(keys + count, _mm512_maskz_compress_epi64(mask, listed));
+            count += __builtin_popcount(mask);
+        }
+        return count;
+    }
+#endif
+
   private:
+    static Lanes distances(const T* at, Lanes query) {
+        Lanes sums[W];
+        for (int n = 0; n < W; ++n) sums[n] = Lanes::load(at + 8 * n).differing(query);
+        for (int left = W; left > 1; left /= 2)
+            for (int n = 0; n < left / 2; ++n) sums[n] = Lanes::pairs(sums[2 * n], sums[2 * n + 1]);
+        return sums[0];
+    }
+
     uint64_t repeated_[8];
 };
 #else
@@ -174,8 +198,8 @@ using Words = Scalar<sizeof(T) * W / 8, sizeof(T) * W % 8>;
 // The candidates of one query, by position; more than k of them are cut back to the k nearest from time to time.
 class Nearest {
   public:
-    Nearest(long k, long codes, long limit, long bits)
-        : k_(k), room_(std::min(2 * k, codes) + SPARE), keys_(new uint64_t[static_cast<size_t>(room_)]),
+    Nearest(long k, long codes, long limit, long bits, long spare)
+        : k_(k), room_(std::min(2 * k, codes) + spare), keys_(new uint64_t[static_cast<size_t>(room_)]),
           counts_(static_cast<size_t>(bits) + 1), limit_(static_cast<uint64_t>(limit)) {}
 
     // Only a code nearer than this can still be among the k: of equal ones the first comes first.
@@ -185,6 +209,14 @@ class Nearest {
         keys_[size_++] = distance << PLACE | static_cast<uint64_t>(position);
         if (size_ == room_) cut();
     }
+
+#if LANES == 512
+    template <typename Query>
+    void add_all(const Query& query, const uint8_t* codes, long n, long position) {
+        if (size_ + n > room_) cut();
+        size_ += query.list(codes, n, limit_, position, keys_.get() + size_);
+    }
+#endif
 
     void finish(int32_t* distances, int64_t* positions) {
         if (size_ > k_) cut();
@@ -236,7 +268,8 @@ class Nearest {
 };
 
 template <typename Query>
-void scan(const uint8_t* queries, const uint8_t* codes, long width, long count, std::vector<Nearest>& nearest) {
+void scan(const uint8_t* queries, const uint8_t* codes, long width, long count, [[maybe_unused]] bool many,
+          std::vector<Nearest>& nearest) {
     std::vector<Query> asked;
     asked.reserve(nearest.size());
     for (size_t row = 0; row < nearest.size(); ++row)
@@ -248,6 +281,14 @@ void scan(const uint8_t* queries, const uint8_t* codes, long width, long count, 
             const Query query = asked[row];
             Nearest& near = nearest[row];
             long at = start;
+#if LANES == 512
+            if constexpr (Query::chunks) {
+                if (many) {
+                    near.add_all(query, codes + at * width, (end - at) / 8 * 8, at);
+                    at += (end - at) / 8 * 8;
+                }
+            }
+#endif
             if constexpr (Query::chunks) {
                 for (; at + CHUNK <= end; at += CHUNK) {
                     uint64_t found = query.below(codes + at * width, near.limit());
@@ -266,7 +307,7 @@ void scan(const uint8_t* queries, const uint8_t* codes, long width, long count, 
     }
 }
 
-using Scan = void (*)(const uint8_t*, const uint8_t*, long, long, std::vector<Nearest>&);
+using Scan = void (*)(const uint8_t*, const uint8_t*, long, long, bool, std::vector<Nearest>&);
 
 Scan chosen(long width) {
     switch (width) {
@@ -283,14 +324,14 @@ Scan chosen(long width) {
     return others[width % 8];
 }
 
-// The candidates of each query; limits of null begin beyond every distance.
+// The candidates of each query; limits of null begin beyond every distance. With limits many are expected to be found.
 std::vector<Nearest> scanned(const uint8_t* queries, const uint8_t* codes, long width, long rows, long count, long k,
                              const int64_t* limits) {
     std::vector<Nearest> nearest;
     nearest.reserve(static_cast<size_t>(rows));
     for (long row = 0; row < rows; ++row)
-        nearest.emplace_back(k, count, limits ? limits[row] : 8 * width + 1, 8 * width);
-    chosen(width)(queries, codes, width, count, nearest);
+        nearest.emplace_back(k, count, limits ? limits[row] : 8 * width + 1, 8 * width, limits ? BLOCK : SPARE);
+    chosen(width)(queries, codes, width, count, limits != nullptr, nearest);
     return nearest;
 }
 

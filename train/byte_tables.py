@@ -26,13 +26,14 @@ import numpy as np
 
 from sdc.arrays import BYTE_SIGNS, directions, pack_signs
 from sdc.errors import SdcError
-from sdc.kernels import refine, table_scores
+from sdc.kernels import refine, table_scores, whole_products
 
 VALUES = 256  # of a byte
 MOST_MARGIN = 4.0  # outputs beyond it, in standard deviations, count as this
 MARGIN_STEP = 1 / 8  # margins are rounded to it
 ROUNDS, PERTURBATIONS = 2, 4  # of the descent
 QUERY_PRICE = 0.13  # of a query's bit that departs from its output's sign
+FEW = 16  # rows whose products are faster in whole numbers
 BLOCK = 2048  # vectors encoded at once: bounds the memory
 _EXACT = 2.0**24  # float32 holds every whole number up to here
 _MOST_COST = 32_000  # of a sum of costs, in 16 bits
@@ -133,8 +134,12 @@ class ByteTables:
         offsets = (unit * self.mean.astype(np.float64)).sum(axis=1).astype(np.float32)
         unit *= np.float32(self.scale)
         coarse = np.rint(unit)
-        fine = np.rint((unit - coarse) * self._finer)
-        products, rest = np.split(np.concatenate([coarse, fine]) @ self._whole.T, 2)
+        split = np.concatenate([coarse, np.rint((unit - coarse) * self._finer)])
+        if len(split) > FEW:
+            whole = split @ self._whole.T
+        else:  # the same, and no matter of BLAS, which reads twice as much of the tables for it
+            whole = whole_products(split.astype(np.int32), self.vectors.reshape(-1, len(self.mean)))
+        products, rest = np.split(whole.astype(np.float32), 2)
         products += rest / self._finer
         products *= np.float32(1 / self.scale**2)
         return products.reshape(-1, self.bytes, VALUES), offsets

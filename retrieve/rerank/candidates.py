@@ -6,6 +6,8 @@ the sample's queries alone.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sdc.errors import log
@@ -25,12 +27,12 @@ _LEAST = 200  # queries of the sample even then
 _BATCH = 20  # queries scored between two steps of the progress
 _WIDER = 8  # times as many candidates are looked at as are tried, so that the next ones are known
 _CELLS = 1 << 20  # candidates in memory at once
-_SHARE, _TIMES = 100, 50  # where nothing can be measured: a hundredth of the items, at least 50 times k
+_ROOTS = 2.0  # where nothing can be measured: of k times the items; .5 to 1.1 held .95 on three sets of 1000 to 39,000
 
 
 def unmeasured(k: int, items: int) -> int:
     """How many candidates are scored where there are no features to measure with."""
-    return min(items, max(items // _SHARE, _TIMES * k))
+    return min(items, math.ceil(_ROOTS * math.sqrt(k * items)))
 
 
 def choose_candidates(

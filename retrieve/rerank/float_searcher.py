@@ -52,7 +52,7 @@ class FloatSearcher:
         Args:
             k: from 1 to the size of the database.
             recall: of the k best of all items; None takes `RECALL`. 1 scores every code.
-            features: as `open_features` gives them; without, a hundredth of the items is taken.
+            features: as `open_features` gives them; without, a rule says how many.
 
         Raises:
             UsageError: the recall is not above 0 and at most 1.
@@ -90,7 +90,7 @@ class FloatSearcher:
         by = "outputs" if self.model.tables is None else "byte tables"
         if self.candidates >= self.index.ntotal:
             return f"every code is scored by {by}"
-        how = "a hundredth of the items, since nothing was measured"
+        how = "by a rule, since nothing was measured"
         if self.choice is not None:
             how = f"which hold {self.choice.achieved:.3f} of the {self.k} best of all"
         return f"{self.candidates} candidates of each query are scored by {by}, {how}"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdc.kernels import best_scores, byte_tables, refine, table_scores
+from sdc.kernels import best_scores, byte_tables, refine, table_scores, whole_products
 
 compiled = pytest.mark.skipif(byte_tables._load() is None, reason="the kernel cannot be built here (no g++)")
 
@@ -156,3 +156,13 @@ def test_best_scores_are_those_of_a_stable_sort(data):
     np.testing.assert_array_equal(scores, expected[order])
     for found, plain in zip((scores, best), in_numpy(best_scores, *arguments), strict=True):
         np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize(("rows", "count", "dimension"), [(0, 3, 4), (1, 1, 1), (3, 300, 70)])
+def test_whole_products_are_exact(rows, count, dimension):
+    rng = np.random.default_rng(count)
+    x, v = (rng.integers(-400, 400, (n, dimension)) for n in (rows, count))
+    arguments = (x.astype(np.int32), v.astype(np.int16))
+    for products in (whole_products(*arguments), in_numpy(whole_products, *arguments)):
+        assert products.dtype == np.int32
+        np.testing.assert_array_equal(products, x @ v.T)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import faiss
@@ -151,7 +152,7 @@ def test_vectors_are_in_float_without_the_features_too(copy):
     (copy.folder / "feats.h5").unlink()
     (copy.folder / "db.bin.rerank.json").unlink(missing_ok=True)  # what another test measured
     answer = copy.json("search", "--queries", "queries.npy", "-k", "2")
-    assert answer["float"] == {"by": "tables", "candidates": max(100, index.ntotal // 100)}
+    assert answer["float"] == {"by": "tables", "candidates": math.ceil(2 * math.sqrt(2 * index.ntotal))}
     line = copy.error("search", "--queries", "queries.npy", "--recall", "0.9", code=1)
     assert "--recall is measured with the features of db.bin, which are not at hand" in line
 
