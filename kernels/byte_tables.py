@@ -93,8 +93,8 @@ def _set_byte(
 
 
 def whole_products(rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Products (q, n) int32 of rows (q, d) int32 with vectors (n, d) int16, none of which, nor part of it, reaches 2^24."""
-    library = _load()
+    """Products (q, n) int32 of rows (q, d) int32 with vectors (…, d) int16, n in all; no part of one reaches 2^24."""
+    library, vectors = _load(), vectors.reshape(-1, vectors.shape[-1])
     if library is None:  # 32-bit floats are exact then, and multiplied by BLAS
         return np.asarray(rows.astype(np.float32) @ vectors.T.astype(np.float32)).astype(np.int32)
     rows, vectors = np.ascontiguousarray(rows, np.int32), np.ascontiguousarray(vectors, np.int16)

@@ -135,10 +135,7 @@ class ByteTables:
         unit *= np.float32(self.scale)
         coarse = np.rint(unit)
         split = np.concatenate([coarse, np.rint((unit - coarse) * self._finer)])
-        if len(split) > FEW:
-            whole = split @ self._whole.T
-        else:  # the same, and no matter of BLAS, which reads twice as much of the tables for it
-            whole = whole_products(split.astype(np.int32), self.vectors.reshape(-1, len(self.mean)))
+        whole = split @ self._whole.T if len(split) > FEW else whole_products(split.astype(np.int32), self.vectors)
         products, rest = np.split(whole.astype(np.float32), 2)
         products += rest / self._finer
         products *= np.float32(1 / self.scale**2)
