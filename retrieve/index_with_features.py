@@ -6,18 +6,28 @@ that takes either codes or vectors, and puts what the codes find into a finer or
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sdc.errors import UsageError
+from sdc.errors import SdcError, UsageError
 from sdc.extract.store import FeatureStore, is_feature_store
-from sdc.retrieve.features import IndexFeatures, Precision, StoredRows, check_precision, encoded_features
+from sdc.retrieve.encode import code_lengths
+from sdc.retrieve.features import (
+    IndexFeatures,
+    Precision,
+    StoredRows,
+    check_precision,
+    encoded_features,
+    missing_features,
+)
+from sdc.retrieve.found import Found
 from sdc.retrieve.index import Index as CodeIndex
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.queries import Queries, check_codes, encode_queries, load_index_model
-from sdc.retrieve.rerank import RECALL, Factor, Reranker, check_rerank, open_features
+from sdc.retrieve.rerank import RECALL, Factor, FloatSearcher, Reranker, check_rerank, open_features
 from sdc.settings import whole_number
 from sdc.train import Model
 
@@ -32,32 +42,6 @@ class HasModel(Protocol):
 
     @property
     def model(self) -> Model: ...
-
-
-class _Neighbors(NamedTuple):
-    distances: np.ndarray
-    rows: np.ndarray
-
-
-class Found(_Neighbors):
-    """The neighbors of Q queries, best first: the pair (distances, rows), and what a finer order goes by.
-
-    Attributes:
-        distances: (Q, k) int32, Hamming.
-        rows: (Q, k) int64.
-        similarities: (Q, k) float64, cosines of the features, where these were compared; else None.
-        scores: (Q, k) float64, scores by the codes, where these gave the order; else None.
-        rerank: what reranking did: the fields that `rerank` has in the JSON of `sdc search`; else None.
-
-    Example:
-        >>> distances, rows = index.search(codes, k=10)
-        >>> found = index.search(vectors, k=10, rerank="auto")
-        >>> found.rows, found.similarities, found.rerank["recall"]
-    """
-
-    similarities: np.ndarray | None = None
-    scores: np.ndarray | None = None
-    rerank: dict[str, Any] | None = None
 
 
 class Index(CodeIndex):
@@ -80,6 +64,7 @@ class Index(CodeIndex):
         self._attached: np.ndarray | Path | str | None = None  # what `attach` was given
         self._missing = False  # whether the recorded features were looked for in vain
         self._choices: dict[tuple[int, float], Reranker] = {}  # what `auto` has measured
+        self._candidates: dict[tuple[int, float], FloatSearcher] = {}  # what queries in float have
 
     @classmethod
     def build(cls, codes: np.ndarray, *, model: Path | str | Model | HasModel | None = None, **options: Any) -> Self:
@@ -93,8 +78,14 @@ class Index(CodeIndex):
         Raises:
             UsageError: as `sdc.retrieve.index.Index.build`.
         """
+        named = _named(model)
+        if named is not None:
+            named = named if isinstance(named, Model) else Model.load(named)
+            packed = np.asarray(codes)
+            if packed.dtype == np.uint8 and packed.shape[1:] == (named.bits // 8,):
+                options.setdefault("lengths", code_lengths(named, packed))
         index = super().build(codes, **options)
-        index._named_model = _named(model)
+        index._named_model = named
         return index
 
     @classmethod
@@ -167,6 +158,7 @@ class Index(CodeIndex):
         store.read_at_random()
         self._features, self._precision, self._attached = store, precision, features
         self._choices.clear()
+        self._candidates.clear()
         return self
 
     def search(
@@ -183,11 +175,12 @@ class Index(CodeIndex):
         Args:
             queries: packed codes (Q, bits // 8) uint8, or vectors (Q, d) of floats, which the model encodes.
             k: how many; more than there are returns all.
-            rerank: None orders by (Hamming distance, row). A number from 1 on, the factor, has the features of
-                factor · k items compared, those that the codes put first, and orders by (cosine descending, row);
-                `auto` measures once which factor reaches the recall. Without features at hand the codes alone give the
-                finer order.
-            recall: for `auto`, of the k nearest by the features' cosine.
+            rerank: None orders by (Hamming distance, row), and vectors by (score descending, row) where the codes have
+                byte tables. A number from 1 on, the factor, has the features of factor · k items compared, those that
+                the codes put first, and orders by (cosine descending, row); `auto` measures once which factor reaches
+                the recall. Without features at hand the codes alone give the finer order.
+            recall: for `auto`, of the k nearest by the features' cosine; of vectors that are scored by byte tables, of
+                what scoring every code finds. 1 does all of it.
             within: search these rows alone, in any order; all without.
 
         Returns:
@@ -207,9 +200,15 @@ class Index(CodeIndex):
                 )
             return Found(*super().search(queries, k, within=within))
         encoded = encode_queries(queries, self.model, "the queries", refine=is_refined(self))
-        if rerank is None:
+        k = whole_number("k", k)
+        if k < 1:
+            raise UsageError(f"k must be at least 1, found {k}")
+        clamped = min(k, self.ntotal)
+        if rerank is not None:
+            return _found(self, self._reranker(clamped, rerank, recall), encoded, within)
+        if self.model.tables is None or self.items.stored.lengths is None:
             return Found(*super().search(encoded.codes, k, within=within))
-        return self._reranked(encoded, whole_number("k", k), rerank, recall, within)
+        return _found(self, self._float_searcher(clamped, recall), encoded, within)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return *super().__reduce__(), (self._named_model, self._precision, self._attached)
@@ -218,19 +217,6 @@ class Index(CodeIndex):
         self._named_model, self._precision, attached = state
         if attached is not None:
             self.attach(attached, precision=self._precision)
-
-    def _reranked(self, queries: Queries, k: int, factor: Factor, recall: float, within: np.ndarray | None) -> Found:
-        if k < 1:
-            raise UsageError(f"k must be at least 1, found {k}")
-        reranker = self._reranker(min(k, self.ntotal), factor, recall)
-        parts = [*reranker.search(queries.codes, *reranker.features_and_outputs([queries]), within)]
-        if not parts:
-            return Found(*super().search(queries.codes, k, within=within))
-        distances, positions, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        found = Found(distances, self.items.rows(positions))
-        setattr(found, {"similarity": "similarities", "score": "scores"}[reranker.measure], values)
-        found.rerank = reranker.described()
-        return found
 
     def _reranker(self, k: int, factor: Factor, recall: float) -> Reranker:
         if self._features is None and not self._missing:
@@ -242,6 +228,30 @@ class Index(CodeIndex):
             chosen = Reranker.open(self, self.model, k, factor, recall=recall, features=self._features)
             self._choices[k, recall] = chosen
         return self._choices[k, recall]
+
+    def _float_searcher(self, k: int, recall: float) -> FloatSearcher:
+        """As `sdc search --query float`: without features at hand nothing is measured, unless a recall is asked for."""
+        if (k, recall) not in self._candidates:
+            store = self._features
+            if store is None and missing_features(self) is None:
+                with contextlib.suppress(SdcError):  # others lie there now, which --rerank tells of
+                    store = encoded_features(self, None, verify=False)
+            asked = None if recall == RECALL else recall
+            self._candidates[k, recall] = FloatSearcher.open(self, self.model, k, recall=asked, features=store)
+        return self._candidates[k, recall]
+
+
+def _found(index: Index, searcher: Reranker | FloatSearcher, queries: Queries, within: np.ndarray | None) -> Found:
+    assert queries.features is not None
+    assert queries.outputs is not None
+    parts = [*searcher.search(queries.codes, queries.features, queries.outputs, within)]
+    if not parts:
+        return Found(*CodeIndex.search(index, queries.codes, searcher.k, within=within))
+    distances, positions, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    found = Found(distances, index.items.rows(positions))
+    setattr(found, {"similarity": "similarities", "score": "scores"}[searcher.measure], values)
+    setattr(found, "rerank" if isinstance(searcher, Reranker) else "in_float", searcher.described())
+    return found
 
 
 def _opened(index: Index, features: np.ndarray | Path | str, precision: Precision) -> IndexFeatures:

@@ -122,8 +122,8 @@ def _begin(settings: PushSettings, engine: Engine, record: Record) -> int:
         if not settings.overwrite:
             what = "an earlier or later state of" if _one_origin(present, record) else "another index than"
             raise UsageError(
-                f"{settings.to} holds {what} {settings.index.name} ({'; '.join(different)}): --overwrite, or choose "
-                "another name"
+                f"{settings.to} holds {what} {settings.index.name} ({'; '.join(different)}): "
+                "--overwrite to replace it, or choose another name"
             )
         engine.drop()
     engine.create(record)

@@ -18,6 +18,8 @@ from sdc.retrieve.encode import EncodeSettings, run
 from sdc.retrieve.index.index import Index as CodeIndex
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.update import AddSettings, RemoveSettings, add, remove
+from sdc.train.byte_tables import CodeTables
+from sdc.train.fit_tables import fit_tables
 from sdc.train.model import Model
 
 WIDTH, BITS, ITEMS, QUERIES = 24, 64, 1000, 120
@@ -284,3 +286,44 @@ def test_what_is_found_can_be_pickled(index, queries):
     np.testing.assert_array_equal(again.rows, found.rows)
     np.testing.assert_array_equal(again.similarities, found.similarities)
     assert again.rerank == found.rerank
+
+
+@pytest.fixture(scope="module")
+def tabled(made, tmp_path_factory):
+    """The folder of `made` with a model that has byte tables."""
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "feats.h5").write_bytes((made / "feats.h5").read_bytes())
+    np.save(folder / "q.npy", vectors(50, 3))
+    plain, features = Model.load(made / "model.safetensors"), items_of(made)
+    tables = CodeTables(fit_tables(plain.encode(features), features / np.linalg.norm(features, axis=1, keepdims=True)))
+    Model(plain.tensors, plain.metadata, tables).save(folder / "model.safetensors")
+    run(EncodeSettings(folder / "feats.h5", folder / "model.safetensors", out=folder / "db.bin"))
+    return folder
+
+
+def test_vectors_are_scored_by_byte_tables_as_by_the_command(tabled):
+    queries = np.load(tabled / "q.npy")
+    asked = ["--index", str(tabled / "db.bin"), "--queries", str(tabled / "q.npy"), "--json"]
+    for recall in (0.95, 0.8, 1):
+        options = [] if recall == 0.95 else ["--recall", str(recall)]
+        done = CliRunner().invoke(search_command, [*asked, *options], catch_exceptions=False)
+        answer = json.loads(done.stdout)
+        found = sdc.Index.open(tabled / "db.bin").search(queries, recall=recall)
+        assert answer["float"] == found.in_float
+        for number, result in enumerate(answer["results"]):
+            assert [near["row"] for near in result["neighbors"]] == found.rows[number].tolist()
+            assert [near["score"] for near in result["neighbors"]] == found.scores[number].tolist()
+    assert (found.similarities, found.rerank, found.in_float["candidates"]) == (None, None, ITEMS)
+
+
+def test_in_memory_vectors_are_scored_by_the_tables_of_the_model(tabled):
+    queries, items = np.load(tabled / "q.npy"), items_of(tabled)[:ITEMS]
+    hasher = sdc.Hasher.load(tabled / "model.safetensors")
+    index = sdc.Index.build(hasher.encode(items), model=hasher)
+    expected = sdc.Index.open(tabled / "db.bin").search(queries, recall=1)
+    np.testing.assert_array_equal(index.search(queries, recall=1).rows, expected.rows)
+    np.testing.assert_array_equal(index.search(queries, recall=1).scores, expected.scores)
+    assert index.search(queries).in_float == {"by": "tables", "candidates": 500}  # nothing to measure with
+    measured = index.attach(items).search(queries).in_float
+    assert measured["recall"]["measured_on"] == "database rows"
+    assert index.search(hasher.encode(queries)).in_float is None
