@@ -287,8 +287,8 @@ def test_a_signal_ends_new_requests_and_answers_running_ones(vectors_folder, ser
 
 def test_searches_under_way_at_a_signal_are_answered_whole(vectors_folder, serve):
     """More of them than there are threads."""
-    body = json.dumps({"vectors": [[0.5] * 24] * 200, "k": 400}).encode()
-    with serve(vectors_folder) as server, contextlib.ExitStack() as open_ones:
+    body = json.dumps({"vectors": [[0.5] * 24] * 200, "k": 100}).encode()
+    with serve(vectors_folder, "--timeout", PATIENCE) as server, contextlib.ExitStack() as open_ones:
         asking = [open_ones.enter_context(connected(server)) for _ in range(6)]
         for connection in asking:
             connection.sendall(request(body))
