@@ -1,7 +1,7 @@
 """Two-stage search: memory, latency, and the recall that `--rerank auto` promises, on a million vectors by default.
 
     python bench/rerank_bench.py [--rows 1000000] [--dimension 768] [--bits 256] [--method itq] [--recall 0.95]
-                                 [--folder .] [--out FILE.md]
+                                 [--precision stored] [--folder .] [--out FILE.md]
 
 The vectors, float16 (1.5 GB on disk), are a mixture of clusters on a curved surface: a point z of a 32-dimensional
 space, one of 10,000 centres plus an offset, goes through a random layer tanh(z·A)·B to all dimensions; noise of a
@@ -37,8 +37,9 @@ from sdc.arrays import unit_rows
 from sdc.extract.store import FeatureStore, Listing, write_features
 from sdc.retrieve import EncodeSettings, hamming, pack
 from sdc.retrieve import encode_database as encode
+from sdc.retrieve.features import PRECISIONS, Precision
 from sdc.retrieve.index import Index, faiss_module
-from sdc.retrieve.rerank import WIDTH, Reranker, rerank
+from sdc.retrieve.rerank import WIDTH, Reranker, open_features, rerank
 from sdc.train import Model
 
 K, QUERIES, CHECKED, TIMED, COLD, EXACT = 10, 1000, 5, 500, 50, 20
@@ -51,6 +52,7 @@ class Scene:
 
     folder: Path
     rows: int
+    precision: Precision
 
     def store(self) -> FeatureStore:
         return FeatureStore(self.folder / "feats.h5", verify=False)
@@ -66,7 +68,9 @@ class Scene:
         return np.arange(self.rows + QUERIES, self.rows + 2 * QUERIES)
 
     def stage(self, factor: Any, recall: float | None = None) -> Reranker:
-        return Reranker.open(self.index(), self.model(), K, factor, recall=recall)
+        index, model = self.index(), self.model()
+        features = open_features(index, model, precision=self.precision, needed=True)
+        return Reranker.open(index, model, K, factor, recall=recall, features=features)
 
 
 def blocks(rows: int, dimension: int) -> Iterator[np.ndarray]:
@@ -83,7 +87,7 @@ def blocks(rows: int, dimension: int) -> Iterator[np.ndarray]:
         yield points.astype(np.float16)
 
 
-def make(folder: Path, rows: int, dimension: int, bits: int, method: str) -> Scene:
+def make(folder: Path, rows: int, dimension: int, bits: int, method: str, precision: Precision) -> Scene:
     from sdc.train import TrainSettings
     from sdc.train import train_head as train
 
@@ -98,13 +102,14 @@ def make(folder: Path, rows: int, dimension: int, bits: int, method: str) -> Sce
     write_features(features, listing, {"source": "import"}, dimension, np.float16, blocks(total, dimension))
     model = train(TrainSettings(features, method=method, bits=bits, out=folder / "model.safetensors"))
     encode(EncodeSettings(features, model, out=folder / "db.bin"))
-    return Scene(folder, rows)
+    return Scene(folder, rows, precision)
 
 
 def choose(scene: Scene, recall: float) -> dict[str, Any]:
     started = time.perf_counter()
     stage = scene.stage("auto", recall)
-    return {"shortlist": stage.shortlist, "seconds": time.perf_counter() - started}
+    facts = stage.described()["bytes"]["features"]
+    return {"shortlist": stage.shortlist, "seconds": time.perf_counter() - started, "bytes": facts}
 
 
 def single(stage: Reranker, vectors: np.ndarray) -> np.ndarray:
@@ -118,15 +123,15 @@ def measure(scene: Scene, recall: float) -> dict[str, Any]:
     """What single queries of the two-stage search take, and what they find."""
     stage = scene.stage("auto", recall)  # remembered
     assert stage.store is not None
-    vectors = stage.store.take(scene.unseen)
+    vectors = stage.store.original.take(scene.unseen)
     for query in vectors[:CHECKED]:
         check(stage, query)
     found = [single(stage, vectors[n : n + 1])[0] for n in range(len(vectors))]
     codes = pack(stage.model.outputs(vectors))
-    (store,) = stage.store.parts
-    mapped: Any = store.features.base
-    assert store.path is not None
-    file = os.open(store.path, os.O_RDONLY)
+    (rows,) = stage.store.read_from
+    mapped: Any = rows.features.base
+    assert rows.path is not None
+    file = os.open(rows.path, os.O_RDONLY)
 
     def drop() -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -208,14 +213,14 @@ def overlap(found: np.ndarray, truth: np.ndarray) -> float:
 
 def smallest(scene: Scene, truth: np.ndarray, recall: float, limit: int) -> int:
     """The smallest shortlist that reaches a recall on the unseen queries, by bisection up to `limit`, which does."""
-    index, store = scene.index(), scene.store()
-    vectors = store.take(scene.unseen)
-    outputs = scene.model().outputs(vectors)
+    stage = scene.stage(1)
+    index, store, vectors = stage.index, stage.store, scene.store().take(scene.unseen)
+    outputs = stage.model.outputs(vectors)
     low, high = K - 1, limit
     while high - low > 1:
         size = (low + high) // 2
         distances, rows = index.search(pack(outputs), WIDTH * size)
-        best = rerank(index, distances, rows, outputs, K, shortlist=size, queries=vectors, features=store.features)
+        best = rerank(index, distances, rows, outputs, K, shortlist=size, queries=vectors, features=store)
         low, high = (low, size) if overlap(best.rows, truth) >= recall else (size, high)
     return high
 
@@ -230,11 +235,15 @@ def percentiles(milliseconds: list[float]) -> str:
 @click.option("--bits", default=256, show_default=True)
 @click.option("--method", default="itq", show_default=True)
 @click.option("--recall", default=0.95, show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="stored", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False, exists=True), default=".")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table there as well.")
-def main(rows: int, dimension: int, bits: int, method: str, recall: float, folder: Path, out: Path | None) -> None:
+def main(
+    rows: int, dimension: int, bits: int, method: str, recall: float, precision: Precision, folder: Path,
+    out: Path | None,
+) -> None:  # fmt: skip
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        scene = make(Path(made), rows, dimension, bits, method)
+        scene = make(Path(made), rows, dimension, bits, method, precision)
         chosen, choosing = watched(choose, scene, recall)
         measured, searching = watched(measure, scene, recall)
         truth, exact = exactly(scene)
@@ -250,9 +259,9 @@ def main(rows: int, dimension: int, bits: int, method: str, recall: float, folde
     lines = [
         "# Two-stage search",
         "",
-        f"{rows:,} × {dimension} float16 vectors in {CLUSTERS:,} clusters, {method}, {bits} bits; single queries, "
-        f"k = {K}; {platform.processor() or platform.machine()}, {os.cpu_count()} cores, NumPy {np.__version__}, "
-        f"FAISS {faiss_module().__version__}.",
+        f"{rows:,} × {dimension} float16 vectors in {CLUSTERS:,} clusters, {method}, {bits} bits; features compared as "
+        f"{precision}; single queries, k = {K}; {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"NumPy {np.__version__}, FAISS {faiss_module().__version__}.",
         "",
         f"| search | p50, ms | p99, ms | recall@{K} |",
         "| --- | --- | --- | --- |",
@@ -267,7 +276,7 @@ def main(rows: int, dimension: int, bits: int, method: str, recall: float, folde
         f"reported by `--rerank auto` on {choice['queries']} (asked for: {recall})",
         f"- anonymous memory: {searching:.0f} MB searching, {choosing:.0f} MB choosing (at most {allowed:.0f} = "
         f"2 × {codes:.0f} of codes + 300)",
-        f"- choosing took {chosen['seconds']:.0f} s, once",
+        f"- choosing took {chosen['seconds']:.0f} s, once; a query reads {chosen['bytes']:,} bytes of features",
     ]
     text = "\n".join(lines)
     print(text)

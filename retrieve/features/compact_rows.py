@@ -42,13 +42,16 @@ class CompactRows:
     """A copy of one matrix of features; `take` gives them in float.
 
     Attributes:
-        values: (n, d) uint8 or float16.
-        zero, step: (d,) float32, of values in 8 bits; else None.
+        features: (n, d) uint8 or float16, as the copy has them.
+        zero, step: (d,) float32, of those in 8 bits; else None.
+        path: of its file; None in memory.
     """
 
-    def __init__(self, values: np.ndarray, zero: np.ndarray | None, step: np.ndarray | None, path: Path | None) -> None:
-        self.values, self.zero, self.step, self._path = values, zero, step, path
-        self._rows = np.asarray(values)
+    def __init__(
+        self, features: np.ndarray, zero: np.ndarray | None, step: np.ndarray | None, path: Path | None
+    ) -> None:
+        self.features, self.zero, self.step, self.path = features, zero, step, path
+        self._rows = np.asarray(features)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -80,12 +83,12 @@ class CompactRows:
 
     def verify(self) -> None:
         """Compares every byte with the checksums of the copy; raises SdcError where one differs."""
-        if self._path is not None:
-            _read(self._path, None, verify=True)
+        if self.path is not None:
+            _read(self.path, None, verify=True)
 
     def read_at_random(self) -> None:
         """As `StoredRows.read_at_random`."""
-        read_at_random(self.values)
+        read_at_random(self.features)
 
 
 def compact_rows(original: StoredRows, precision: Precision) -> StoredRows | CompactRows:

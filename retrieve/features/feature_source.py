@@ -30,15 +30,16 @@ class IndexFeatures:
     Attributes:
         parts: that of `sdc encode`, then in the order of their first numbers those whose items were added.
         precision: what is read: the features as they are `stored`, or a copy in `float16` or `int8`.
+        read_from: of each part what is read: itself, or the copy.
     """
 
     def __init__(
         self, parts: Sequence[StoredRows], starts: Sequence[int] = (0,), precision: Precision = "stored"
     ) -> None:
         self.parts, self.precision = parts, precision
-        self._read = [compact_rows(part, precision) for part in parts]
+        self.read_from = [compact_rows(part, precision) for part in parts]
         self._starts = np.array(starts, np.int64)
-        self._dtype = np.result_type(*(part.dtype for part in self._read))
+        self._dtype = np.result_type(*(part.dtype for part in self.read_from))
 
     @property
     def path(self) -> Path | None:
@@ -53,7 +54,7 @@ class IndexFeatures:
     @property
     def row_bytes(self) -> int:
         """Bytes that a row takes where it is read."""
-        return max(part.row_bytes for part in self._read)
+        return max(part.row_bytes for part in self.read_from)
 
     @property
     def original(self) -> IndexFeatures:
@@ -64,16 +65,16 @@ class IndexFeatures:
         """The features of `rows`, (n, d), in their order; a copy."""
         which = np.searchsorted(self._starts, rows, side="right") - 1
         if not which.any():
-            return self._read[0].take(rows)
+            return self.read_from[0].take(rows)
         out = np.empty((len(rows), self.dimension), self._dtype)
         for number in np.unique(which):
             here = which == number
-            out[here] = self._read[number].take(rows[here] - self._starts[number])
+            out[here] = self.read_from[number].take(rows[here] - self._starts[number])
         return out
 
     def blocks(self, rows: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]:
         """The features of `rows` in slices of `size` rows (the last may be shorter), each (n, d)."""
-        (first, *others) = self._read
+        (first, *others) = self.read_from
         if not others and isinstance(first, StoredRows):
             yield from first.blocks(rows, size)
             return
@@ -82,12 +83,12 @@ class IndexFeatures:
 
     def verify(self) -> None:
         """Compares every byte that may be read with its checksum; raises SdcError where one differs."""
-        for part in self._read:
+        for part in self.read_from:
             part.verify()
 
     def read_at_random(self) -> None:
         """Tells the system that single rows are read, else it reads 30 times as much around each."""
-        for part in self._read:
+        for part in self.read_from:
             part.read_at_random()
 
 

@@ -81,7 +81,7 @@ def test_a_damaged_copy_is_found_by_verify(rows, tmp_path):
     path = tmp_path / "feats.h5.int8"
     copy = compact_rows(rows, "int8")
     data = bytearray(path.read_bytes())
-    data[data.find(np.asarray(copy.values).tobytes()) + 40] ^= 1
+    data[data.find(np.asarray(copy.features).tobytes()) + 40] ^= 1
     path.write_bytes(data)
     with pytest.raises(SdcError, match=r"feats\.h5\.int8 is damaged in /features, rows 0 to 299"):
         compact_rows(rows, "int8").verify()
