@@ -23,8 +23,9 @@ def test_the_public_names():
 
     assert kernels.__all__ == [
         "LOSSES", "PAIRS", "QUANTIZATIONS",
-        "Loss", "calibration_loss", "hamming_available", "hamming_nearest", "quantile_table", "refine",
-        "sample_length", "table_scores", "teacher_order",
+        "Loss", "best_scores", "calibration_loss", "hamming_available", "hamming_nearer", "hamming_nearest",
+        "key_positions", "linear", "quantile_table", "refine", "sample_length", "table_scores", "teacher_order",
+        "whole_products",
     ]  # fmt: skip
     assert average_precision(np.array([0, 1]), np.array([True, False])) == 1.0
     assert retrieve.__name__ == "sdc.retrieve"

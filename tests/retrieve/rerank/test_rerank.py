@@ -544,4 +544,4 @@ def test_the_command_prints_what_the_order_goes_by(scene):
     assert done.output.splitlines()[-1] == "img/0007.png: img/0007.png (1.0000)  img/0011.png (1.0000)"
     found = json.loads(CliRunner().invoke(command, [*asked, "--json"]).stdout)
     assert found["rerank"]["shortlist"] == 5
-    assert list(found["results"][0]["neighbors"][0]) == ["id", "row", "distance", "similarity"]
+    assert list(found["results"][0]["neighbors"][0]) == ["id", "row", "distance", "similarity", "label"]
