@@ -21,6 +21,8 @@ import xxhash
 
 from sdc.errors import SdcError, UsageError, log
 
+_FINGERPRINT = re.compile("[0-9a-f]{32}")
+
 
 def checksum(data: Any) -> str:
     """XXH3 (64 bit) of a bytes-like object, as 16 hex digits. Runs at memory speed."""
@@ -100,6 +102,8 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str =
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str) and _FINGERPRINT.fullmatch(value):
+        return f"{value[:8]}…"  # enough to tell two apart
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
 

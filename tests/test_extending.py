@@ -211,11 +211,13 @@ def test_an_engine(db, monkeypatch):
         def find(self, names):
             return {name: (code, row) for row, name, code, _ in tables[self.name][1] if name in names}
 
-        def search(self, codes, k, *, radius=None, labels=(), nprobe=None, exact=False):
+        def search(self, codes, k, *, radius=None, labels=(), nprobe=None, exact=False, with_codes=False):
             items = [item for item in tables[self.name][1] if not labels or item[3] in labels]
             rows, names, stored, held = zip(*items, strict=True)
-            hits = [Hits.sorted(rows, each, names, held) for each in hamming(codes, np.stack(stored))]
-            return [Hits(one.rows[:k], one.distances[:k], one.ids[:k], one.labels[:k]) for one in hits]
+            stored = np.stack(stored)
+            coded = stored if with_codes else None
+            hits = [Hits.sorted(rows, each, names, held, coded) for each in hamming(codes, stored)]
+            return [one.take(np.arange(min(k, len(items)))) for one in hits]
 
         def close(self):
             pass
