@@ -104,7 +104,7 @@ def test_another_index_is_refused_by_name_unless_replacing(url, make_index):
     with pytest.raises(UsageError, match="bits: found 64, wanted 128; count: found 300, wanted 200") as caught:
         run(PushSettings(url, other.path))
     for each in (index, other):
-        assert record_of(each, "flat").fingerprint in str(caught.value)
+        assert f"{record_of(each, 'flat').fingerprint[:8]}…" in str(caught.value)
     assert rows_there(url)[0] == 300
     assert run(PushSettings(url, other.path, overwrite=True))["pushed"] == 200
     assert rows_there(url) == (200, other.database.rows.tolist())
