@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from sklearn.datasets import load_digits
 
 from sdc.cli import cli
 from sdc.compare import CompareSettings, contenders
@@ -26,6 +25,8 @@ from sdc.retrieve.features import Cosines, Nearest, nearest
 from sdc.train.fit_tables import DIALS
 from sdc.train.methods.itq import METHOD as ITQ
 from sdc.train.model import Model
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 QUERIES, AT = 50, 40
 METHODS = ("sdc", "sdc-asymmetric", "itq", "sign", "random-rotation", "pq", "rabitq", "float16")

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skimage.data
-import sklearn.datasets
 from PIL import Image, ImageOps
 
 NOBODY = 65534
@@ -87,10 +85,9 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "p
 @pytest.fixture(scope="session")
 def photographs() -> dict[str, Image.Image]:
     """Real pictures of many shapes, colour and grey, none above 320 pixels."""
-    pictures = {name: Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS}
-    pictures |= {
-        name: Image.fromarray(sklearn.datasets.load_sample_image(f"{name}.jpg")) for name in ("china", "flower")
-    }
+    photographs, datasets = pytest.importorskip("skimage.data"), pytest.importorskip("sklearn.datasets")
+    pictures = {name: Image.fromarray(getattr(photographs, name)()) for name in PHOTOGRAPHS}
+    pictures |= {name: Image.fromarray(datasets.load_sample_image(f"{name}.jpg")) for name in ("china", "flower")}
     for picture in pictures.values():
         picture.thumbnail((320, 320))
     return pictures

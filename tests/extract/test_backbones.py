@@ -13,7 +13,6 @@ import pytest
 import torch
 import warm
 from PIL import Image
-from sklearn.datasets import load_sample_image
 
 from sdc.errors import SdcError, UsageError
 from sdc.extract import backbones
@@ -26,6 +25,8 @@ from sdc.extract.images import Preprocessing
 from sdc.extract.run import ExtractSettings
 from sdc.extract.run import extract_features as run
 from sdc.extract.store import FeatureStore
+
+load_sample_image = pytest.importorskip("sklearn.datasets").load_sample_image
 
 TINY = "test_resnet"  # of timm: 0.5 million parameters
 

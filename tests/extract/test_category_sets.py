@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
 from sdc.cli import cli
 from sdc.errors import SdcError, UsageError
@@ -25,6 +24,9 @@ from sdc.extract.datasets import DATASETS, Prefixes
 from sdc.extract.run import ExtractSettings
 from sdc.extract.run import extract_features as run
 from sdc.extract.store import FeatureStore
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
+load_sample_images = pytest.importorskip("sklearn.datasets").load_sample_images
 
 SMALL = (
     "--backbone",

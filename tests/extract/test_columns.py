@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as arrow
-import pyarrow.feather as feather
-import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +20,11 @@ from sdc.errors import SdcError, UsageError
 from sdc.extract import ImportSettings, import_features, read_vectors
 from sdc.extract.readers import open_source, table
 from sdc.extract.store import FeatureStore
+
+pd = pytest.importorskip("pandas")
+arrow = pytest.importorskip("pyarrow")
+feather = pytest.importorskip("pyarrow.feather")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 N, D = 24, 5
 X = np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)

@@ -16,9 +16,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pyarrow as arrow
-import pyarrow.feather as feather
-import pyarrow.parquet as parquet
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -29,6 +26,10 @@ from sdc.extract import ImportSettings, read_vectors
 from sdc.extract import import_features as run
 from sdc.extract.readers import table
 from sdc.extract.store import FeatureStore, RowNumberIds, default_splits
+
+arrow = pytest.importorskip("pyarrow")
+feather = pytest.importorskip("pyarrow.feather")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 N, D = 700, 24
 

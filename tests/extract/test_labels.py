@@ -10,8 +10,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +25,9 @@ from sdc.retrieve.update.changes import add
 from sdc.retrieve.update.settings import AddSettings
 from sdc.text import natural_key
 from sdc.train.model import Model
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 N = 600
 Y = np.arange(N) % 12

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from sdc.cli import cli
 from sdc.errors import SdcError
@@ -24,6 +23,8 @@ from sdc.extract import datasets
 from sdc.extract.run import ExtractSettings
 from sdc.extract.run import extract_features as run
 from sdc.extract.store import FeatureStore
+
+load_sample_images = pytest.importorskip("sklearn.datasets").load_sample_images
 
 SMALL = ("--backbone", "test_resnet", "--weights", "random:0", "--image-size", 32, "--device", "cpu", "--workers", 1)
 

@@ -5,11 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 HERE = Path(__file__).parent
 FILES = sorted(path.name for path in (HERE / "interpreted").glob("test_*.py"))
+
+
+def version(module):
+    return tuple(int(number) for number in module.__version__.split(".")[:2])
+
+
+pytestmark = pytest.mark.skipif(
+    version(triton) <= (3, 6) and version(numpy) >= (2, 4),
+    reason="the interpreter of Triton up to 3.6 fails with NumPy from 2.4 on",
+)
 
 
 def interpreted(name, mark, timeout):

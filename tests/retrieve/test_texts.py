@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as arrow
-import pyarrow.parquet as parquet
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +15,9 @@ from sdc.errors import SdcError
 from sdc.extract import ImportSettings, import_features
 from sdc.extract.store import FeatureStore
 from sdc.retrieve.index import Index
+
+arrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 N, D = 40, 16
 X = np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)

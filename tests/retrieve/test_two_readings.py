@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 
-import faiss
 import numpy as np
 import pytest
 
@@ -17,6 +16,8 @@ from sdc.retrieve.index import Index
 from sdc.retrieve.rerank import float_search
 from sdc.retrieve.rerank.scoring import asymmetric
 from sdc.train import Model
+
+faiss = pytest.importorskip("faiss")
 
 ROWS, DIMENSION, QUERIES = 2000, 24, 100
 QUICK = ("--bits", "32", "--steps", "15", "--batch-size", "512", "--hidden", "32")

@@ -9,11 +9,9 @@ import tempfile
 
 import h5py
 import numpy as np
-import pyarrow
 import pytest
 import torch
 import warm
-from pyarrow import parquet
 
 from sdc.errors import UsageError
 from sdc.extract import ImportSettings, import_features
@@ -21,6 +19,9 @@ from sdc.extract.readers import read_tables
 from sdc.extract.store import FeatureStore
 from sdc.files import json_text
 from sdc.retrieve.index import Index
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 N = 300
 STRANGE = os.fsdecode(b"caf\xe9")  # a name in Latin-1, as old disks and archives have them

@@ -6,13 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
 
 import sdc
 from sdc.errors import SdcError, UsageError
 from sdc.train.methods import load_method
 from sdc.train.methods.sh import smallest_modes
 from sdc.train.model import Model
+
+PCA = pytest.importorskip("sklearn.decomposition").PCA
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((600, 20)) @ RNG.standard_normal((20, 24)) + 3).astype(np.float32)

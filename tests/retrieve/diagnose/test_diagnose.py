@@ -9,7 +9,6 @@ import logging
 import numpy as np
 import pytest
 from scipy.stats import beta, binom, wasserstein_distance
-from sklearn.datasets import load_digits
 
 import sdc
 from sdc.errors import SdcError, UsageError
@@ -20,6 +19,8 @@ from sdc.retrieve.diagnose.run import DiagnoseSettings, bit_use, measure, run, t
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.threads import faiss_module
 from sdc.train.model import Model
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 RNG = np.random.default_rng(0)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mmap
 
-import faiss
 import numpy as np
 import pytest
 
 from sdc.retrieve.index import faiss_layout
+
+faiss = pytest.importorskip("faiss")
 
 CODES = np.random.default_rng(0).integers(0, 256, (500, 4), dtype=np.uint8)
 OTHER = f"FAISS {faiss.__version__} lays this index out otherwise than sdc.retrieve.index.faiss_layout reads it: "

@@ -15,11 +15,10 @@ from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import hamming
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.index_types import ivf_lists, ivf_search
-from sdc.retrieve.index.threads import faiss_module
 from sdc.retrieve.update.changes import remove
 from sdc.retrieve.update.settings import RemoveSettings
 
-faiss = faiss_module()
+faiss = pytest.importorskip("faiss")
 
 
 def clustered(count, width=8, centres=40, seed=0):
