@@ -2,30 +2,33 @@
 
     python bench/kernel_bench.py              # what this machine has; writes bench/results/kernel_*.csv and .png
     python bench/kernel_bench.py --check      # only compare every implementation with the float64 reference
-    python bench/kernel_bench.py --quick      # the sizes of the project's bars only
+    python bench/kernel_bench.py --quick      # the sizes of the project's bars only, and a CSV of them
 
 "eager" is one matrix product for each similarity, one torch.sort, one gather, and autograd. With a CUDA device the
 Triton kernels run against eager in float32 and in TF32 and against eager under torch.compile. Without one the CPU
 kernel runs against eager, and what is known of the Triton kernels without a GPU is printed: their resources, from
 compiling them ahead of time, and a model's times, marked "predicted, not measured".
 
-Times are medians of interleaved runs, in milliseconds; memory is the peak above what the inputs take. Nothing is
-timed before every implementation has given the reference's loss and gradient.
+Times are medians, in milliseconds: on a CPU of interleaved runs; on a device of CUDA graphs that are replayed, and
+beside them (`wall_ms`) what a loop in Python sees, which at small batches is Python itself. Memory is the peak above
+what the inputs take. Nothing is timed before every implementation has given the reference's loss and gradient.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import ctypes
 import datetime
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import torch
+from gpu_timing import graphed, seen_by_python, timed
 from torch import Tensor
 
 from sdc import __version__
@@ -36,7 +39,10 @@ RESULTS = Path(__file__).parent / "results"
 BARS = [(1024, 512, 64), (4096, 512, 64), (4096, 2048, 64)]
 GRID = [(b, d, 64) for d in (512, 2048) for b in (64, 128, 256, 512, 1024, 2048, 4096, 8192)]
 GRID += [(1024, 512, k) for k in (16, 512)] + [(1024, 4096, 64)]
-FIELDS = ["device", "implementation", "B", "d", "K", "pass", "ms", "ms_min", "ms_max", "mib", "gb_s", "predicted_ms"]
+FIELDS = [
+    "device", "implementation", "B", "d", "K", "pass", "ms", "ms_min", "ms_max", "wall_ms", "mib", "gb_s",
+    "predicted_ms",
+]  # fmt: skip
 Run = Callable[[bool], None]
 
 
@@ -56,20 +62,27 @@ def implementations(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor],
     def by(name: str) -> Callable[[Tensor, Tensor, Tensor], functional.Loss]:
         return lambda x, z, q: calibration_loss(x, z, q, implementation=name)
 
-    def in_tf32(x: Tensor, z: Tensor, q: Tensor) -> functional.Loss:
-        torch.backends.cuda.matmul.allow_tf32 = True
-        try:
-            return by("eager")(x, z, q)
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = False
-
     if device == "cuda":
-        compiled = torch.compile(by("eager"), dynamic=False)
-        return {"eager": by("eager"), "eager tf32": in_tf32, "compiled": compiled, "triton": by("triton")}
+        torch._dynamo.reset()  # else it compiles no more from some number of shapes on, and runs eager, silently
+        compiled = torch.compile(by("eager"), dynamic=False, fullgraph=True)
+        plain, ours = by("eager"), by("triton")
+        return {"eager": plain, "eager tf32": plain, "compiled": compiled, "triton": ours, "triton tf32": ours}
     found = {"eager": by("eager")}
     if cpu.available():
         found["cpu"] = by("cpu")
     return found | {"auto": lambda x, z, q: calibration_loss(x, z, q)}
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Products in TF32 meanwhile, in both passes, where the name of an implementation says so."""
+    switch = torch.backends.cuda.matmul
+    before = switch.fp32_precision
+    switch.fp32_precision = "tf32" if name.endswith("tf32") else "ieee"
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
 
 
 def check(device: str) -> None:
@@ -78,7 +91,7 @@ def check(device: str) -> None:
         x, z, q = inputs(b, d, k, device)
         wanted = reference.calibration_loss(x.cpu().numpy(), z.detach().cpu().numpy(), q.cpu().numpy())
         for name, run in implementations(device).items():
-            if name == "eager tf32":
+            if name.endswith("tf32"):
                 continue  # its rounding moves ranks: it is timed, not trusted
             z.grad = None
             loss = run(x, z, q)
@@ -135,26 +148,58 @@ def measure(case: tuple[int, int, int], device: str, seconds: float) -> list[dic
     b, d, k = case
     x, z, q = inputs(*case, device)
     runs = implementations(device)
-    memory = {name: peak(run, x, z, q) for name, run in runs.items()}
+    memory = {}
+    for name, run in runs.items():
+        with precision(name):
+            memory[name] = peak(run, x, z, q)
     rows = []
     for backward in (False, True):
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        began = time.perf_counter()
-        while len(times["eager"]) < 4 or (time.perf_counter() - began < seconds and len(times["eager"]) < 200):
-            for name, run in runs.items():
-                times[name].append(once(run, x, z, q, backward))
-        for name, taken in times.items():
-            kept = taken[1:]
-            ms = statistics.median(kept)
+        found = on_device(runs, x, z, q, backward) if device == "cuda" else on_cpu(runs, x, z, q, backward, seconds)
+        for name, (ms, least, most, wall) in found.items():
             moved = sum(model.eager_bytes(b, d, k).values()) if "triton" not in name else _fused(b, d, k)
             rows.append({
                 "device": device, "implementation": name, "B": b, "d": d, "K": k,
-                "pass": "step" if backward else "forward", "ms": round(ms, 4), "ms_min": round(min(kept), 4),
-                "ms_max": round(max(kept), 4), "mib": round(memory[name], 1),
+                "pass": "step" if backward else "forward", "ms": round(ms, 4), "ms_min": round(least, 4),
+                "ms_max": round(most, 4), "wall_ms": wall, "mib": round(memory[name], 1),
                 "gb_s": round(moved / ms / 1e6, 1) if backward and device == "cuda" else "",
                 "predicted_ms": predicted(name, case) if device == "cuda" and backward else "",
             })  # fmt: skip
     return rows
+
+
+Implementations = dict[str, Callable[..., functional.Loss]]
+Found = dict[str, tuple[float, float, float, float | str]]  # median, least, most, and as Python sees it, milliseconds
+
+
+def on_cpu(runs: Implementations, x: Tensor, z: Tensor, q: Tensor, backward: bool, seconds: float) -> Found:
+    """The implementations take turns, so that a drift of the machine's speed touches all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    began = time.perf_counter()
+    while len(times["eager"]) < 4 or (time.perf_counter() - began < seconds and len(times["eager"]) < 200):
+        for name, run in runs.items():
+            times[name].append(once(run, x, z, q, backward))
+    return {name: (statistics.median(t[1:]), min(t[1:]), max(t[1:]), "") for name, t in times.items()}
+
+
+def on_device(runs: Implementations, x: Tensor, z: Tensor, q: Tensor, backward: bool) -> Found:
+    """Each in a graph by itself, then launched from Python."""
+    found: Found = {}
+    repeats = 30 if len(x) < 4096 else 10
+    for name, run in runs.items():
+
+        def step(run: Callable[..., functional.Loss] = run) -> None:
+            z.grad = None
+            if backward:
+                run(x, z, q).total.backward()
+            else:
+                with torch.no_grad():
+                    run(x, z, q)
+
+        with precision(name):
+            wall = seen_by_python(step, "cuda", repeats)["wall_us"] / 1e3
+            alone = timed(graphed(step, "cuda"), "cuda", repeats)
+        found[name] = alone.us / 1e3, alone.us_min / 1e3, alone.us_max / 1e3, round(wall, 4)
+    return found
 
 
 def _fused(b: int, d: int, k: int) -> int:
@@ -167,8 +212,9 @@ def predicted(name: str, case: tuple[int, int, int]) -> float | str:
     chip = next((chip for label, chip in model.CHIPS.items() if label in device), None)
     if chip is None or name == "compiled":
         return ""
-    if name == "triton":
-        return round(1e3 * model.predict_rows(chip, *case, 32, aot.sort_cost(chip.capability, case[0])).step, 4)
+    if name.startswith("triton"):
+        cost = aot.sort_cost(chip.capability, case[0])
+        return round(1e3 * model.predict_rows(chip, *case, 32, cost, tf32="tf32" in name).step, 4)
     return round(1e3 * model.predict_eager(chip, *case, tf32="tf32" in name).step, 4)
 
 
@@ -275,11 +321,12 @@ def main(only_check: bool, quick: bool, seconds: float, out: Path) -> None:
         rows += measure(case, device, seconds)
         click.echo(f"measured B={case[0]}, d={case[1]}, K={case[2]}", err=True)
     show(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"kernel_{device}{'_quick' if quick else ''}.csv"
+    write(rows, path)
     if not quick:
-        out.mkdir(parents=True, exist_ok=True)
-        write(rows, out / f"kernel_{device}.csv")
-        plot(rows, out / f"kernel_{device}.png")
-        click.echo(f"\nwritten: {out / f'kernel_{device}.csv'} and .png")
+        plot(rows, path.with_suffix(".png"))
+    click.echo(f"\nwritten: {path}{'' if quick else ' and .png'}")
     if device == "cpu":
         show_without_gpu()
 

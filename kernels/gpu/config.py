@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 LARGEST_SORT = 16384  # rows that one program of K2 sorts; above, panels go through torch.sort
 LARGEST_HALVES = 4096  # pairs that one program of the halves kernel sorts; above, torch.sort
@@ -83,6 +84,15 @@ def shared_limit(capability: int) -> int:
         raise ValueError(f"the Triton kernels need compute capability 8.0 or newer, got sm_{capability}")
     # A chip that is not listed is taken for the smallest known: it may be slower than need be, never too big.
     return _SHARED.get(capability, min(_SHARED.values()))
+
+
+def addressable(matrix: Any) -> bool:
+    """Whether the kernels take a matrix as it lies in memory: rows in one piece, at offsets below 2³¹ elements.
+
+    The backward kernel of `rows` counts in 32 bits, since 64 would spill registers. What is copied for it fits: its B²
+    slopes would fill any memory long before B·K reaches 2³¹.
+    """
+    return bool(matrix.stride(1) == 1 and len(matrix) * matrix.stride(0) < 1 << 31)
 
 
 def sort_config(n: int) -> Sort:

@@ -71,8 +71,9 @@ def _feature_similarity(X_ptr, pair, mask, stride, N, d, PAIRS: tl.constexpr, DE
 def _load_pair(Z_ptr, pair, mask, stride, N, K, BLOCK_K: tl.constexpr):
     k = tl.arange(0, BLOCK_K)
     inside = mask[:, None] & (k < K)[None, :]
-    z_i = tl.load(Z_ptr + pair[:, None] * stride + k[None, :], mask=inside, other=0.0)
-    z_j = tl.load(Z_ptr + (pair + N)[:, None] * stride + k[None, :], mask=inside, other=0.0)
+    row_i, row_j = pair[:, None].to(tl.int64), (pair + N)[:, None].to(tl.int64)
+    z_i = tl.load(Z_ptr + row_i * stride + k[None, :], mask=inside, other=0.0)
+    z_j = tl.load(Z_ptr + row_j * stride + k[None, :], mask=inside, other=0.0)
     return z_i, z_j
 
 
@@ -119,6 +120,7 @@ def halves_backward_kernel(
     h_j = z_j * inverse_norm(tl.sum(z_j * z_j, axis=1))[:, None]
     k = tl.arange(0, BLOCK_K)
     inside = mask[:, None] & (k < K)[None, :]
-    out_i = dZ_ptr + pair[:, None] * dZ_stride + k[None, :]
+    out_i = dZ_ptr + pair[:, None].to(tl.int64) * dZ_stride + k[None, :]
+    out_j = dZ_ptr + (pair + N)[:, None].to(tl.int64) * dZ_stride + k[None, :]
     tl.store(out_i, raw_gradient(z_i, slope * h_j, pull), mask=inside)
-    tl.store(out_i + N * dZ_stride, raw_gradient(z_j, slope * h_i, pull), mask=inside)
+    tl.store(out_j, raw_gradient(z_j, slope * h_i, pull), mask=inside)

@@ -80,8 +80,8 @@ def _prepared(features: Tensor, outputs: Tensor, quantiles: Tensor) -> tuple[Ten
         raise ValueError(f"the Triton kernels need a CUDA device, got tensors on {outputs.device}")
     if features.dtype not in FEATURE_TYPES:
         features = features.float()
-    rows = [t if t.stride(-1) == 1 else t.contiguous() for t in (features.detach(), outputs.float())]
-    return rows[0], rows[1], quantiles.detach().float().contiguous()
+    x, z = (t if config.addressable(t) else t.contiguous() for t in (features.detach(), outputs.float()))
+    return x, z, quantiles.detach().float().contiguous()
 
 
 @functools.cache

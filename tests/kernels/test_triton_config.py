@@ -42,6 +42,20 @@ def test_halves(N, log_n, warps):
     assert config.halves_config(90, N, 64) == config.Halves(4, 256, Sort(log_n, warps), 64)
 
 
+@pytest.mark.parametrize(
+    ("shape", "stride", "taken"),
+    [
+        ((4096, 64), (64, 1), True),
+        ((4096, 64), (128, 1), True),  # every other row
+        ((4096, 64), (1, 4096), False),
+        ((65536, 64), (32767, 1), True),
+        ((65536, 64), (32768, 1), False),  # the last rows lie beyond 2³¹
+    ],
+)
+def test_matrices_beyond_32_bits_are_copied(shape, stride, taken):
+    assert config.addressable(torch.empty_strided(shape, stride, device="meta")) == taken
+
+
 def test_out_of_range():
     with pytest.raises(ValueError, match="sm_75"):
         config.rows_config(75, 64, 64, 16)
