@@ -30,6 +30,7 @@ RIDGE = 10.0
 LEAST_ROWS = 1024  # to fit tables to: a few rows a value of a byte
 HELD_OUT, SPARE = 500, 20  # rows that tables are checked on, where there are so many times as many
 DATABASE, NEIGHBORS = 10_000, 10  # rows among which the nearest are looked for, and how many
+BLOCK = 4096  # rows
 SAMPLE = 100_000  # rows that tables are fitted to, at most
 ANCHORS, BANK, RATE, STUDENT, FIDELITY = 512, 2048, 0.02, 0.03, 2.0  # of learning the tables that score
 
@@ -83,8 +84,15 @@ def fit_tables(codes: np.ndarray, rows: np.ndarray, ridge: float = RIDGE) -> Byt
             f"byte tables need at least {LEAST_ROWS} training rows, found {len(rows)}: train without --tables"
         )
     mean = rows.mean(axis=0)
-    variance = float(np.square(rows - mean, dtype=np.float64).sum(axis=1).mean())
-    return _with_lengths(ByteTables.on_grid(_least_squares(codes, rows - mean, ridge), mean, variance), codes)
+    centred = rows - mean
+    squares = [np.square(block, dtype=np.float64).sum(axis=1) for block in _blocks(centred)]
+    variance = float(np.concatenate(squares).mean())
+    return _with_lengths(ByteTables.on_grid(_least_squares(codes, centred, ridge), mean, variance), codes)
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Consecutive parts, so that what is computed of all rows takes no memory for all at once."""
+    return np.array_split(rows, max(1, len(rows) // BLOCK))
 
 
 def _least_squares(codes: np.ndarray, centred: np.ndarray, ridge: float) -> np.ndarray:
@@ -116,7 +124,7 @@ def _selection(codes: np.ndarray) -> scipy.sparse.csr_matrix:
 
 def _with_lengths(tables: ByteTables, codes: np.ndarray) -> ByteTables:
     """The tables with the range of the decoded vectors' lengths."""
-    length = np.linalg.norm(tables.decode(codes), axis=1)
+    length = np.concatenate([np.linalg.norm(tables.decode(block), axis=1) for block in _blocks(codes)])
     shortest, longest = float(length.min()), float(length.max())
     return replace(tables, shortest=shortest, longest=max(longest, shortest + 1e-6))
 
@@ -134,12 +142,12 @@ def fit_encoder(
     """
     rng = np.random.default_rng(seed)
     codes = pack_signs(outputs)
-    deviation = rows.std(axis=0)
+    deviation = rows.std(axis=0) if dial.noise else np.float32(0)
     with Progress("refine", dial.turns + 2, "turns") as progress:
         for turn in range(dial.turns):
             level = np.float32(dial.noise * (1 - (turn + 1) / dial.turns) ** 0.5)
-            noise = rng.standard_normal(rows.shape, dtype=np.float32) * (level * deviation) if level else 0
-            tables = fit_tables(codes, rows + noise)
+            noise = rng.standard_normal(rows.shape, dtype=np.float32) * (level * deviation) if level else None
+            tables = fit_tables(codes, rows if noise is None else rows + noise)
             codes = tables.encode(rows, outputs, price, rounds=1, perturbations=dial.kicks, start=codes)
             progress.advance()
         for _ in range(2):
@@ -166,10 +174,8 @@ def learn_decoder(tables: ByteTables, rows: np.ndarray, codes: np.ndarray, steps
     generator = torch.Generator().manual_seed(seed)
     count, bytes_ = codes.shape
     start = torch.from_numpy(tables.vectors.astype(np.float32) / np.float32(tables.scale)).flatten(0, 1)
-    vectors, log_scale = (
-        nn.Parameter(start.clone()),
-        nn.Parameter(torch.tensor(np.log(STUDENT), dtype=torch.float32)),
-    )
+    vectors = nn.Parameter(start.clone())
+    log_scale = nn.Parameter(torch.tensor(np.log(STUDENT), dtype=torch.float32))
     rate = RATE * float(start.std())
     optimizer = torch.optim.Adam([{"params": [vectors], "lr": rate}, {"params": [log_scale], "lr": 1e-2}])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, 1e-2], total_steps=steps, pct_start=0.1)
@@ -273,10 +279,9 @@ class _HeldOut:
 
 def _other_price(held_out: _HeldOut, tables: CodeTables, codes: np.ndarray, margins: np.ndarray) -> float:
     """A better price for both readings of long codes, by whether held-out rows find more by Hamming than signs do."""
-    query_codes = tables.encode(held_out.unit, held_out.outputs, query=True)
+    refined = held_out.by_hamming(tables.encode(held_out.unit, held_out.outputs, query=True), codes)
     signs = held_out.by_hamming(pack_signs(held_out.outputs), pack_signs(margins))
-    gain = held_out.by_hamming(query_codes, codes) / max(signs, 1e-9)
-    return tables.price * next((factor for least, factor in GAINS if gain >= least), DEAR)
+    return tables.price * next((factor for least, factor in GAINS if refined >= least * signs), DEAR)
 
 
 def _sample(
