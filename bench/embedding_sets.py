@@ -2,10 +2,12 @@
 
     python bench/embedding_sets.py text --out text.h5     (4 minutes on 2 cores)
     python bench/embedding_sets.py sift --out sift.h5     (20 seconds)
+    python bench/embedding_sets.py sift --faint --out sift-faint.h5     (some minutes, 200,000 and more)
 
 text: sentence embeddings (384-d, unit length) of WordNet 3.0's glosses, definition and examples as they stand, by
 all-MiniLM-L6-v2; labels are WordNet's 45 lexicographer files. Needs Debian's wordnet-base. sift: SIFT descriptors
-(128-d, non-negative whole numbers) of the 19 photographs inside scikit-image and scikit-learn; no labels. Both need
+(128-d, non-negative whole numbers) of the 19 photographs inside scikit-image and scikit-learn; no labels; with
+--faint also those of fainter keypoints, and of the photographs' mirror images. Both need
 `pip install 'sdc-hash[bench]'` and go through `sdc import`: 1000 random rows are the queries, all others the database,
 a random part of which is the train split.
 """
@@ -26,6 +28,7 @@ from sdc.progress import Progress
 QUERIES = 1000
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 CHUNK = 2048  # sentences between two steps of the progress bar
+FAINT = {"c_dog": 0.001, "c_edge": 100, "n_scales": 5}  # 4 times the keypoints of Lowe's thresholds
 # By package and folder. Drawings, diagrams and scanned pages are left out.
 PHOTOGRAPHS = {
     ("skimage", "data"): [
@@ -90,8 +93,13 @@ def photographs() -> list[Path]:
     return [folder_of(package) / folder / name for (package, folder), names in PHOTOGRAPHS.items() for name in names]
 
 
-def descriptors(paths: list[Path]) -> tuple[list[str], np.ndarray]:
-    """ids and SIFT descriptors (n, 128) uint8, Lowe 2004, of all keypoints; a descriptor that repeats, once."""
+def descriptors(paths: list[Path], *, faint: bool = False) -> tuple[list[str], np.ndarray]:
+    """ids and SIFT descriptors (n, 128) uint8, Lowe 2004, of all keypoints; a descriptor that repeats, once.
+
+    Args:
+        faint: take fainter keypoints too, in finer steps of scale, and those of the mirror images, whose descriptors
+            are others.
+    """
     from PIL import Image
     from skimage.feature import SIFT
 
@@ -101,10 +109,11 @@ def descriptors(paths: list[Path]) -> tuple[list[str], np.ndarray]:
         for path in paths:
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("L")) / np.float32(255)
-            sift = SIFT()
-            sift.detect_and_extract(pixels)
-            blocks.append(sift.descriptors)
-            ids += [f"{path.stem}:{number}" for number in range(len(sift.descriptors))]
+            for name, view in ((path.stem, pixels), (f"{path.stem}, mirrored", pixels[:, ::-1]))[: 1 + faint]:
+                sift = SIFT(**FAINT) if faint else SIFT()
+                sift.detect_and_extract(view)
+                blocks.append(sift.descriptors)
+                ids += [f"{name}:{number}" for number in range(len(sift.descriptors))]
             progress.advance(1)
     vectors, first = np.unique(np.concatenate(blocks), axis=0, return_index=True)
     order = np.argsort(first)
@@ -155,9 +164,10 @@ def text(out: Path, sentences: int, train: int, wordnet: Path) -> None:
 @main.command(help="SIFT descriptors of sample photographs.")
 @output("sift.h5")
 @click.option("--train", default=10_000, show_default=True, help="Rows of the train split.")
-def sift(out: Path, train: int) -> None:
-    ids, vectors = descriptors(photographs())
-    write(out, "sift", train, vectors, ids=ids)
+@click.option("--faint", is_flag=True, help="Fainter keypoints too, and the mirror images: 7 times as many.")
+def sift(out: Path, train: int, faint: bool) -> None:
+    ids, vectors = descriptors(photographs(), faint=faint)
+    write(out, "sift-faint" if faint else "sift", train, vectors, ids=ids)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,9 @@ def test_the_sift_set_is_distinct_descriptors_of_unit_energy(tmp_path):
     assert all(path.exists() for path in paths)
     ids, vectors = SETS["descriptors"](paths[-1:] * 2)
     assert {name.split(":")[0] for name in ids} == {"flower"}
+    more, _ = SETS["descriptors"](paths[-1:], faint=True)
+    assert len(more) > 4 * len(ids)
+    assert {name.split(":")[0] for name in more} == {"flower", "flower, mirrored"}
     assert vectors.dtype == np.uint8
     assert len(np.unique(vectors, axis=0)) == len(vectors) == len(ids) > 300
     np.testing.assert_allclose(np.linalg.norm(vectors.astype(float), axis=1), 512, rtol=0.02)
