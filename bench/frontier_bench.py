@@ -168,7 +168,7 @@ def _hashed(name: str, data: Data, size: int, how: dict[str, Any], *, alone: boo
         if precision == "stored":
             _check_rerank(data, fine)
         built = Built(f"{name} reranked{', int8' * (precision == 'int8')}", size, memory, memory + disk, seconds)
-        for factor in (2, 5, 10, 20, 50, 100, "auto"):
+        for factor in (2, 5, 10, 20, 50, 100, *["auto"] * alone):  # for signs it may take most of the items
             yield built.at(f"factor {factor}", lambda q, f=factor, i=fine: i.search(q, K, rerank=f).rows)
 
 
