@@ -42,11 +42,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? " if near else ""
 
 
-def shortened(text: str, most: int) -> str:
-    """The text, without its middle where it has more than `most` characters."""
+def shortened(text: str, most: int, head: int | None = None) -> str:
+    """The text, without its middle where it has more than `most` characters; `head` of them are from its beginning."""
     if len(text) <= most:
         return text
-    head = (most - 1) // 2
+    head = (most - 1) // 2 if head is None else head
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
 
 
@@ -64,11 +64,19 @@ def few(items: Iterable[object], separator: str = ", ", most: int = 120) -> str:
 
 
 def _fitted(message: str) -> str:
-    """A message of at most `LONGEST` characters: long words are cut before anything else is, addresses never."""
+    """A message of at most `LONGEST` characters: long words are cut before anything else is, addresses never.
+
+    Of a path more is kept of its end, the name of the file.
+    """
     for longest, mark in ((100, ""), (60, ""), (40, ""), (24, "/")):
         if len(message) <= LONGEST:
             return message
         words = message.split(" ")
-        cut = [shortened(word, longest) if mark in word and "://" not in word else word for word in words]
+        cut = [
+            shortened(word, longest, longest // 3 if "/" in word else None)
+            if mark in word and "://" not in word
+            else word
+            for word in words
+        ]
         message = " ".join(cut)
     return shortened(message, LONGEST)

@@ -153,10 +153,11 @@ def temporary(path: Path) -> Path:
 
 def linked_file(path: Path) -> Path:
     """The file that links at `path` lead to, there or not; folders stay as they are named. Of a circle, one of it."""
-    for _ in range(40):  # as many as Linux follows
-        if not path.is_symlink():
-            break
-        path = path.parent / os.readlink(path)
+    with contextlib.suppress(PermissionError):  # whoever opens it is told so
+        for _ in range(40):  # as many as Linux follows
+            if not path.is_symlink():
+                break
+            path = path.parent / os.readlink(path)
     return path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import warm
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -136,10 +136,27 @@ def test_any_shape_equals_eager_in_float64(size: int, width: int, bits: int, los
     assert (gradient - z.grad).abs().max() <= 1e-12
 
 
+def has_digits(features: Tensor, outputs: Tensor, quantiles: Tensor, loss: str) -> bool:
+    """Whether 32 bits can keep six digits of the gradient.
+
+    Not where almost all rows are parallel: it is what a row's pull leaves across its own direction, there a small
+    difference of large numbers. Nor where a similarity is at its target up to rounding, on either side of it.
+    """
+    exact = [each.double() for each in (features, outputs, quantiles)]
+    size, lengths = len(outputs), exact[1].norm(dim=1, keepdim=True)
+    others = ~torch.eye(size, dtype=torch.bool)
+    targets = exact[2][cpu.ranks(features).clamp(0, size - 2).long()]
+    similarities = (exact[1] / lengths) @ (exact[1] / lengths).T
+    if float((similarities - targets)[others].abs().min()) < 1e-6:
+        return False
+    return outputs.shape[1] == 1 or float(run(*exact, loss)[1].norm()) > 0.15 * 2 / size * float((1 / lengths).norm())
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 24), st.integers(1, 33), st.sampled_from(LOSSES), st.integers(0, 99))
 def test_any_shape_matches_the_reference_in_float32(size: int, bits: int, loss: str, seed: int) -> None:
     x, z, q = batch(size, 10, bits, seed=seed)
+    assume(has_digits(x, z, q, loss))
     check_against_reference(x, z, q, loss)
 
 
