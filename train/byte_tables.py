@@ -81,6 +81,9 @@ class ByteTables:
         reach = max(1 + float(np.linalg.norm(mean)), longest)  # of a unit row less the mean
         scale = 2.0 ** np.floor(np.log2(np.sqrt(_EXACT / (2.1 * longest * reach))))
         scale = min(scale, 2.0 ** np.floor(np.log2(np.iinfo(np.int16).max / max(np.abs(vectors).max(), 1e-9))))
+        rounding = np.sqrt(vectors.shape[2]) / 2  # what rounding adds to a vector's length, at most
+        while 2 * (longest * scale + rounding) * (reach * scale + rounding) > _EXACT:
+            scale /= 2
         whole = np.ascontiguousarray(np.rint(vectors * scale), np.int16)
         return cls(whole, mean.astype(np.float32), float(scale), variance)
 

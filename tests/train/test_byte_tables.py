@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import threadpoolctl
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import sdc
@@ -127,6 +127,7 @@ def test_a_table_is_not_lost_on_its_grid(tables):
     price=st.sampled_from([0.0, 0.014, 3.0, 1e6]),
     opposed=st.booleans(),
 )
+@example(seed=0, bytes_=1, size=-7.0, price=0.0, opposed=True)
 @settings(max_examples=25, deadline=None)
 def test_no_tables_leave_the_range_of_exact_sums(seed, bytes_, size, price, opposed):
     """Each product of tables and rows stays below 2^24, each sum of costs within 16 bits, on any scale."""
