@@ -14,20 +14,20 @@ from sdc.retrieve.encode import EncodeSettings, code_lengths, encode_rows
 from sdc.retrieve.encode import run as encode_database
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.foreign_codes import import_codes
-from sdc.retrieve.found import Found
 from sdc.retrieve.index_with_features import Index
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.queries import Queries, QueryEncoder, encode_queries, load_index_model
 from sdc.retrieve.search import search as search_index
+from sdc.retrieve.search_result import SearchResult
 from sdc.retrieve.search_settings import SearchSettings
 
 __all__ = [
     "EncodeSettings",
-    "Found",
     "Index",
     "Neighbors",
     "Queries",
     "QueryEncoder",
+    "SearchResult",
     "SearchSettings",
     "answer_schema",
     "build_answer",

@@ -23,11 +23,11 @@ from sdc.retrieve.features import (
     encoded_features,
     missing_features,
 )
-from sdc.retrieve.found import Found
 from sdc.retrieve.index import Index as CodeIndex
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.queries import Queries, check_codes, encode_queries, load_index_model
 from sdc.retrieve.rerank import RECALL, Factor, FloatSearcher, Reranker, check_rerank, open_features
+from sdc.retrieve.search_result import SearchResult
 from sdc.settings import whole_number
 from sdc.train import Model
 
@@ -169,7 +169,7 @@ class Index(CodeIndex):
         recall: float = RECALL,
         *,
         within: np.ndarray | None = None,
-    ) -> Found:
+    ) -> SearchResult:
         """The k nearest items of each query.
 
         Args:
@@ -184,7 +184,7 @@ class Index(CodeIndex):
             within: search these rows alone, in any order; all without.
 
         Returns:
-            The pair (distances, rows), each (Q, k), with the attributes of `Found`.
+            The pair (distances, rows), each (Q, k), with the attributes of `SearchResult`.
 
         Raises:
             UsageError: k < 1, queries of another width or type, rows that the index does not have, no model for
@@ -198,17 +198,17 @@ class Index(CodeIndex):
                 raise UsageError(
                     f"reranking compares features: give the queries' vectors (Q, d) as floats, found {queries.dtype}"
                 )
-            return Found(*super().search(queries, k, within=within))
+            return SearchResult(*super().search(queries, k, within=within))
         encoded = encode_queries(queries, self.model, "the queries", refine=is_refined(self))
         k = whole_number("k", k)
         if k < 1:
             raise UsageError(f"k must be at least 1, found {k}")
         clamped = min(k, self.ntotal)
         if rerank is not None:
-            return _found(self, self._reranker(clamped, rerank, recall), encoded, within)
+            return _result(self, self._reranker(clamped, rerank, recall), encoded, within)
         if self.model.tables is None or self.items.stored.lengths is None:
-            return Found(*super().search(encoded.codes, k, within=within))
-        return _found(self, self._float_searcher(clamped, recall), encoded, within)
+            return SearchResult(*super().search(encoded.codes, k, within=within))
+        return _result(self, self._float_searcher(clamped, recall), encoded, within)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return *super().__reduce__(), (self._named_model, self._precision, self._attached)
@@ -241,17 +241,19 @@ class Index(CodeIndex):
         return self._candidates[k, recall]
 
 
-def _found(index: Index, searcher: Reranker | FloatSearcher, queries: Queries, within: np.ndarray | None) -> Found:
+def _result(
+    index: Index, searcher: Reranker | FloatSearcher, queries: Queries, within: np.ndarray | None
+) -> SearchResult:
     assert queries.features is not None
     assert queries.outputs is not None
     parts = [*searcher.search(queries.codes, queries.features, queries.outputs, within)]
     if not parts:
-        return Found(*CodeIndex.search(index, queries.codes, searcher.k, within=within))
+        return SearchResult(*CodeIndex.search(index, queries.codes, searcher.k, within=within))
     distances, positions, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    found = Found(distances, index.items.rows(positions))
-    setattr(found, {"similarity": "similarities", "score": "scores"}[searcher.measure], values)
-    setattr(found, "rerank" if isinstance(searcher, Reranker) else "in_float", searcher.described())
-    return found
+    result = SearchResult(distances, index.items.rows(positions))
+    setattr(result, {"similarity": "similarities", "score": "scores"}[searcher.measure], values)
+    setattr(result, "rerank" if isinstance(searcher, Reranker) else "in_float", searcher.described())
+    return result
 
 
 def _opened(index: Index, features: np.ndarray | Path | str, precision: Precision) -> IndexFeatures:

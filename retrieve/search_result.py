@@ -12,7 +12,7 @@ class _Neighbors(NamedTuple):
     rows: np.ndarray
 
 
-class Found(_Neighbors):
+class SearchResult(_Neighbors):
     """The neighbors of Q queries, best first: the pair (distances, rows), and what a finer order goes by.
 
     Attributes:
