@@ -10,9 +10,8 @@ To encode a vector is to start at the signs of the head's outputs and to descend
 
 The price is the dial between the two readings of a code: 0 is an additive quantizer, infinity the head's own code.
 
-Equal vectors get equal codes, whatever the block, the order and the number of threads. Vectors and tables are whole
-numbers on a grid so coarse that no product of them reaches 2^24, which float32 holds exactly in any order of the sums;
-costs are whole numbers of 16 bits.
+Equal vectors get equal codes, whatever the block, the order and the number of threads: vectors, tables and costs are
+whole numbers so small (products below 2^24, sums of costs within 16 bits) that sums are exact in any order.
 """
 
 from __future__ import annotations
@@ -65,9 +64,7 @@ class ByteTables:
     def __post_init__(self) -> None:
         shape, dimension = self.vectors.shape, self.mean.shape
         if self.vectors.ndim != 3 or shape[1] != VALUES or (shape[2],) != dimension:
-            raise SdcError(
-                f"byte tables of the shape {shape} for vectors of {dimension}, expected (M, 256, d) for (d,)"
-            )
+            raise SdcError(f"byte tables of shape {shape} for vectors of {dimension}, expected (M, 256, d) and (d,)")
         if self.vectors.dtype != np.int16 or self.mean.dtype != np.float32:
             raise SdcError(f"byte tables of {self.vectors.dtype} and {self.mean.dtype}, expected int16 and float32")
         numbers = (self.scale, self.variance, self.shortest, self.longest)
@@ -79,10 +76,9 @@ class ByteTables:
         """Tables of float vectors (M, 256, d), on the finest grid on which products with unit rows are exact."""
         longest = float(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=2).max())) or 1.0
         reach = max(1 + float(np.linalg.norm(mean)), longest)  # of a unit row less the mean
-        scale = 2.0 ** np.floor(np.log2(np.sqrt(_EXACT / (2.1 * longest * reach))))
-        scale = min(scale, 2.0 ** np.floor(np.log2(np.iinfo(np.int16).max / max(np.abs(vectors).max(), 1e-9))))
+        scale = 2.0 ** np.floor(np.log2(np.iinfo(np.int16).max / max(np.abs(vectors).max(), 1e-9)))
         rounding = np.sqrt(vectors.shape[2]) / 2  # what rounding adds to a vector's length, at most
-        while 2 * (longest * scale + rounding) * (reach * scale + rounding) > _EXACT:
+        while 2.1 * (longest * scale + rounding) * (reach * scale + rounding) > _EXACT:
             scale /= 2
         whole = np.ascontiguousarray(np.rint(vectors * scale), np.int16)
         return cls(whole, mean.astype(np.float32), float(scale), variance)
