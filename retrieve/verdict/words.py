@@ -17,7 +17,9 @@ def verdict_lines(figures: Figures) -> list[str]:
     size = f"size       {figures.bytes} bytes a vector"
     if figures.feature_bytes:
         ratio = figures.feature_bytes / figures.bytes
-        size += f", {ratio:.3g} times smaller than its features ({figures.feature_bytes:,} bytes)"
+        size += (
+            f", {ratio:,.{0 if ratio >= 10 else 1}f} times smaller than its features ({figures.feature_bytes:,} bytes)"
+        )
     how = {"codes": "by codes alone", "reranked": "re-ranked"}
     times = ", ".join(f"{_short(value)} ms {how[name]}" for name, value in figures.milliseconds.items())
     return [
