@@ -51,6 +51,7 @@ def cpu_count() -> int:
 # (PyTorch, FAISS) and OpenBLAS (NumPy, SciPy) read these as they are loaded.
 _PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # 2^4 cycles, then asleep
 _CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # variables with which a user chooses PyTorch's threads
+_DECOMPOSED = 1024  # rows of a matrix to the decomposition of which further threads add little
 _THREAD_WORK = 5e8  # floating-point operations of a step that are worth a thread: about 5 ms
 
 
@@ -91,6 +92,19 @@ def threads_by_work(work: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def decomposing(size: int) -> Iterator[None]:
+    """NumPy and SciPy meanwhile decompose a matrix of so many rows in one thread, unless it is large.
+
+    Several threads wait for each other at each of its columns: beside other processes an eigenvalue decomposition of
+    512 rows took 8 times as long, and 50 singular value decompositions of 64 rows 15 times, though nothing else ran.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas") if size <= _DECOMPOSED else contextlib.nullcontext():
+        yield
 
 
 def _core_count() -> int:

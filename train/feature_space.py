@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdc.devices import decomposing
 from sdc.train.pca import principal_axes
 from sdc.train.recipe import Recipe
 
@@ -108,7 +109,8 @@ def local_whitening(rows: np.ndarray, power: float) -> np.ndarray:
     for column in nearest.T:
         difference = unit - unit[column]
         covariance += (difference.T @ difference).double()
-    values, vectors = np.linalg.eigh(covariance.numpy() / nearest.numel())
+    with decomposing(len(covariance)):
+        values, vectors = np.linalg.eigh(covariance.numpy() / nearest.numel())
     lifted = values.clip(0) + values.mean()
     if lifted.max() <= 0:  # all rows are alike: nothing to whiten
         return np.eye(len(vectors), dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdc.devices import decomposing
 from sdc.errors import SdcError, UsageError
 
 
@@ -30,5 +31,6 @@ def principal_axes(features: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
         if not np.isfinite(largest):  # they were divided by deviations that are 0 in 32 bits
             raise SdcError("the features differ too little for 32-bit floats: scale them, e.g. to unit length")
         raise SdcError(f"the features are too large: found {largest:g}; scale them, e.g. to unit length")
-    _, vectors = eigh(covariance, subset_by_index=[dimension - count, dimension - 1])
+    with decomposing(dimension):
+        _, vectors = eigh(covariance, subset_by_index=[dimension - count, dimension - 1])
     return mean, np.ascontiguousarray(vectors[:, ::-1].T.astype(np.float32))

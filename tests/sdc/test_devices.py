@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 
 import sdc
@@ -85,3 +86,15 @@ def test_threads_that_wait_sleep_unless_a_user_says_otherwise():
             [sys.executable, "-c", script], env=environment | given, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(("size", "threads"), [(64, {1}), (1024, {1}), (1025, {2})])
+def test_small_matrices_are_decomposed_in_one_thread(size, threads):
+    def of_blas():
+        return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+    np.linalg.eigvalsh(np.eye(2))  # loads it
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        with devices.decomposing(size):
+            assert of_blas() == threads
+        assert of_blas() == {2}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sdc.devices import decomposing
 from sdc.train.methods.base import ClosedForm
 from sdc.train.pca import principal_axes
 
@@ -28,12 +29,10 @@ class ITQ(ClosedForm):
     def rotation(self, projections: np.ndarray, seed: int) -> np.ndarray:
         """R (K, K), orthogonal: sign(R v) is the code of a centred projection v (K,)."""
         from scipy.linalg import orthogonal_procrustes
-        from threadpoolctl import threadpool_limits
 
         bits = projections.shape[1]
-        turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((bits, bits)))[0].astype(np.float32)
-        # The decomposition of a small matrix in several threads takes up to 15 times as long as in one.
-        with threadpool_limits(1, user_api="blas"):
+        with decomposing(bits):
+            turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((bits, bits)))[0].astype(np.float32)
             for _ in range(self.iterations):
                 turn, _ = orthogonal_procrustes(projections, np.sign(projections @ turn))
         return np.ascontiguousarray(turn.T)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sdc.devices import decomposing
 from sdc.train.methods.base import ClosedForm
 
 
@@ -29,7 +30,8 @@ def rotation(rng: np.random.Generator, rows: int, dimension: int) -> np.ndarray:
 
     QR of a Gaussian matrix is unique, and its Q uniform, only once the diagonal of R is made positive.
     """
-    q, r = np.linalg.qr(rng.standard_normal((dimension, rows)))
+    with decomposing(rows):
+        q, r = np.linalg.qr(rng.standard_normal((dimension, rows)))
     turned: np.ndarray = (q * np.sign(np.diag(r))).T
     return turned
 
