@@ -6,13 +6,12 @@ that takes either codes or vectors, and puts what the codes find into a finer or
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError
+from sdc.errors import UsageError
 from sdc.extract.store import FeatureStore, is_feature_store
 from sdc.retrieve.encode import code_lengths
 from sdc.retrieve.features import (
@@ -21,12 +20,11 @@ from sdc.retrieve.features import (
     StoredRows,
     check_precision,
     encoded_features,
-    missing_features,
 )
 from sdc.retrieve.index import Index as CodeIndex
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.queries import Queries, check_codes, encode_queries, load_index_model
-from sdc.retrieve.rerank import RECALL, Factor, FloatSearcher, Reranker, check_rerank, open_features
+from sdc.retrieve.rerank import RECALL, Factor, FloatSearcher, Reranker, check_rerank, open_features, own_features
 from sdc.retrieve.search_result import SearchResult
 from sdc.settings import whole_number
 from sdc.train import Model
@@ -232,10 +230,7 @@ class Index(CodeIndex):
     def _float_searcher(self, k: int, recall: float) -> FloatSearcher:
         """As `sdc search --query float`: without features at hand nothing is measured, unless a recall is asked for."""
         if (k, recall) not in self._candidates:
-            store = self._features
-            if store is None and missing_features(self) is None:
-                with contextlib.suppress(SdcError):  # others lie there now, which --rerank tells of
-                    store = encoded_features(self, None, verify=False)
+            store = self._features or own_features(self)[0]
             asked = None if recall == RECALL else recall
             self._candidates[k, recall] = FloatSearcher.open(self, self.model, k, recall=asked, features=store)
         return self._candidates[k, recall]

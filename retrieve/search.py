@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from sdc.errors import SdcError, UsageError, did_you_mean, log
+from sdc.errors import UsageError, did_you_mean, log
 from sdc.retrieve.answer import Neighbors, build_answer, equal_neighbors, label_columns, ragged_neighbors, text_column
-from sdc.retrieve.features import IndexFeatures, encoded_features, missing_features
+from sdc.retrieve.features import IndexFeatures
 from sdc.retrieve.filters import matching_rows
 from sdc.retrieve.index import Index
 from sdc.retrieve.queries import Queries, QueryEncoder, first_queries
@@ -26,6 +26,7 @@ from sdc.retrieve.rerank import (
     choose_reading,
     features_and_outputs,
     open_features,
+    own_features,
 )
 from sdc.retrieve.search_settings import SearchSettings
 
@@ -174,11 +175,14 @@ def _reranker(settings: SearchSettings, index: Index, encoder: QueryEncoder) -> 
 
 def _float_search(settings: SearchSettings, index: Index, encoder: QueryEncoder, parts: list[Queries]) -> _Finer | None:
     """What searches in float; None where queries are compared by their codes."""
-    store, missing = _own_features(settings, index)
+    tables, store, missing = index.items.stored.lengths is not None, None, None
+    by_rule = settings.query is None and settings.features is None
+    if settings.radius is None and settings.query != "code" and (tables or not by_rule):  # else nothing reads them
+        store, missing = own_features(index, settings.features, needed=settings.query is not None)
     reading, why = choose_reading(
         settings.query,
         radius=settings.radius is not None,
-        tables=index.items.stored.lengths is not None,
+        tables=tables,
         items=any(part.features is None for part in parts),
         missing=missing,
     )
@@ -197,17 +201,3 @@ def _float_search(settings: SearchSettings, index: Index, encoder: QueryEncoder,
     if settings.explain:
         log.info("queries are compared in float: %s; %s", why, searcher.explain())
     return _Finer(searcher, store, "--query float", "in_float")
-
-
-def _own_features(settings: SearchSettings, index: Index) -> tuple[IndexFeatures | None, str | None]:
-    """The features that queries in float may take: items' own, and those to measure with; or why there are none."""
-    if settings.radius is not None or settings.query == "code":
-        return None, None
-    if settings.features is None and (missing := missing_features(index)) is not None:
-        return None, f"they are not {missing}"
-    try:
-        return encoded_features(index, settings.features, verify=False), None
-    except SdcError as error:
-        if settings.features is not None or settings.query is not None:
-            raise
-        return None, str(error)

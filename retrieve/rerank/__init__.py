@@ -13,6 +13,7 @@ from sdc.retrieve.rerank.reranker import (
     features_and_outputs,
     log_missing,
     open_features,
+    own_features,
 )
 from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL
@@ -39,6 +40,7 @@ __all__ = [
     "float_search",
     "log_missing",
     "open_features",
+    "own_features",
     "rerank",
     "shortlist_size",
 ]

@@ -213,6 +213,25 @@ def open_features(
     return store
 
 
+def own_features(
+    index: EncodedIndex, path: Path | None = None, *, needed: bool = False
+) -> tuple[IndexFeatures | None, str | None]:
+    """The features an index was encoded from, for queries in float; or None and why they cannot be read, a clause.
+
+    Args:
+        path: where they are; None takes the recorded path.
+        needed: raise where others lie there now, as where they were named.
+    """
+    if path is None and (missing := missing_features(index)) is not None:
+        return None, f"they are not {missing}"
+    try:
+        return encoded_features(index, path, verify=False), None
+    except SdcError as error:
+        if path is not None or needed:
+            raise
+        return None, str(error)
+
+
 def log_missing(missing: str, model: Model) -> None:
     """Says that the features are not `recorded`, or not `at` a path, and what takes their place."""
     log.info(

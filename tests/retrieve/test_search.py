@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from sdc.cli import cli
 from sdc.errors import SdcError, UsageError
 from sdc.retrieve.bits import hamming, pack
+from sdc.retrieve.features import feature_source
 from sdc.retrieve.index.index import Index
 from sdc.retrieve.index.threads import faiss_module
 from sdc.retrieve.search import search
@@ -91,6 +92,14 @@ def test_vectors_of_a_file_are_encoded_by_the_recorded_model(scene, settings, ki
     assert [result["query"] for result in found["results"]] == names
     codes = pack(scene.model.outputs(vectors))
     assert [result["neighbors"] for result in found["results"]] == expected_neighbors(scene, codes, 7)
+
+
+def test_queries_compared_by_codes_open_no_features(settings, monkeypatch):
+    opened = []
+    monkeypatch.setattr(feature_source, "FeatureStore", lambda *arguments, **options: opened.append(arguments))
+    for one in (settings, replace(settings, query="code"), replace(settings, radius=3)):
+        assert search(one)["results"]
+    assert not opened
 
 
 def test_an_item_is_searched_by_its_id(scene, settings):
