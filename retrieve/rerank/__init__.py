@@ -5,9 +5,7 @@ from sdc.retrieve.rerank.float_search import float_search
 from sdc.retrieve.rerank.float_searcher import FloatSearcher
 from sdc.retrieve.rerank.readings import READINGS, Reading, choose_reading
 from sdc.retrieve.rerank.reranker import (
-    QUERIES,
     Reranker,
-    batches,
     check_rerank,
     facts_of,
     features_and_outputs,
@@ -15,7 +13,7 @@ from sdc.retrieve.rerank.reranker import (
     open_features,
     own_features,
 )
-from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, Reranked, rerank, shortlist_size
+from sdc.retrieve.rerank.scoring import QUERIES, WIDTH, Factor, Ranking, Reranked, batches, rerank, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL
 from sdc.retrieve.rerank.shortlist import choose as choose_shortlist
 

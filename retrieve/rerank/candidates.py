@@ -17,16 +17,15 @@ from sdc.retrieve.index import EncodedIndex, Records, own_positions
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.rerank.choices import ShortlistChoice
 from sdc.retrieve.rerank.float_search import float_search
-from sdc.retrieve.rerank.shortlist import check_recall, choice_of, sample_of_queries
+from sdc.retrieve.rerank.scoring import batches
+from sdc.retrieve.rerank.shortlist import RECALL, check_recall, choice_of, sample_of_queries
 from sdc.train import Model
 
-RECALL = 0.95  # asked for by default
 BY_CODES = "codes"  # what the choice is for, beside the features of `--rerank auto`
 _SCORED = 1 << 31  # codes of all queries of the sample, at most: 10 s
 _LEAST = 200  # queries of the sample even then
 _BATCH = 20  # queries scored between two steps of the progress
 _WIDER = 8  # times as many candidates are looked at as are tried, so that the next ones are known
-_CELLS = 1 << 20  # candidates in memory at once
 _ROOTS = 2.0  # where nothing can be measured: of k times the items; .5 to 1.1 held .95 on three sets of 1000 to 39,000
 
 
@@ -86,11 +85,10 @@ class _Sample:
 
     def _rank(self, width: int) -> None:
         """Where the best items stand among the first `width` by distance, the query itself left out."""
-        self._width, step = width, max(1, _CELLS // width)
-        for start in range(0, len(self.codes), step):
-            part = slice(start, start + step)
+        self._width = width
+        for part in batches(len(self.codes), width):
             _, positions = self.index.search_positions(self.codes[part], width)
-            for query, listed in enumerate(positions, start):
+            for query, listed in enumerate(positions, part.start):
                 others = listed[listed != self.own[query]]
                 order = np.argsort(others)
                 places = np.minimum(np.searchsorted(others, self.best[query], sorter=order), len(others) - 1)

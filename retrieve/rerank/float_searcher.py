@@ -11,12 +11,11 @@ import numpy as np
 from sdc.errors import SdcError
 from sdc.retrieve.features import IndexFeatures
 from sdc.retrieve.index import EncodedIndex
-from sdc.retrieve.rerank.candidates import BY_CODES, RECALL, choose_candidates, log_candidates, unmeasured
+from sdc.retrieve.rerank.candidates import BY_CODES, choose_candidates, log_candidates, unmeasured
 from sdc.retrieve.rerank.choices import RememberedChoices, ShortlistChoice, described
 from sdc.retrieve.rerank.float_search import float_search
-from sdc.retrieve.rerank.reranker import batches
-from sdc.retrieve.rerank.scoring import Ranking
-from sdc.retrieve.rerank.shortlist import check_recall
+from sdc.retrieve.rerank.scoring import Ranking, batches
+from sdc.retrieve.rerank.shortlist import RECALL, check_recall
 from sdc.train import Model
 
 

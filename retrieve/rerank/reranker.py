@@ -16,19 +16,9 @@ from sdc.retrieve.origin import Origin
 from sdc.retrieve.queries import Queries
 from sdc.retrieve.rerank import shortlist
 from sdc.retrieve.rerank.choices import RememberedChoices, ShortlistChoice, described
-from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, rerank_positions, shortlist_size
+from sdc.retrieve.rerank.scoring import WIDTH, Factor, Ranking, batches, rerank_positions, shortlist_size
 from sdc.retrieve.rerank.shortlist import RECALL
 from sdc.train import ByteTables, Model
-
-QUERIES = 1024  # searched at once
-_CELLS = 1 << 20  # candidates in memory at once
-
-
-def batches(count: int, candidates: int) -> Iterator[slice]:
-    """Slices of so many queries, each as many as are searched at once with so many candidates a query."""
-    step = min(QUERIES, max(1, _CELLS // max(1, candidates)))
-    for start in range(0, count, step):
-        yield slice(start, start + step)
 
 
 @dataclass(frozen=True)

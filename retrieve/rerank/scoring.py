@@ -13,6 +13,7 @@ features, of which only the shortlist's rows are read.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,15 @@ Factor = float | Literal["auto"]
 
 WIDTH = 4  # candidates by Hamming distance for each item of the shortlist
 DIGITS = 9  # similarities are rounded to so many, so that equal vectors tie wherever they stand
+QUERIES = 1024  # searched at once
+_CELLS = 1 << 20  # candidates in memory at once
+
+
+def batches(count: int, candidates: int) -> Iterator[slice]:
+    """Slices of so many queries, each as many as are searched at once with so many candidates a query."""
+    step = min(QUERIES, max(1, _CELLS // max(1, candidates)))
+    for start in range(0, count, step):
+        yield slice(start, start + step)
 
 
 class Ranking(NamedTuple):

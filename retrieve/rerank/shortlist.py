@@ -20,7 +20,7 @@ from sdc.retrieve.features import Features, Nearest, nearest
 from sdc.retrieve.index import EncodedIndex, Records, own_positions
 from sdc.retrieve.origin import is_refined
 from sdc.retrieve.rerank.choices import ShortlistChoice
-from sdc.retrieve.rerank.scoring import WIDTH, code_scores, cosines
+from sdc.retrieve.rerank.scoring import WIDTH, batches, code_scores, cosines
 from sdc.train import ByteTables, Model
 
 RECALL = 0.95  # asked for by default
@@ -30,7 +30,6 @@ _QUERIES, _FEWEST = 1000, 100  # of the sample at most; of a query split that is
 # samples of 1000 queries, and 1.3 to 1.9 times for 100.
 _MARGIN = 3.0
 _STEPS = 16  # sizes tried from one to its double
-_CELLS = 1 << 20  # candidates in memory at once
 _LARGE = 1000  # a shortlist above it that is more than a hundredth of the database is remarked on
 
 
@@ -195,12 +194,10 @@ class _Sample:
         """
         width = min(self.index.ntotal, WIDTH * int(sizes[-1]) + 1)  # one of them may be the query's own row
         found, listed = np.empty((2, len(sizes), len(self.codes)))
-        step = max(1, _CELLS // width)
-        for start in range(0, len(self.codes), step):
-            part = slice(start, start + step)
+        for part in batches(len(self.codes), width):
             _, positions = self.index.search_positions(self.codes[part], width)
             scores = code_scores(self.index, positions, self.outputs[part], self.tables, self.features[part])
-            for q, (items, score) in enumerate(zip(positions, scores, strict=True), start):
+            for q, (items, score) in enumerate(zip(positions, scores, strict=True), part.start):
                 others = items != self.own[q]
                 items, score = items[others], score[others]
                 order = np.lexsort((items, -score))
