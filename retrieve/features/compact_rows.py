@@ -21,7 +21,7 @@ from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.extract.store import Column, read_layout, verify_checksums, write_columns
 from sdc.files import atomic_write
 from sdc.progress import Progress
-from sdc.retrieve.features.stored_rows import StoredRows, read_at_random
+from sdc.retrieve.features.stored_rows import FeatureRows, StoredRows
 
 Precision = Literal["stored", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -38,38 +38,23 @@ def check_precision(name: str) -> Precision:
     raise unknown_name_error("precision", name, PRECISIONS)
 
 
-class CompactRows:
-    """A copy of one matrix of features; `take` gives them in float.
+class CompactRows(FeatureRows):
+    """A copy of one matrix of features, uint8 or float16; `take` gives them in float.
 
     Attributes:
-        features: (n, d) uint8 or float16, as the copy has them.
         zero, step: (d,) float32, of those in 8 bits; else None.
-        path: of its file; None in memory.
     """
 
     def __init__(
         self, features: np.ndarray, zero: np.ndarray | None, step: np.ndarray | None, path: Path | None
     ) -> None:
-        self.features, self.zero, self.step, self.path = features, zero, step, path
-        self._rows = np.asarray(features)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def dimension(self) -> int:
-        """d, the number of values in a row."""
-        return int(self._rows.shape[1])
+        super().__init__(features, path)
+        self.zero, self.step = zero, step
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of what `take` gives."""
         return np.dtype(np.float16 if self.step is None else np.float32)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes that a row takes where it is read."""
-        return self.dimension * self._rows.dtype.itemsize
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The features of `rows`, (n, d), in their order, as the copy has them."""
@@ -85,10 +70,6 @@ class CompactRows:
         """Compares every byte with the checksums of the copy; raises SdcError where one differs."""
         if self.path is not None:
             _read(self.path, None, verify=True)
-
-    def read_at_random(self) -> None:
-        """As `StoredRows.read_at_random`."""
-        read_at_random(self.features)
 
 
 def compact_rows(original: StoredRows, precision: Precision) -> StoredRows | CompactRows:

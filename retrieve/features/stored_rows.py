@@ -13,23 +13,17 @@ from sdc.errors import SdcError
 from sdc.extract.store import FeatureStore, read_layout, verify_checksums
 
 
-class StoredRows:
+class FeatureRows:
     """One matrix of features.
 
     Attributes:
         features: (n, d), most often a memory map.
-        path: of the feature store that holds them, and
-        fingerprint: of it; None of an array, which nothing vouches for.
+        path: of the file that holds them; None of an array.
     """
 
-    def __init__(self, features: np.ndarray, path: Path | None = None, fingerprint: str | None = None) -> None:
-        self.features, self.path, self.fingerprint = features, path, fingerprint
+    def __init__(self, features: np.ndarray, path: Path | None) -> None:
+        self.features, self.path = features, path
         self._rows = np.asarray(features)  # a memory map's own indexing is slower
-
-    @classmethod
-    def of(cls, store: FeatureStore) -> StoredRows:
-        """Those of a store, whose other arrays are let go of: each takes a file descriptor."""
-        return cls(store.features, store.path, store.fingerprint)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,6 +42,29 @@ class StoredRows:
     def row_bytes(self) -> int:
         """Bytes that a row takes where it is read."""
         return self.dimension * self._rows.dtype.itemsize
+
+    def read_at_random(self) -> None:
+        """Tells the system that single rows are read, else it reads 30 times as much around each."""
+        mapped: Any = self.features.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)
+
+
+class StoredRows(FeatureRows):
+    """Features as they are stored.
+
+    Attributes:
+        fingerprint: of the feature store that holds them; None of an array, which nothing vouches for.
+    """
+
+    def __init__(self, features: np.ndarray, path: Path | None = None, fingerprint: str | None = None) -> None:
+        super().__init__(features, path)
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def of(cls, store: FeatureStore) -> StoredRows:
+        """Those of a store, whose other arrays are let go of: each takes a file descriptor."""
+        return cls(store.features, store.path, store.fingerprint)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The features of `rows`, (n, d), in their order; a copy.
@@ -84,14 +101,3 @@ class StoredRows:
         if attributes["fingerprint"] != self.fingerprint:
             raise SdcError(f"{self.path} was replaced while in use: start again with the new file")
         verify_checksums(self.path, arrays, datasets)
-
-    def read_at_random(self) -> None:
-        """Tells the system that single rows are read, else it reads 30 times as much around each."""
-        read_at_random(self.features)
-
-
-def read_at_random(array: np.ndarray) -> None:
-    """As `StoredRows.read_at_random`, of any memory map; does nothing of another array."""
-    mapped: Any = array.base
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-        mapped.madvise(mmap.MADV_RANDOM)
