@@ -14,7 +14,15 @@ from sdc.retrieve.features import IndexFeatures, check_precision, pushed_feature
 from sdc.retrieve.index import Index
 from sdc.retrieve.origin import Origin
 from sdc.retrieve.queries import Queries, check_codes
-from sdc.retrieve.rerank import WIDTH, batches, facts_of, features_and_outputs, log_missing, rerank, shortlist_size
+from sdc.retrieve.rerank import (
+    WIDTH,
+    Reranker,
+    batches,
+    facts_of,
+    features_and_outputs,
+    log_missing,
+    shortlist_size,
+)
 from sdc.retrieve.search_settings import SearchSettings
 from sdc.train import Model
 
@@ -78,14 +86,12 @@ class PushedReranker:
         if not len(hits.rows):
             return hits, np.empty(0)
         self._check(hits)
-        by_tables = self._model.tables is not None
-        best = rerank(
-            Index.build(hits.codes, rows=hits.rows), hits.distances[None], hits.rows[None], outputs, self._k,
-            shortlist=self.shortlist, queries=features if by_tables or self._store else None, features=self._store,
-            tables=self._model.tables.decoder if self._model.tables else None,
-        )  # fmt: skip
-        order = np.argsort(hits.rows)
-        return hits.take(order[np.searchsorted(hits.rows, best.rows[0], sorter=order)]), best.similarities[0]
+        index = Index.build(hits.codes, rows=hits.rows)
+        positions, _ = index.items.positions(hits.rows)
+        reranker = Reranker(index, self._model, self._store, self._k, self.shortlist)
+        best = reranker.rerank(hits.distances[None], positions[None], features, outputs)
+        places = np.argsort(positions)  # of the items in `hits`, by position
+        return hits.take(places[best.positions[0]]), best.similarities[0]
 
     def _check(self, hits: Hits) -> None:
         """Once: that rows there are rows of the features. What was pushed by an older sdc may lack some sources."""
