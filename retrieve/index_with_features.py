@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sdc.arrays import evenly_spread
 from sdc.errors import UsageError
 from sdc.extract.store import FeatureStore, is_feature_store
 from sdc.retrieve.encode import code_lengths
@@ -275,7 +276,7 @@ def _checked(index: Index, rows: StoredRows, precision: Precision) -> IndexFeatu
     """
     if rows.dimension != index.model.dimension:
         raise UsageError(f"features of {rows.dimension} dimensions, the model takes {index.model.dimension}")
-    sample = np.unique(np.linspace(0, index.ntotal - 1, min(index.ntotal, _SAMPLE)).astype(np.int64))
+    sample = evenly_spread(index.ntotal, _SAMPLE)
     numbers = index.items.rows(sample)
     if numbers[-1] >= len(rows):
         raise UsageError(f"features of {len(rows)} rows, but the index has row {numbers[-1]}: attach all of them")

@@ -1,4 +1,4 @@
-"""What all stages do with rows of vectors: lengths, directions, and codes of signs."""
+"""What all stages do with rows of vectors: lengths, directions, codes of signs, and samples of them."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def directions(vectors: np.ndarray) -> np.ndarray:
 def pack_signs(outputs: np.ndarray) -> np.ndarray:
     """Codes (N, bits // 8) uint8: bit j is [output j > 0], in byte j // 8, least significant first."""
     return np.packbits(outputs > 0, axis=1, bitorder="little")
+
+
+def evenly_spread(count: int, most: int) -> np.ndarray:
+    """`most` places at most, int64, evenly spread over `count`, ascending."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

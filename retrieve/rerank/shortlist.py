@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sdc.arrays import evenly_spread
 from sdc.errors import SdcError, UsageError, log
 from sdc.retrieve.cross_validation import choose_and_validate, folds, query_part
 from sdc.retrieve.features import Features, Nearest, nearest
@@ -92,8 +93,7 @@ class Sample(Protocol):
 def sample_of_queries(index: EncodedIndex, most: int = _QUERIES) -> tuple[Records, str]:
     """At most so many evenly spread queries of an index, never more than `_QUERIES`, and where they are from."""
     part, of_split = query_part(index.database, index.queries, _FEWEST)
-    positions = np.linspace(0, len(part) - 1, min(len(part), most, _QUERIES))
-    return part.take(np.unique(positions.astype(np.int64))), "query" if of_split else "database"
+    return part.take(evenly_spread(len(part), min(most, _QUERIES))), "query" if of_split else "database"
 
 
 def choice_of(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from sdc.arrays import evenly_spread
 from sdc.errors import SdcError
 from sdc.extract.store import FeatureStore
 from sdc.retrieve.features import IndexFeatures, encoded_features
@@ -17,7 +18,7 @@ from sdc.retrieve.index import EncodedIndex
 from sdc.retrieve.queries import load_index_model
 from sdc.retrieve.rerank import Reranker, choose_shortlist
 from sdc.retrieve.verdict.figures import Figures, Recall, Warned
-from sdc.retrieve.verdict.sample import QUERIES, Sample, sampled
+from sdc.retrieve.verdict.sample import QUERIES, Sample
 from sdc.retrieve.verdict.words import equal_codes, itq_as_well, stale
 from sdc.train import Model
 
@@ -103,12 +104,14 @@ def _timed(search: Callable[[np.ndarray], object], queries: Iterator[np.ndarray]
 
 def _some_codes(index: EncodedIndex) -> Iterator[np.ndarray]:
     """Codes to search with, each (1, bits // 8)."""
-    codes = index.items.codes(sampled(len(index.items), QUERIES)) if index.queries is None else index.queries.codes
+    codes = (
+        index.items.codes(evenly_spread(len(index.items), QUERIES)) if index.queries is None else index.queries.codes
+    )
     return iter(codes[:QUERIES, None])
 
 
 def _equal_codes(index: EncodedIndex) -> Iterator[Warned]:
-    codes = index.items.codes(sampled(len(index.items), _CODES))
+    codes = index.items.codes(evenly_spread(len(index.items), _CODES))
     distinct, counts = np.unique(codes, axis=0, return_counts=True)
     if len(codes) > 1 and counts.max() >= _EQUAL * len(codes):
         yield equal_codes(len(codes), len(distinct), int(counts.max()), index.metadata.get("model", {}).get("method"))

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sdc.arrays import evenly_spread
 from sdc.retrieve.bits import hamming, pack
 from sdc.retrieve.cross_validation import query_part
 from sdc.retrieve.evaluate import average_precision_of_groups, count_groups, share_label
@@ -20,11 +21,6 @@ QUERIES, _FEWEST = 128, 100  # at most; of a query split that is used
 _VALUES, _LEAST, _MOST = 1 << 24, 4096, 1 << 16  # values of the items' features, and items: bounds of a second or so
 _TRAINED, _WIDEST, _LONGEST = 4096, 1536, 256  # rows, dimensions and bits that ITQ is fitted to in as short a time
 _AT = 100  # R of mAP@R
-
-
-def sampled(count: int, most: int) -> np.ndarray:
-    """`most` positions at most, evenly spread over `count`, ascending."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +40,7 @@ class Sample:
     @classmethod
     def of(cls, whole: EncodedIndex, model: Model, store: IndexFeatures, k: int) -> Sample | None:
         """None where there are fewer than two items."""
-        items = sampled(len(whole.items), min(_MOST, max(_LEAST, _VALUES // store.dimension)))
+        items = evenly_spread(len(whole.items), min(_MOST, max(_LEAST, _VALUES // store.dimension)))
         if len(items) < 2:
             return None
         labels = whole.database.labels
@@ -53,7 +49,7 @@ class Sample:
             lengths=whole.items.lengths(items),
         )  # fmt: skip
         part, of_split = query_part(database, whole.queries, _FEWEST)
-        some = sampled(len(part), QUERIES)
+        some = evenly_spread(len(part), QUERIES)
         codes, labels = part.codes[some], None if part.labels is None else part.labels[some]
         if not of_split:  # as a query an item may have another code
             features = np.asarray(store.take(part.rows[some]), np.float32)
@@ -114,7 +110,7 @@ class Sample:
         bits, rows = self.index.bits, self.index.database.rows
         if bits > min(self.store.dimension, _LONGEST) or self.store.dimension > _WIDEST or len(rows) <= 2 * bits:
             return None
-        fitted = np.asarray(self.store.take(rows[sampled(len(rows), _TRAINED)]), np.float32)
+        fitted = np.asarray(self.store.take(rows[evenly_spread(len(rows), _TRAINED)]), np.float32)
         tensors = ITQ().fit(fitted, bits, 0)
         weight, bias = tensors["output.weight"], tensors["output.bias"]
         items = [pack(block.astype(np.float32) @ weight.T + bias) for block in self.store.blocks(rows)]

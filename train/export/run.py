@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdc.arrays import pack_signs
+from sdc.arrays import evenly_spread, pack_signs
 from sdc.errors import SdcError, UsageError, log, unknown_name_error
 from sdc.files import atomic_write, check_same_settings, linked_file, writable
 from sdc.train.export.formats import FORMATS, Engine, load_format, metadata
@@ -132,5 +132,5 @@ def _samples(model: Model, folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     except SdcError as error:
         log.info("not checked on the features it was trained on: %s", error)
         return
-    rows = np.unique(np.linspace(0, len(store) - 1, ROWS).astype(int))
+    rows = evenly_spread(len(store), ROWS)
     yield f"{len(rows)} rows of {path}", store.take(rows).astype(np.float32)
