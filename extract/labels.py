@@ -13,6 +13,7 @@ from sdc.errors import SdcError, log
 from sdc.extract.store import (
     LEVELS,
     NO_LABEL,
+    SPOKEN,
     Listing,
     are_numbers,
     classes_of_json,
@@ -185,7 +186,7 @@ def say_classes(listing: Listing) -> None:
     for level in LEVELS:
         labels = getattr(listing, level)
         if labels is not None:
-            what = level.replace("labels_coarse", "coarse labels")
+            what = SPOKEN[level]
             for warning in _said(what, labels, dict(listing.classes.get(level, {}))):
                 log.warning("%s: %s", what, warning)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdc.errors import SdcError, UsageError, log
-from sdc.extract.store import FeatureStore
+from sdc.extract.store import LEVELS, FeatureStore, Listing
 from sdc.files import check_same_settings, linked_file, writable
 from sdc.progress import Progress
 from sdc.retrieve.index import RECALL, Ids, Index, Records, check_fits, check_index_type
@@ -86,11 +86,11 @@ def run(settings: EncodeSettings) -> Path:
         codes = encode_rows(model, store, database, progress, refine=refine)
         query_codes = encode_rows(model, store, queries, progress, refine=refine, query=True)
     ids = Ids.of_rows(store.encoded_ids, queries)
-    split = Records(query_codes, queries, ids, groundtruth=store.groundtruth, **_labels(store, queries))
+    split = Records(query_codes, queries, ids, groundtruth=store.groundtruth, **labels_of_rows(store, queries))
     index = Index.build(
         codes,
         ids=Ids.of_rows(store.encoded_ids, database),
-        **_labels(store, database),
+        **labels_of_rows(store, database),
         classes=store.classes,
         texts=None if store.texts is None else Ids.of_stored(store.texts, database),
         rows=database,
@@ -163,9 +163,9 @@ def _say_moved(model: Model, mean: np.ndarray) -> None:
     )  # fmt: skip
 
 
-def _labels(store: FeatureStore, rows: np.ndarray) -> dict[str, Any]:
+def labels_of_rows(source: FeatureStore | Listing, rows: np.ndarray) -> dict[str, Any]:
     """Both levels of labels of `rows`, under the names they have in `Records`."""
-    both = {"labels": store.labels, "labels_coarse": store.labels_coarse}
+    both = {level: getattr(source, level) for level in LEVELS}
     return {name: None if labels is None else labels[rows] for name, labels in both.items()}
 
 

@@ -11,6 +11,7 @@ from sdc.errors import SdcError, UsageError, log
 from sdc.extract import ImportSettings, find_codes, opened_import, packed_codes
 from sdc.extract.store import Listing
 from sdc.files import check_same_settings, writable
+from sdc.retrieve.encode import labels_of_rows
 from sdc.retrieve.index import Ids, Index, Records
 
 
@@ -41,12 +42,16 @@ def import_codes(settings: ImportSettings) -> Path:
     if not len(rows):
         raise SdcError(f"{opened.source.name} has no rows in its database split: there is nothing to search")
     split = Records(
-        codes[queries], queries, _ids(listing, queries), groundtruth=listing.groundtruth, **_labels(listing, queries)
+        codes[queries],
+        queries,
+        _ids(listing, queries),
+        groundtruth=listing.groundtruth,
+        **labels_of_rows(listing, queries),
     )
     index = Index.build(
         codes[rows],
         ids=_ids(listing, rows),
-        **_labels(listing, rows),
+        **labels_of_rows(listing, rows),
         classes=listing.classes,
         texts=None if listing.texts is None else Ids.of_stored(listing.texts, rows),
         rows=rows,
@@ -71,8 +76,3 @@ def _ids(listing: Listing, rows: np.ndarray) -> Ids | None:
     """The ids of rows; None where each is its row in digits."""
     names = [listing.ids[row] for row in rows.tolist()]
     return None if all(name == str(row) for name, row in zip(names, rows.tolist(), strict=True)) else Ids.of(names)
-
-
-def _labels(listing: Listing, rows: np.ndarray) -> dict[str, Any]:
-    both = {"labels": listing.labels, "labels_coarse": listing.labels_coarse}
-    return {name: None if labels is None else labels[rows] for name, labels in both.items()}

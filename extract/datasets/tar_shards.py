@@ -16,7 +16,7 @@ import numpy as np
 from sdc.errors import SdcError, log
 from sdc.extract.datasets.image_tree import NOT_UTF8, readable_name
 from sdc.extract.image_files import SUFFIXES, UNREADABLE, open_bytes
-from sdc.extract.store import PackedIds
+from sdc.extract.store import NO_LABEL, PackedIds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 MAGICS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 LABELS = ("label", "cls")  # the keys of a label in a .json
 LARGEST = np.iinfo(np.int32).max
-NO_LABEL = -1
-SEVERAL = -2
+NO_IMAGE, SEVERAL, UNNAMED = -1, -2, -3
 REASONS = {  # by the size that stands in the index of an image that cannot be read
-    -3: NOT_UTF8,
+    UNNAMED: NOT_UTF8,
     0: "the file is empty",
-    -1: "the sample has no image",
+    NO_IMAGE: "the sample has no image",
     SEVERAL: "the sample has several images, expected one",
 }
 
@@ -92,7 +91,7 @@ def _rows(
             offset, size = _image_bytes(members)
             shown = readable_name(f"{name}/{key}")
             if shown != f"{name}/{key}":
-                offset, size = 0, -3
+                offset, size = 0, UNNAMED
             ids.append(shown.encode())
             places.append((offset, size, _label(file, path, members)))
     return ids, places
@@ -155,7 +154,7 @@ def _image_bytes(members: Sequence[Member]) -> tuple[int, int]:
     images = [member for member in members if _is_image(member)]
     plain = [member for member in images if "." not in member.kind] or images
     if len(plain) != 1:
-        return 0, SEVERAL if plain else -1
+        return 0, SEVERAL if plain else NO_IMAGE
     return plain[0].offset, plain[0].size
 
 

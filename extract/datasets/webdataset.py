@@ -18,8 +18,8 @@ import numpy as np
 from sdc.devices import is_main_process
 from sdc.errors import SdcError, log
 from sdc.extract.datasets.base import About, Images, LoadOptions
-from sdc.extract.datasets.tar_shards import NO_LABEL, SEVERAL, compressed_text, index_shard, shard_image
-from sdc.extract.store import EncodedIds, Listing, PackedIds, default_splits
+from sdc.extract.datasets.tar_shards import SEVERAL, compressed_text, index_shard, shard_image
+from sdc.extract.store import NO_LABEL, EncodedIds, Listing, PackedIds, default_splits
 from sdc.files import checksum, fingerprint
 from sdc.progress import Progress
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from sdc.errors import SdcError, UsageError, few, log
 from sdc.extract.readers.table import Table, unreadable
 from sdc.files import require_file
+from sdc.text import natural_key
 
 
 def find_files(paths: Sequence[Path], what: str, endings: Collection[str], without: Collection[Path]) -> list[Path]:
@@ -37,10 +37,8 @@ def find_files(paths: Sequence[Path], what: str, endings: Collection[str], witho
     return sorted(files, key=_natural) if files == sorted(files) else files
 
 
-def _natural(path: Path) -> list[str | tuple[int, str]]:
-    """Sorts numbers in names by their values."""
-    parts = re.split(r"(\d+)", str(path))
-    return [part if place % 2 == 0 else (int(part), part) for place, part in enumerate(parts)]
+def _natural(path: Path) -> Any:
+    return natural_key(str(path))
 
 
 def _files(path: Path, what: str, endings: Collection[str], without: Collection[Path]) -> list[Path]:

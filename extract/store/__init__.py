@@ -3,6 +3,7 @@
 from sdc.extract.store.classes import (
     LEVELS,
     NO_LABEL,
+    SPOKEN,
     Classes,
     are_numbers,
     classes_of_json,
@@ -32,6 +33,7 @@ __all__ = [
     "NO_LABEL",
     "OFFSETS",
     "SPLITS",
+    "SPOKEN",
     "TOKENS",
     "Classes",
     "Column",

@@ -17,6 +17,7 @@ from sdc.errors import SdcError
 from sdc.text import natural_key
 
 LEVELS = ("labels", "labels_coarse")
+SPOKEN = {"labels": "labels", "labels_coarse": "coarse labels"}  # what messages call them
 NO_LABEL = -1  # the label of what is of no class that is known
 _SMALLEST, _LARGEST = int(np.iinfo(np.int32).min), int(np.iinfo(np.int32).max)
 Classes = Mapping[str, Mapping[int, str]]
@@ -71,7 +72,7 @@ def checked_classes(classes: Classes, labels: Mapping[str, np.ndarray | None]) -
         if known is None or not given:
             continue
         names = {int(number): str(given[number]) for number in sorted(given)}
-        what = level.replace("labels_coarse", "coarse labels")
+        what = SPOKEN[level]
         nameless = [number for number in used_numbers(known) if number not in names]
         if nameless:
             raise SdcError(f"{what}: class {nameless[0]} has no name, but {len(names)} classes have: name all or none")

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from sdc.errors import SdcError, unknown_name_error
-from sdc.extract.store.classes import LEVELS, Classes, checked_classes
+from sdc.extract.store.classes import LEVELS, SPOKEN, Classes, checked_classes
 from sdc.extract.store.groundtruth import Ragged, check_groundtruth, groundtruth_arrays
 from sdc.extract.store.id_array import EncodedIds, PackedIds
 
@@ -51,10 +51,7 @@ class Listing:
         if self.texts is not None and len(self.texts) != n:
             raise SdcError(f"texts: found {len(self.texts)}, expected {n}, one a row")
         splits = _checked_splits(self.splits, n)
-        labels = {
-            level: _checked_labels(getattr(self, level), level.replace("labels_coarse", "coarse labels"), n)
-            for level in LEVELS
-        }
+        labels = {level: _checked_labels(getattr(self, level), SPOKEN[level], n) for level in LEVELS}
         checked = {
             "id_widths": _checked_ids(self.ids),
             "splits": splits,

@@ -214,7 +214,7 @@ def _on_reranked(results: Sequence[Result], k: int) -> list[str]:
         f"{best.bytes:,} bytes a vector in memory, in {best.latency.total[0]:.2g} ms"
     )
     others = [
-        one for one in measured if one.method in WHOLE and value_of(one, "recall") >= value_of(best, "recall") - 0.01
+        one for one in measured if one.method in WHOLE and value_of(one, "recall") >= value_of(best, "recall") - LEVEL
     ]
     if not others:
         return [f"{text}."]

@@ -18,10 +18,6 @@ class Interrupted(SdcError):  # noqa: N818 — not a failure: the run was asked 
     exit_code = 130
 
 
-class _Stop(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; no `except Exception` on its way holds it up."""
-
-
 @contextlib.contextmanager
 def interruptible(message: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end what is within at once, by `Interrupted`: for work of which nothing need be kept.
@@ -32,15 +28,11 @@ def interruptible(message: str) -> Iterator[None]:
     with contextlib.ExitStack() as former:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                former.callback(signal.signal, number, signal.signal(number, _stop))
+                former.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
         try:
             yield
         except KeyboardInterrupt:
             raise Interrupted(message) from None
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Stop
 
 
 class StopSignals:
