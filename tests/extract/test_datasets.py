@@ -219,6 +219,14 @@ def test_images_are_known_by_their_beginning(tmp_path: Path, caplog: pytest.LogC
     assert "no images, and left out: 2 without an ending, 2 .txt, 1 .dat" in caplog.text
 
 
+def extracted(folder: Path) -> FeatureStore:
+    """The features of a folder's images, by a backbone whose weights are drawn."""
+    settings = ExtractSettings(
+        "test_resnet", "folder", folder, weights="random:0", image_size=32, device="cpu", out=folder / "f.h5"
+    )
+    return FeatureStore(extract_features(settings))
+
+
 def test_images_that_nothing_reads_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,14 +236,7 @@ def test_images_that_nothing_reads_are_counted(
     fill(tmp_path, "p/a.png")
     for name, content in {"p/IMG_1.HEIC": heic, "p/raw.CR2": b"II*\0" + bytes(50), "p/bare": heic}.items():
         (tmp_path / name).write_bytes(content)
-    store = FeatureStore(
-        extract_features(
-            ExtractSettings(
-                "test_resnet", "folder", tmp_path, weights="random:0", image_size=32, device="cpu",
-                out=tmp_path / "f.h5",
-            )
-        )
-    )  # fmt: skip
+    store = extracted(tmp_path)
     image_files.reads_heif.cache_clear()
     assert store.ids() == ["p/a.png"]
     reasons = dict(store.skipped)
@@ -294,14 +295,7 @@ def test_exclude_leaves_out_names_and_paths(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_utf8_is_listed_as_skipped(tmp_path: Path) -> None:
     fill(tmp_path, "p/1.png", "p/2.png", "p/caf\\xe9.png", os.fsdecode(b"p/caf\xe9.png"), os.fsdecode(b"caf\xe9/3.png"))
-    store = FeatureStore(
-        extract_features(
-            ExtractSettings(
-                "test_resnet", "folder", tmp_path, weights="random:0", image_size=32, device="cpu",
-                out=tmp_path / "f.h5",
-            )
-        )
-    )  # fmt: skip
+    store = extracted(tmp_path)
     assert sorted(name for name in store.ids() if "caf" not in name) == ["p/1.png", "p/2.png"]
     assert len(store) == 3
     assert {reason for _, reason in store.skipped} == {"its name is not UTF-8: rename it"}

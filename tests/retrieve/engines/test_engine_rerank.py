@@ -51,6 +51,14 @@ def shop(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def pushed(new_url, shop):
+    """The address of an engine that holds the shop's index."""
+    url = new_url("embedded")
+    run(PushSettings(url, shop / "db.bin"))
+    return url
+
+
 def asked(shop, **options):
     return SearchSettings(shop / "db.bin", queries=shop / "q.npy", k=5, **options)
 
@@ -74,48 +82,40 @@ def test_an_engine_and_a_file_give_one_answer(url, shop, precision):
     assert search(replace(few, index=url, limit=3))["results"] == there["results"][:3]
 
 
-def test_without_features_codes_give_the_order(new_url, shop, caplog):
+def test_without_features_codes_give_the_order(pushed, shop, caplog):
     caplog.set_level("INFO", "sdc")
-    url = new_url("embedded")
-    run(PushSettings(url, shop / "db.bin"))
     (shop / "more.h5").rename(shop / "moved.h5")
     everything = asked(shop, rerank=100)
-    there = search(replace(everything, index=url))
-    assert there == {**search_here(everything), "index": url}
+    there = search(replace(everything, index=pushed))
+    assert there == {**search_here(everything), "index": pushed}
     assert there["rerank"]["by"] == "codes"
     assert caplog.text.count("more.h5: the order is by codes alone (asymmetric distance)") == 2
     with pytest.raises(SdcError, match="--rerank needs the queries' own features"):
-        search(replace(everything, index=url, ids=("feats/60",)))
+        search(replace(everything, index=pushed, ids=("feats/60",)))
 
 
-def test_other_features_are_refused(new_url, shop):
-    url = new_url("embedded")
-    run(PushSettings(url, shop / "db.bin"))
+def test_other_features_are_refused(pushed, shop):
     with pytest.raises(UsageError, match=r"was encoded from features .* name the right ones with --features"):
-        search(replace(asked(shop, rerank=4), index=url, features=shop / "q.h5"))
+        search(replace(asked(shop, rerank=4), index=pushed, features=shop / "q.h5"))
     write(shop / "more.h5", 30, 9)
     with pytest.raises(UsageError, match="put the right ones back"):
-        search(replace(asked(shop, rerank=4), index=url))
+        search(replace(asked(shop, rerank=4), index=pushed))
 
 
-def test_a_push_that_names_no_sources_is_not_answered_wrongly(new_url, shop, monkeypatch):
+def test_a_push_that_names_no_sources_is_not_answered_wrongly(pushed, shop, monkeypatch):
     """As an older sdc pushed a changed index: rows of added items are no rows of the features."""
-    url = new_url("embedded")
 
     def older(self):
         record = recorded(self)
         return None if record is None else replace(record, metadata={**record.metadata, "sources": []})
 
-    run(PushSettings(url, shop / "db.bin"))
     recorded = Milvus.record
     monkeypatch.setattr(Milvus, "record", older)
     with pytest.raises(SdcError, match=r"feats\.h5 has 400 rows, but the index refers to row 4\d\d"):
-        search(replace(asked(shop, rerank=100), index=url))
+        search(replace(asked(shop, rerank=100), index=pushed))
 
 
-def test_features_whose_codes_are_others_are_refused(new_url, shop, monkeypatch):
-    url = new_url("embedded")
-    run(PushSettings(url, shop / "db.bin"))
+def test_features_whose_codes_are_others_are_refused(pushed, shop, monkeypatch):
     found = Milvus.search
 
     def shuffled(self, codes, k, **options):
@@ -123,16 +123,14 @@ def test_features_whose_codes_are_others_are_refused(new_url, shop, monkeypatch)
 
     monkeypatch.setattr(Milvus, "search", shuffled)
     with pytest.raises(UsageError, match=r"not the features that were encoded: of \d+ rows 100% of the bits"):
-        search(replace(asked(shop, rerank=4), index=url))
+        search(replace(asked(shop, rerank=4), index=pushed))
 
 
-def test_a_shortlist_beyond_the_engine_is_refused(new_url, shop, monkeypatch):
-    url = new_url("embedded")
-    run(PushSettings(url, shop / "db.bin"))
+def test_a_shortlist_beyond_the_engine_is_refused(pushed, shop, monkeypatch):
     monkeypatch.setattr(Milvus, "most", 40)
-    assert search(replace(asked(shop, rerank=8), index=url))["rerank"]["candidates"] == 40
+    assert search(replace(asked(shop, rerank=8), index=pushed))["rerank"]["candidates"] == 40
     with pytest.raises(UsageError, match="--rerank 9 takes 45 items for -k 5"):
-        search(replace(asked(shop, rerank=9), index=url))
+        search(replace(asked(shop, rerank=9), index=pushed))
 
 
 def test_the_record_says_what_queries_and_features_need(shop):
